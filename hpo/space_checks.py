@@ -1,0 +1,206 @@
+"""The search space held against the settings it searches: what a study file may declare, checked before any trial.
+
+Works on plain data as far as it can be read, so that these mistakes are shown together with all others.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from hpo.errors import Problem
+from hpo.spec import ChoiceParameter, ModelSpec, Parameter, TrainingSpec, Value
+
+# Settings that do something only beside certain values of another one. Searching them elsewhere would be a no-op.
+APPLIES_WHEN: dict[str, tuple[str, tuple[Value, ...]]] = {
+    "momentum": ("optimizer", ("sgd",)),
+    "adam_beta1": ("optimizer", ("adamw", "adam")),
+    "adam_beta2": ("optimizer", ("adamw", "adam")),
+    "adam_epsilon": ("optimizer", ("adamw", "adam")),
+}
+# `eval_batch_size` changes no result, and `num_evaluations` is the pruner's clock, which must be one for all trials.
+NOT_SEARCHED = {
+    "eval_batch_size": "it changes no result",
+    "num_evaluations": "trials are compared at equal evaluations",
+}
+_parameter: TypeAdapter[Parameter] = TypeAdapter(Parameter)
+
+
+def is_integer(name: str) -> bool:
+    """Whether the setting that a parameter searches is an integer."""
+    field = TrainingSpec.model_fields.get(name)
+    return field is not None and field.annotation is int
+
+
+def grid_values(name: str, parameter: Parameter) -> list[Value] | None:
+    """Every value a parameter can take, or None where there is a continuum of them."""
+    if isinstance(parameter, ChoiceParameter):
+        return parameter.choices
+    step = parameter.step or (1 if is_integer(name) else None)
+    if step is None or parameter.log:
+        return None
+    count = int((parameter.high - parameter.low) / step + 1e-9) + 1
+    return [parameter.low + index * step for index in range(count)]
+
+
+def is_active(parameter: Parameter, values: Mapping[str, Value]) -> bool:
+    """Whether a parameter is searched beside these values of the others (its `when`)."""
+    return all(name in values and _among(values[name], allowed) for name, allowed in parameter.when.items())
+
+
+def search_space_problems(raw: Mapping[str, Any]) -> list[Problem]:
+    """Every mistake in how `search_space` fits `training`, `model` and `sampler`; parts that cannot be read are left
+    to the errors of their own section."""
+    declared = raw.get("search_space")
+    if not isinstance(declared, Mapping):
+        return []
+    space: dict[str, Parameter] = {}
+    for name, value in declared.items():
+        try:
+            space[name] = _parameter.validate_python(value)
+        except ValidationError:
+            continue
+    defaults = _defaults(raw)
+    problems = []
+    for name, parameter in space.items():
+        path = f"search_space.{name}"
+        found = list(_name_problems(name)) or [
+            *_value_problems(name, parameter),
+            *_when_problems(name, parameter, space, list(declared)),
+            *_no_op_problems(name, parameter, defaults, "optimizer" in declared),
+        ]
+        if not found and defaults is not None:
+            found = list(_default_problems(name, parameter, defaults))
+        problems += [Problem(path, f"{name}: {rule}", way_out) for rule, way_out in found]
+    sampler = raw.get("sampler")
+    if isinstance(sampler, Mapping) and sampler.get("name") == "grid":
+        problems += _grid_problems(space)
+    return problems
+
+
+Finding = tuple[str, str]
+
+
+def _defaults(raw: Mapping[str, Any]) -> dict[str, Value] | None:
+    """The untuned default's value of everything that can be searched, or None if a section cannot be read."""
+    try:
+        training = TrainingSpec.model_validate(raw.get("training") or {})
+        model = ModelSpec.model_validate(raw.get("model"))
+    except ValidationError:
+        return None
+    return {**training.model_dump(), "model.name": model.name}
+
+
+def _name_problems(name: str) -> Iterator[Finding]:
+    if name in NOT_SEARCHED:
+        yield f"cannot be searched: {NOT_SEARCHED[name]}", "Set it in `training`."
+    elif name not in TrainingSpec.model_fields and name != "model.name":
+        searchable = ", ".join(field for field in TrainingSpec.model_fields if field not in NOT_SEARCHED)
+        yield "a searched parameter must be a setting of a trial", f"Choose one of {searchable}, model.name."
+
+
+def _value_problems(name: str, parameter: Parameter) -> Iterator[Finding]:
+    """Each bound or choice must be a value that the setting itself allows."""
+    if isinstance(parameter, ChoiceParameter):
+        candidates = [("choices", value) for value in parameter.choices]
+    else:
+        candidates = [("low", parameter.low), ("high", parameter.high)]
+        if is_integer(name) and parameter.step is not None:
+            candidates.append(("step", parameter.step))
+    section, field = (ModelSpec, "name") if name == "model.name" else (TrainingSpec, name)
+    for key, value in candidates:
+        try:
+            section.model_validate({field: value})
+        except ValidationError as error:
+            message = error.errors()[0]["msg"].removeprefix("Input should be ")
+            yield f"{key} must be {message}, but got {value!r}", "Change it."
+
+
+def _when_problems(
+    name: str, parameter: Parameter, space: Mapping[str, Parameter], order: list[str]
+) -> Iterator[Finding]:
+    for parent, values in parameter.when.items():
+        if parent not in order:
+            yield (
+                f"`when` must name a searched parameter, but got `{parent}`",
+                "Search that too, or remove `when`.",
+            )
+        elif order.index(parent) >= order.index(name):
+            yield f"`when` must name a parameter declared before, but got `{parent}`", "Move it above."
+        elif isinstance(space.get(parent), ChoiceParameter):
+            choices = space[parent].choices  # type: ignore[union-attr]
+            for value in values:
+                if not _among(value, choices):
+                    yield (
+                        f"`when` must use choices of `{parent}`, but got {value!r}",
+                        f"Choose from {choices}.",
+                    )
+        elif parent in space:
+            yield (
+                f"`when` must name a parameter with `choices`, but `{parent}` is a range",
+                "Give it choices.",
+            )
+
+
+def _no_op_problems(
+    name: str, parameter: Parameter, defaults: Mapping[str, Value] | None, parent_searched: bool
+) -> Iterator[Finding]:
+    if name not in APPLIES_WHEN:
+        return
+    parent, needed = APPLIES_WHEN[name]
+    listed = ", ".join(str(value) for value in needed)
+    if parent_searched:
+        given = parameter.when.get(parent)
+        if not given or not all(_among(value, list(needed)) for value in given):
+            yield (
+                f"only {parent}={listed} has it, but it is searched beside others too",
+                (f"Add `when: {{{parent}: [{listed}]}}`."),
+            )
+    elif defaults is not None and defaults[parent] not in needed:
+        yield (
+            f"only {parent}={listed} has it, but got {parent}={defaults[parent]}",
+            f"Set `training.{parent}`.",
+        )
+
+
+def _default_problems(name: str, parameter: Parameter, defaults: Mapping[str, Value]) -> Iterator[Finding]:
+    """Trial 0 is the untuned default, and the sampler can learn from it only if it lies in the space."""
+    if not is_active(parameter, defaults):
+        return
+    value = defaults[name]
+    setting = name if "." in name else f"training.{name}"
+    if isinstance(parameter, ChoiceParameter):
+        if not _among(value, parameter.choices):
+            yield (
+                f"the default must be among the choices, but got {setting}={value!r}",
+                f"Add it to {parameter.choices}, or set another default.",
+            )
+        return
+    allowed = grid_values(name, parameter)
+    inside = isinstance(value, int | float) and parameter.low <= value <= parameter.high
+    on_step = allowed is None or any(
+        isinstance(value, int | float) and isinstance(other, int | float) and abs(value - other) < 1e-9
+        for other in allowed
+    )
+    if not inside or not on_step:
+        steps = f" in steps of {parameter.step}" if parameter.step else ""
+        yield (
+            f"the default must lie in {parameter.low}..{parameter.high}{steps}, but got {setting}={value!r}",
+            "Widen the range, or set another default.",
+        )
+
+
+def _grid_problems(space: Mapping[str, Parameter]) -> Iterator[Problem]:
+    for name, parameter in space.items():
+        path = f"search_space.{name}"
+        if grid_values(name, parameter) is None:
+            rule = f"{name}: the grid sampler needs a finite list of values, but got a continuous range"
+            yield Problem(path, rule, "Give it `choices` or a `step`, or choose another sampler.")
+        if parameter.when:
+            rule = f"{name}: the grid sampler searches every combination, but got a parameter with `when`"
+            yield Problem(path, rule, "Remove `when`, or choose another sampler.")
+
+
+def _among(value: Value, choices: list[Value]) -> bool:
+    """Membership that does not take True for 1."""
+    return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in choices)

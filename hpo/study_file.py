@@ -1,0 +1,214 @@
+"""From a YAML file and `--set` to a `StudySpec`, or to every mistake in it at once.
+
+Three kinds of check, all run before anything is shown: YAML itself, each section against `spec.py`, and the search
+space against the settings that it searches.
+"""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from hpo.errors import Problem, SpecError
+from hpo.space_checks import search_space_problems
+from hpo.spec import FallbackSpec, Settings, StudySpec
+
+STUDIES = Path("studies")
+FALLBACK_SUFFIX = "-fallback"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's floats (PyYAML reads `1e-5` as a string), and a repeated key is an error, not the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key `{key}` stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, file: str) -> Any:
+    """The YAML document as plain data. Raises `SpecError` with line and column where it is broken."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the file"
+        rule = f"this is not valid YAML: {getattr(error, 'problem', None) or error}"
+        raise SpecError(file, [Problem(where, rule, "Mend the line.")]) from error
+
+
+def study_path(name_or_path: str, folder: Path = STUDIES) -> Path:
+    """`sst2` is `studies/sst2.yaml`; what ends in .yaml or .yml, or has a slash, is a path."""
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
+        if path.is_file():
+            return path
+        raise SpecError(str(path), [Problem("--study", "a study file must exist", "Check the path.")])
+    if (folder / f"{name_or_path}.yaml").is_file():
+        return folder / f"{name_or_path}.yaml"
+    known = sorted(entry.stem for entry in folder.glob("*.yaml"))
+    there = f"Choose one of {', '.join(known)}" if known else "There is none here; run from the project's folder"
+    rule = f"a study must be one of the files in {folder}/, but got `{name_or_path}`"
+    raise SpecError("--study", [Problem(str(folder), rule, f"{there}, or give a path to a .yaml file.")])
+
+
+def read_study(path: Path, overrides: Sequence[str] = (), *, fallback: bool = False) -> StudySpec:
+    """The study of a file, with `path=value` overrides; with `fallback`, the study that stands in for it.
+
+    Raises:
+        SpecError: with every mistake of the file, those of its fallback included.
+    """
+    file = str(path)
+    try:
+        raw = parse_yaml(path.read_text(encoding="utf-8"), file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(file, [Problem("the file", f"a study must be readable: {error}", "Mend it.")]) from error
+    if not isinstance(raw, dict):
+        rule = f"a study must be a mapping of settings, but got {type(raw).__name__}"
+        raise SpecError(file, [Problem("the file", rule, "Start from one in studies/.")])
+    raw.setdefault("name", path.stem)
+    settled = _override(raw, overrides)
+    spec = parse_study(settled, file)
+    stand_in = raw.get("fallback")
+    if not stand_in:
+        if fallback:
+            rule = "`--fallback always` needs a study with a `fallback:` section, but got none"
+            raise SpecError(file, [Problem("fallback", rule, "Add the section, or use `--fallback never`.")])
+        return spec
+    replaced = {**raw, **stand_in, "fallback": None}
+    replaced = _override(replaced, [text for text in overrides if not text.startswith(("name=", "fallback."))])
+    replaced |= {"name": f"{spec.name}{FALLBACK_SUFFIX}", "fallback_for": spec.name}
+    stand_in_spec = parse_study(replaced, file)
+    return stand_in_spec if fallback else spec
+
+
+def parse_study(raw: Mapping[str, Any], file: str) -> StudySpec:
+    """Validates plain data. Raises `SpecError` with every mistake in it."""
+    problems: list[Problem] = []
+    spec: StudySpec | None = None
+    try:
+        spec = StudySpec.model_validate(raw)
+    except ValidationError as error:
+        problems += [_problem(details, raw) for details in error.errors()]
+    problems += search_space_problems(raw)
+    if problems or spec is None:
+        raise SpecError(file, problems)
+    return spec
+
+
+def _override(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """A copy of `raw` with every `a.b=value` set. A section that is absent is made."""
+    settled: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(raw)))
+    problems = []
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        keys = path.strip().split(".")
+        if not equals or not all(keys):
+            rule = f"`--set` takes path=value, but got `{text}`"
+            problems.append(Problem("--set", rule, "Write for instance `--set training.dropout=0.2`."))
+            continue
+        section = settled
+        for position, key in enumerate(keys[:-1]):
+            if section.get(key) is None:
+                section[key] = {}
+            if not isinstance(section[key], dict):
+                parent = ".".join(keys[: position + 1])
+                rule = f"`{parent}` must be a section to set `{path}`, but got {section[key]!r}"
+                problems.append(Problem("--set", rule, f"Set `{parent}` as a whole."))
+                break
+            section = section[key]
+        else:
+            section[keys[-1]] = parse_yaml(value, f"--set {path}")
+    if problems:
+        raise SpecError("the command line", problems)
+    return settled
+
+
+def _problem(details: ErrorDetails, raw: Any) -> Problem:
+    """One of pydantic's errors in our grammar: the rule, what was given, the way out."""
+    kind, given = details["type"], details["input"]
+    path = _path(details["loc"], raw, key_is_absent=kind in {"missing", "extra_forbidden"})
+    name = path[-1]
+    context = details.get("ctx", {})
+    dotted = ".".join(path)
+    if kind == "rule_broken":
+        return Problem(dotted, f"{name}: {context['rule']}", context["way_out"])
+    if kind == "extra_forbidden":
+        known = sorted(_known_keys(path[:-1]))
+        close = difflib.get_close_matches(name, known, n=1)
+        way_out = f"Did you mean `{close[0]}`?" if close else f"Choose one of {', '.join(known)}."
+        return Problem(dotted, f"unknown key `{name}`", way_out)
+    if kind == "missing":
+        return Problem(dotted, f"`{name}` must be given, but it is missing", "Add it.")
+    if kind == "union_tag_not_found":
+        return Problem(dotted, f"{name}: `name` must be given, but it is missing", "Add `name:`.")
+    if kind == "union_tag_invalid":
+        return _choice(f"{dotted}.name", f"{name}.name", context["expected_tags"], context["tag"])
+    if kind == "literal_error":
+        return _choice(dotted, name, context["expected"], given)
+    message = details["msg"].removeprefix("Input should be ").removeprefix("Value should ")
+    way_out = "Change it."
+    if isinstance(given, bool) and "string" in message:
+        way_out = "Quote it: YAML reads yes, no, on and off as true and false."
+    return Problem(dotted, f"{name} must be {message}, but got {name}={given!r}", way_out)
+
+
+def _choice(dotted: str, name: str, expected: str, given: Any) -> Problem:
+    options = re.findall(r"'([^']+)'", expected)
+    close = [option for option in options if option.startswith(str(given))] or difflib.get_close_matches(
+        str(given), options, n=1
+    )
+    way_out = f"Did you mean `{close[0]}`?" if close else "Choose one of them."
+    return Problem(dotted, f"{name} must be one of {', '.join(options)}, but got {given!r}", way_out)
+
+
+def _path(location: Sequence[int | str], raw: Any, *, key_is_absent: bool) -> list[str]:
+    """pydantic's location as the user wrote it: without the tags of unions, which are in no file."""
+    path: list[str] = []
+    for position, key in enumerate(location):
+        last = position == len(location) - 1
+        if isinstance(raw, Mapping) and (key in raw or (last and key_is_absent)):
+            raw = raw.get(key)
+        elif isinstance(raw, list) and isinstance(key, int):
+            raw = raw[key] if key < len(raw) else None
+        else:
+            continue
+        path.append(str(key))
+    return path or ["the file"]
+
+
+def _known_keys(path: Sequence[str]) -> set[str]:
+    """The keys that may stand at a dotted path: walks the models' annotations along it."""
+    models: set[type[Settings]] = {StudySpec}
+    for key in path:
+        annotations = [model.model_fields[key].annotation for model in models if key in model.model_fields]
+        if annotations:  # otherwise a free key, such as a parameter's name: the models stay
+            models = {found for annotation in annotations for found in _models_in(annotation)}
+    return {field for model in models for field in model.model_fields} - {"fallback_for"}
+
+
+def _models_in(annotation: Any) -> set[type[Settings]]:
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return {annotation}
+    return {model for argument in get_args(annotation) for model in _models_in(argument)}
+
+
+assert set(FallbackSpec.model_fields) < set(StudySpec.model_fields), "a fallback replaces sections of a study"
