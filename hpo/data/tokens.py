@@ -1,0 +1,148 @@
+"""Texts as token ids, tokenized once for each data fingerprint, tokenizer and length, and cached on disk.
+
+A cache file that cannot be read is built again, and one that cannot be written is done without.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from transformers import PreTrainedTokenizerBase
+
+from hpo.data.splits import Split
+from hpo.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # of the cache file; raise it when the arrays or how they are made change
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """One split tokenized: row i is `input_ids[offsets[i] : offsets[i + 1]]`, special tokens included.
+
+    Token type ids are not kept: of a single text they are all 0, which is what a model assumes without them.
+    """
+
+    input_ids: NDArray[np.int32]
+    """Every row's ids, one after another."""
+    offsets: NDArray[np.int64]
+    """Where each row starts, and after the last where it ends."""
+    labels: NDArray[np.int64]
+    n_truncated: int
+    """Rows that were longer than `max_length`."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens in each row."""
+        return np.diff(self.offsets)
+
+
+def tokenize_split(
+    split: Split,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    *,
+    fingerprint: str,
+    name: str,
+    cache_dir: Path | None,
+) -> Tokens:
+    """Tokenize `split`, or read what an earlier call left in `cache_dir`.
+
+    Args:
+        fingerprint: of the data (`Splits.fingerprint`).
+        name: of the split within the data.
+        cache_dir: made where it does not exist; None caches nothing.
+    """
+    if not tokenizer.is_fast:
+        raise DataError(
+            f"the model must have a fast tokenizer (tokenizer.json), but got {type(tokenizer).__name__}. "
+            "Choose a model that has one."
+        )
+    if cache_dir is None:
+        return _tokenize(split, tokenizer, max_length)
+    path = cache_dir / f"{_cache_key(tokenizer, max_length, fingerprint, name)}.safetensors"
+    tokens = _read(path, split)
+    if tokens is None:
+        tokens = _tokenize(split, tokenizer, max_length)
+        _write(path, tokens)
+    return tokens
+
+
+def _tokenize(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokens:
+    def encode(texts: list[str], truncation: bool) -> list[list[int]]:
+        encoded = tokenizer(
+            texts,
+            truncation=truncation,
+            max_length=max_length if truncation else None,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+    rows = encode(list(split.texts), truncation=False)
+    too_long = [row for row, ids in enumerate(rows) if len(ids) > max_length]
+    if too_long:
+        # Again, and not cut here: the closing special token has to stay.
+        shortened = encode([split.texts[row] for row in too_long], truncation=True)
+        for row, ids in zip(too_long, shortened, strict=True):
+            rows[row] = ids
+    return Tokens(
+        input_ids=np.array([token for ids in rows for token in ids], dtype=np.int32),
+        offsets=np.cumsum([0, *map(len, rows)], dtype=np.int64),
+        labels=split.labels,
+        n_truncated=len(too_long),
+    )
+
+
+def _cache_key(tokenizer: PreTrainedTokenizerBase, max_length: int, fingerprint: str, name: str) -> str:
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    # What the last call left behind, not what the tokenizer is.
+    backend["truncation"] = backend["padding"] = None
+    key = [FORMAT, fingerprint, name, max_length, tokenizer.truncation_side, backend]
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path, split: Split) -> Tokens | None:
+    try:
+        arrays = load_file(path)
+        tokens = Tokens(arrays["input_ids"], arrays["offsets"], split.labels, int(arrays["n_truncated"][0]))
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, KeyError, IndexError, OSError) as error:
+        logger.warning("token cache: %s is damaged (%s) and is built again", path, error)
+        return None
+    if len(tokens.offsets) != len(split) + 1 or tokens.offsets[-1] != len(tokens.input_ids):
+        logger.warning("token cache: %s does not hold what its name says and is built again", path)
+        return None
+    return tokens
+
+
+def _write(path: Path, tokens: Tokens) -> None:
+    """Write beside the place and move there, so that no other process ever reads half a file."""
+    arrays: dict[str, NDArray[Any]] = {
+        "input_ids": tokens.input_ids,
+        "offsets": tokens.offsets,
+        "n_truncated": np.array([tokens.n_truncated], dtype=np.int64),
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            save_file(arrays, Path(folder) / path.name)
+            os.replace(Path(folder) / path.name, path)
+    except (SafetensorError, OSError) as error:
+        logger.warning("token cache: %s cannot be written (%s); going on without", path, error)
