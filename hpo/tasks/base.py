@@ -1,0 +1,23 @@
+"""What a task must give the training loop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hpo.training.batches import Batch
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of thing to learn: a head, a loss and scores. Each member is a file of this folder."""
+
+    auto_model: Any
+    """The class of transformers that puts the head on."""
+    loss: Callable[[torch.Tensor, Batch], torch.Tensor]
+    """Of logits and batch."""
+    metrics: Callable[[NDArray[np.float32], NDArray[np.int64]], dict[str, float]]
+    """Of all validation logits and labels; its keys are the metrics that a study may name."""

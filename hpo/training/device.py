@@ -1,0 +1,62 @@
+"""Where a trial computes and in which precision, and how much memory it took."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import psutil
+import torch
+
+from hpo.errors import DataError
+
+
+@dataclass(frozen=True)
+class Device:
+    """A torch device with the precision of the computation; weights are float32 in any case."""
+
+    type: Literal["cuda", "cpu"]
+    name: str
+    dtype: torch.dtype
+
+    @property
+    def precision(self) -> str:
+        """As the study file spells it."""
+        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
+
+    def autocast(self) -> torch.autocast:
+        """The context of every forward pass."""
+        return torch.autocast(self.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+    def synchronize(self) -> None:
+        """Waits for the device, so that a clock read after it is true."""
+        if self.type == "cuda":
+            torch.cuda.synchronize()
+
+    def reset_peak_memory(self) -> None:
+        if self.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def memory_mib(self) -> float:
+        """MiB: the peak since the last reset on a GPU, what the process holds now on a CPU."""
+        if self.type == "cuda":
+            return torch.cuda.max_memory_allocated() / 2**20
+        return float(psutil.Process().memory_info().rss) / 2**20
+
+
+def choose_device(precision: Literal["auto", "bf16", "fp32"]) -> Device:
+    """The GPU if there is one; `auto` precision is bf16 where the device has units for it.
+
+    Raises:
+        DataError: bf16 was asked for on a device that only emulates it.
+    """
+    if torch.cuda.is_available():
+        name, has_bf16 = torch.cuda.get_device_name(), torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        features = torch.cpu.get_capabilities()
+        name = f"{features.get('cpu_name', 'CPU')}, {torch.get_num_threads()} threads"
+        has_bf16 = bool(features.get("avx512_bf16") or features.get("amx_bf16") or features.get("arm_bf16"))
+    if precision == "bf16" and not has_bf16:
+        raise DataError(
+            f"precision bf16 needs a device that computes in it, but got {name}. Use precision: auto or fp32."
+        )
+    dtype = torch.bfloat16 if has_bf16 and precision != "fp32" else torch.float32
+    return Device("cuda" if torch.cuda.is_available() else "cpu", name, dtype)

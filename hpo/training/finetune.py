@@ -1,0 +1,132 @@
+"""The one training loop, and the evaluation beside it. Knows neither Optuna nor MLflow.
+
+Searching, retraining an exported configuration and the tests all pull from the same generator.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hpo.errors import Diverged
+from hpo.training.batches import collate, endless_training_order, evaluation_order
+from hpo.training.optimizer import clip_gradients
+from hpo.training.setup import Setup
+
+# Points of the training curves over a whole run: a mean over as many steps as that takes.
+CURVE_POINTS = 200
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """The training between two points of its curves, by optimizer step."""
+
+    global_step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Validation at the `step`-th of `num_evaluations` equal shares of the budget."""
+
+    step: int
+    global_step: int
+    epoch: float
+    metrics: dict[str, float]
+    curve: tuple[CurvePoint, ...]
+    examples_per_second: float
+    """Of training alone, since the start."""
+    memory_mib: float
+
+
+def evaluation_steps(num_training_steps: int, num_evaluations: int) -> dict[int, int]:
+    """Optimizer step -> k, for each k-th of the budget; where several fall on one step, the last counts."""
+    return {math.ceil(num_training_steps * step / num_evaluations): step for step in range(1, num_evaluations + 1)}
+
+
+def finetune(setup: Setup, on_step: Callable[[int], None] = lambda global_step: None) -> Iterator[Evaluation]:
+    """Steps five and six of a trial: trains, and yields an `Evaluation` at each k-th of the budget.
+
+    Raises:
+        Diverged: the training or the validation loss is not finite; seen at the next evaluation, since looking at
+            every step would make a GPU wait.
+    """
+    training, model, device = setup.config.training, setup.pretrained.model, setup.device
+    evaluate_at = evaluation_steps(setup.num_training_steps, training.num_evaluations)
+    curve_every = max(1, setup.num_training_steps // CURVE_POINTS)
+    order = endless_training_order(
+        setup.train.lengths, training.train_batch_size, np.random.default_rng(setup.config.seed)
+    )
+    torch.manual_seed(setup.config.seed)  # dropout, whatever was drawn before
+    device.reset_peak_memory()
+    window: list[tuple[torch.Tensor, torch.Tensor]] = []
+    curve: list[tuple[int, torch.Tensor, torch.Tensor, float]] = []
+    examples, train_seconds, since, memory = 0, 0.0, time.perf_counter(), 0.0
+    model.train()
+
+    for global_step, indices in zip(range(1, setup.num_training_steps + 1), order, strict=False):
+        batch = collate(setup.train, indices, setup.pretrained.tokenizer.pad_token_id, device.type)
+        with device.autocast():
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        loss = setup.task.loss(logits, batch)
+        loss.backward()
+        grad_norm = clip_gradients(model, training.max_grad_norm)
+        learning_rate = float(setup.schedule.get_last_lr()[0])
+        setup.optimizer.step()
+        setup.schedule.step()
+        setup.optimizer.zero_grad(set_to_none=True)
+
+        examples += len(indices)
+        window.append((loss.detach(), grad_norm.detach()))
+        if global_step % curve_every == 0 or global_step in evaluate_at:
+            losses, norms = (torch.stack(values) for values in zip(*window, strict=True))
+            curve.append((global_step, losses.mean(), norms.mean(), learning_rate))
+            window.clear()
+        on_step(global_step)
+
+        if global_step in evaluate_at:
+            points = tuple(CurvePoint(at, float(loss), rate, float(norm)) for at, loss, norm, rate in curve)
+            curve.clear()
+            device.synchronize()
+            train_seconds += time.perf_counter() - since
+            _require_finite("training loss", global_step, [point.loss for point in points])
+            metrics = evaluate(setup)
+            _require_finite("validation loss", global_step, [metrics["eval/loss"]])
+            memory = max(memory, device.memory_mib())
+            yield Evaluation(
+                step=evaluate_at[global_step],
+                global_step=global_step,
+                epoch=examples / len(setup.train),
+                metrics=metrics,
+                curve=points,
+                examples_per_second=examples / train_seconds,
+                memory_mib=memory,
+            )
+            model.train()
+            since = time.perf_counter()
+
+
+@torch.inference_mode()
+def evaluate(setup: Setup) -> dict[str, float]:
+    """The task's scores on the validation split, every example once."""
+    model, tokens = setup.pretrained.model.eval(), setup.validation
+    logits = []
+    order = list(evaluation_order(tokens.lengths, setup.config.training.eval_batch_size))
+    for indices in order:
+        batch = collate(tokens, indices, setup.pretrained.tokenizer.pad_token_id, setup.device.type)
+        with setup.device.autocast():
+            output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        logits.append(output.logits.float())
+    seen = np.concatenate(order)
+    assert len(seen) == len(tokens)
+    return setup.task.metrics(torch.cat(logits).cpu().numpy(), tokens.labels[seen])
+
+
+def _require_finite(what: str, global_step: int, values: list[float]) -> None:
+    if not all(math.isfinite(value) for value in values):
+        raise Diverged(f"the {what} was not finite at step {global_step}")

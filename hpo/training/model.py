@@ -1,0 +1,140 @@
+"""The pretrained model and its tokenizer: found, checked, given its dropout, and fingerprinted."""
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils.hub import cached_file
+
+from hpo.errors import DataError
+from hpo.references import local_path
+from hpo.spec import ModelSpec
+
+# Every place where an architecture has dropout, by the names its configuration gives them (transformers 5).
+DROPOUT_FIELDS: dict[str, tuple[str, ...]] = {
+    "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+    "distilbert": ("dropout", "attention_dropout", "seq_classif_dropout"),
+    "electra": ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+    "modernbert": ("embedding_dropout", "attention_dropout", "mlp_dropout", "classifier_dropout"),
+    "roberta": ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+}
+# What tells one model from another; a README or a license does not.
+FINGERPRINTED = (".json", ".safetensors", ".bin", ".txt", ".model")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model with a new head, its tokenizer, and what identifies the weights it started from."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+    new_weights: tuple[str, ...]
+
+    @property
+    def num_parameters(self) -> int:
+        return int(sum(parameter.numel() for parameter in self.model.parameters()))
+
+
+def load_pretrained(
+    spec: ModelSpec, auto_model: Any, labels: tuple[str, ...], *, dropout: float | None, max_length: int, device: str
+) -> Pretrained:
+    """Reads the weights as float32 and puts a new head for `labels` on them, drawn from torch's global seed.
+
+    Raises:
+        DataError: no such model, no head of this kind for its architecture, no known dropout though one is asked for,
+            or positions for fewer than `max_length` tokens.
+    """
+    source = str(local_path(spec.name) or spec.name)
+    try:
+        config = AutoConfig.from_pretrained(source, revision=spec.revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=spec.revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"model.name must be a model that transformers can load, but got `{spec.name}`: {_first_line(error)}. "
+            "Check the Hub id or the folder."
+        ) from error
+    if type(config) not in auto_model._model_mapping:
+        raise DataError(
+            f"model.name must be an architecture with a head for this task, but `{spec.name}` is "
+            f"`{config.model_type}`, which {auto_model.__name__} does not know. Choose another model."
+        )
+    if not tokenizer.is_fast or tokenizer.pad_token_id is None:
+        raise DataError(
+            f"`{spec.name}` must have a fast tokenizer with a padding token, but got {type(tokenizer).__name__} "
+            f"with pad_token={tokenizer.pad_token}. Choose another model."
+        )
+    positions = min(getattr(config, "max_position_embeddings", max_length), tokenizer.model_max_length)
+    if max_length > positions:
+        raise DataError(
+            f"training.max_length must be at most the model's {positions} positions, but got {max_length}. Lower it."
+        )
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    if dropout is not None:
+        set_dropout(config, dropout)
+    try:
+        model, info = auto_model.from_pretrained(
+            source,
+            revision=spec.revision,
+            config=config,
+            dtype=torch.float32,  # the default, "auto", would train a half-precision checkpoint in half precision
+            # Eager attention's backward pass is twice as fast as sdpa's on a CPU (design facts), sdpa wins on a GPU.
+            attn_implementation="eager" if device == "cpu" else "sdpa",
+            ignore_mismatched_sizes=True,  # a head for other labels is replaced
+            output_loading_info=True,
+        )
+    except OSError as error:
+        raise DataError(f"`{spec.name}` has no weights that can be read: {_first_line(error)}.") from error
+    new = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    path = local_path(spec.name)
+    fingerprint = folder_fingerprint(path) if path else hub_commit(spec)
+    return Pretrained(model, tokenizer, fingerprint, tuple(new))
+
+
+def set_dropout(config: PretrainedConfig, probability: float) -> None:
+    """Sets every dropout probability of an architecture in its configuration, before the model is built.
+
+    Raises:
+        DataError: an architecture whose places of dropout are not known; never a dropout that does nothing.
+    """
+    fields = DROPOUT_FIELDS.get(config.model_type)
+    if fields is None:
+        raise DataError(
+            f"dropout can be set for {', '.join(sorted(DROPOUT_FIELDS))}, but got a `{config.model_type}` model. "
+            "Remove `dropout` from `training` and `search_space`."
+        )
+    for field in fields:
+        assert hasattr(config, field), f"{config.model_type} has no {field}"
+        setattr(config, field, probability)
+
+
+def hub_commit(spec: ModelSpec) -> str:
+    """The commit of the Hub's files that were loaded, read off where they are cached."""
+    config = cached_file(spec.name, "config.json", revision=spec.revision)
+    assert config is not None
+    return f"commit:{Path(config).parent.name}"
+
+
+@functools.lru_cache(maxsize=8)
+def folder_fingerprint(folder: Path) -> str:
+    """sha256 over the names and contents of a model folder's files (weights, configuration, vocabulary)."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.suffix in FINGERPRINTED):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

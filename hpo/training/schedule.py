@@ -1,0 +1,46 @@
+"""The learning rate over the steps of a run, by transformers' schedules with the shapes that `spec.py` documents."""
+
+from collections.abc import Mapping
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_scheduler
+
+from hpo.spec import TrainingSpec
+
+NUM_CYCLES = 2  # upstream's default of one cycle would make cosine_with_restarts the same as cosine
+POWER = 2.0  # upstream's default of 1 would make polynomial the same as linear
+DECAY_SHARE = 0.2  # of all steps, for warmup_stable_decay
+
+
+def num_warmup_steps(training: TrainingSpec, num_training_steps: int) -> int:
+    """Steps of warm-up, always fewer than all steps."""
+    return int(training.warmup_ratio * num_training_steps)
+
+
+def schedule_arguments(training: TrainingSpec, num_training_steps: int) -> Mapping[str, float]:
+    """What upstream's schedules take beside the numbers of steps."""
+    warmup = num_warmup_steps(training, num_training_steps)
+    arguments: dict[str, dict[str, float]] = {
+        "cosine_with_restarts": {"num_cycles": NUM_CYCLES},
+        "polynomial": {"power": POWER, "lr_end": 0.0},
+        # Without warm-up upstream decays over 10,000 steps, which is no decay at all in a short run.
+        "inverse_sqrt": {"timescale": warmup or max(1, num_training_steps // 10)},
+        "warmup_stable_decay": {
+            "num_decay_steps": min(max(1, round(DECAY_SHARE * num_training_steps)), num_training_steps - warmup)
+        },
+    }
+    return arguments.get(training.lr_scheduler_type, {})
+
+
+def build_schedule(optimizer: Optimizer, training: TrainingSpec, num_training_steps: int) -> LambdaLR:
+    """The schedule that `training.lr_scheduler_type` names; to be stepped after every optimizer step."""
+    schedule = get_scheduler(
+        training.lr_scheduler_type,
+        optimizer,
+        num_warmup_steps=num_warmup_steps(training, num_training_steps),
+        num_training_steps=num_training_steps,
+        scheduler_specific_kwargs=dict(schedule_arguments(training, num_training_steps)),
+    )
+    assert isinstance(schedule, LambdaLR)
+    return schedule
