@@ -1,0 +1,43 @@
+"""What a running study tells whoever shows it: plain, picklable facts, so that trials can run elsewhere."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrialStarted:
+    number: int
+    params: dict[str, object]
+
+
+@dataclass(frozen=True)
+class StepDone:
+    number: int
+    step: int
+    num_training_steps: int
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    number: int
+    step: int
+    score: float
+
+
+@dataclass(frozen=True)
+class TrialEnded:
+    number: int
+    state: str
+    """As Optuna spells it: COMPLETE, PRUNED or FAIL."""
+    reason: str | None
+    score: float | None
+    """The last evaluation's."""
+    metrics: dict[str, float]
+    share: float
+    """Of the training budget, that was spent."""
+    seconds: float
+    is_default: bool
+
+
+Event = TrialStarted | StepDone | Evaluated | TrialEnded
+OnEvent = Callable[[Event], None]

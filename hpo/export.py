@@ -1,0 +1,103 @@
+"""`best.yaml`: the whole configuration of a trial, what it ran on, what it scored, and where it came from."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from optuna.trial import FrozenTrial
+from pydantic import Field, ValidationError
+
+from hpo.errors import Problem, SpecError
+from hpo.provenance import git_commit, versions
+from hpo.spec import Settings, TrialConfig
+from hpo.study import stored_spec
+from hpo.study_file import parse_yaml
+
+HEADER = """\
+# The best trial of the study `{study}`. It runs again, to the same validation score, with
+#   python -m hpo.train --config {path}
+# which also saves a model folder for transformers.pipeline("text-classification", model=FOLDER).
+# The score is the best of {n} trials on the validation split that selected it: an optimistic number.
+"""
+
+
+class Exported(Settings):
+    """A configuration with its proofs, as `best.yaml` holds it."""
+
+    study: str
+    """The study that found it."""
+    fallback_for: str | None
+    """The study that this one stood in for, because the Hub could not be reached."""
+    trial: int
+    """The trial's number in the study."""
+    score: float
+    """Of `metric` on validation, at the last evaluation."""
+    metrics: dict[str, float]
+    """All scores at the last evaluation."""
+    config: TrialConfig
+    """Everything that `hpo.train` needs."""
+    labels: list[str] = Field(strict=False)
+    """The classes in the order of their ids."""
+    rows: dict[str, int]
+    """Rows of each split."""
+    data_fingerprint: str
+    """Of the texts and labels of all splits."""
+    model_fingerprint: str
+    """Of the weights that training started from."""
+    machine: dict[str, str]
+    """The device and its precision: another one rounds differently."""
+    versions: dict[str, str]
+    """Of Python and the packages that compute."""
+    git_commit: str | None
+    """Of this code."""
+    mlflow_run_id: str
+    """The trial's run."""
+
+
+def export_trial(study: optuna.Study, trial: FrozenTrial, path: Path) -> Exported:
+    """Writes the trial's configuration to `path`, whole or not at all."""
+    spec, data, result = stored_spec(study), study.user_attrs["data"], trial.user_attrs["result"]
+    exported = Exported(
+        study=study.study_name,
+        fallback_for=spec.fallback_for,
+        trial=trial.number,
+        score=result["metrics"][spec.metric],
+        metrics=result["metrics"],
+        config=TrialConfig.model_validate_json(json.dumps(trial.user_attrs["config"])),
+        labels=data["labels"],
+        rows=data["rows"],
+        data_fingerprint=data["fingerprint"],
+        model_fingerprint=trial.user_attrs["model_fingerprint"],
+        machine=trial.user_attrs["machine"],
+        versions=versions(),
+        git_commit=git_commit(),
+        mlflow_run_id=trial.user_attrs["mlflow_run_id"],
+    )
+    ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    text = HEADER.format(study=study.study_name, path=path, n=ended)
+    text += yaml.safe_dump(exported.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_suffix(".tmp")
+    written.write_text(text, encoding="utf-8")
+    os.replace(written, path)
+    return exported
+
+
+def read_exported(path: Path) -> Exported:
+    """Reads a `best.yaml`. Raises `SpecError` if it is none."""
+    try:
+        raw: Any = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        problem = Problem("--config", f"an exported configuration must be readable: {error}", "Check the path.")
+        raise SpecError(str(path), [problem]) from error
+    try:
+        return Exported.model_validate(raw)
+    except ValidationError as error:
+        problems = [
+            Problem(".".join(map(str, details["loc"])) or "the file", details["msg"], "Use the file as it was written.")
+            for details in error.errors()
+        ]
+        raise SpecError(str(path), problems) from error

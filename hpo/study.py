@@ -1,0 +1,226 @@
+"""The study in Optuna's storage: opening, sampler and pruner, what is left to run, and what a crash left behind.
+
+The budget is counted here and nowhere else, from the states of trials in storage.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import DatabaseError
+
+from hpo import space, spec
+from hpo.errors import StorageError
+from hpo.spec import StudySpec
+
+# Trials are comparable only while these stand. `n_trials`, `timeout`, sampler and pruner may change on the way.
+COMPARABLE = ("task", "metric", "seed", "data", "model", "training", "search_space")
+INTERRUPTED = "interrupted"
+
+
+def derive_seed(seed: int, *position: int | str) -> int:
+    """An independent seed for each position in a study, the same in every process."""
+    digest = hashlib.sha256(":".join(map(str, (seed, *position))).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def open_storage(output: Path) -> optuna.storages.RDBStorage:
+    """`optuna.db` in the output folder. Raises `StorageError` if it is damaged or cannot be written."""
+    path = output / "optuna.db"
+    try:
+        # Waiting for another process's write is right; `database is locked` after 5 s is not.
+        return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+    except (DatabaseError, RuntimeError, AssertionError) as error:
+        reason = str(getattr(error, "orig", error))
+        raise StorageError(
+            f"{path} must be a database of Optuna that can be written, but got: {reason}. "
+            "Move it away, or give another folder with --output."
+        ) from error
+
+
+def study_names(storage: optuna.storages.RDBStorage) -> list[str]:
+    return sorted(study.study_name for study in storage.get_all_studies())
+
+
+def load_study(storage: optuna.storages.RDBStorage, name: str) -> optuna.Study:
+    """The study of that name. Raises `StorageError` with those there are."""
+    names = study_names(storage)
+    if name not in names:
+        known = f"There are: {', '.join(names)}." if names else "There is none yet: run `python -m hpo.run` first."
+        raise StorageError(f"a study must have been run before, but got `{name}`. {known}")
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def stored_spec(study: optuna.Study) -> StudySpec:
+    """The study file that a study was last run with."""
+    return StudySpec.model_validate_json(json.dumps(study.user_attrs["spec"]))
+
+
+def open_study(settings: StudySpec, storage: optuna.storages.RDBStorage) -> optuna.Study:
+    """Creates the study with the untuned default queued as trial 0, or continues the one of that name.
+
+    Raises:
+        StorageError: the stored study differs in what makes trials comparable.
+    """
+    known = settings.name in study_names(storage)
+    study = optuna.create_study(
+        study_name=settings.name, storage=storage, direction=settings.direction, load_if_exists=True
+    )
+    if known and "spec" in study.user_attrs:
+        _refuse_incomparable(settings, study)
+    elif not study.trials:
+        study.enqueue_trial(space.default_params(settings))
+    study.set_user_attr("spec", settings.model_dump(mode="json"))
+    study.pruner = build_pruner(settings)
+    return study
+
+
+def set_aside(storage: optuna.storages.RDBStorage, name: str) -> str | None:
+    """`--fresh`: keeps the study of this name under a dated one, so that nothing is lost. Returns that name."""
+    if name not in study_names(storage):
+        return None
+    kept = f"{name}-until-{datetime.now():%Y%m%d-%H%M%S}"
+    optuna.copy_study(from_study_name=name, from_storage=storage, to_study_name=kept, to_storage=storage)
+    optuna.delete_study(study_name=name, storage=storage)
+    return kept
+
+
+def build_sampler(settings: StudySpec, position: int) -> optuna.samplers.BaseSampler:
+    """The sampler for the trial at this position.
+
+    A sampler rebuilt with one seed draws the same points again, so its seed moves with the number of trials in
+    storage; quasi-random and grid sequences, on the contrary, go on from storage and need one shared seed.
+    """
+    shared = derive_seed(settings.seed, "sampler")
+    moving = derive_seed(settings.seed, "sampler", position)
+    match settings.sampler:
+        case spec.TpeSampler(n_startup_trials=startup):
+            # Multivariate TPE does not model parameters that are there only sometimes, unless they are grouped.
+            conditional = any(parameter.when for parameter in settings.search_space.values())
+            return optuna.samplers.TPESampler(
+                n_startup_trials=startup, seed=moving, multivariate=True, group=conditional
+            )
+        case spec.RandomSampler():
+            return optuna.samplers.RandomSampler(seed=moving)
+        case spec.GpSampler(n_startup_trials=startup):
+            return optuna.samplers.GPSampler(n_startup_trials=startup, seed=moving, warn_independent_sampling=False)
+        case spec.CmaEsSampler(n_startup_trials=startup):
+            return optuna.samplers.CmaEsSampler(n_startup_trials=startup, seed=moving, warn_independent_sampling=False)
+        case spec.QmcSampler():
+            return optuna.samplers.QMCSampler(
+                scramble=True,
+                seed=shared,
+                # What Sobol points cannot place (categories) is drawn at random, with a seed that moves.
+                independent_sampler=optuna.samplers.RandomSampler(seed=moving),
+                warn_independent_sampling=False,
+            )
+        case spec.GridSampler():
+            return optuna.samplers.GridSampler(space.grid(settings), seed=shared)
+
+
+def build_pruner(settings: StudySpec) -> optuna.pruners.BasePruner:
+    """The pruner; its steps are evaluations, k-ths of the training budget."""
+    return _pruner(settings.pruner, max_resource=settings.training.num_evaluations)
+
+
+def _pruner(chosen: spec.Pruner, max_resource: int) -> optuna.pruners.BasePruner:
+    match chosen:
+        case spec.NoPruner():
+            return optuna.pruners.NopPruner()
+        case spec.MedianPruner() | spec.PercentilePruner():
+            arguments = chosen.model_dump(exclude={"name", "percentile"})
+            percentile = chosen.percentile if isinstance(chosen, spec.PercentilePruner) else 50.0
+            return optuna.pruners.PercentilePruner(percentile, **arguments)
+        case spec.SuccessiveHalvingPruner():
+            return optuna.pruners.SuccessiveHalvingPruner(**chosen.model_dump(exclude={"name"}))
+        case spec.HyperbandPruner():
+            return optuna.pruners.HyperbandPruner(**chosen.model_dump(exclude={"name"}), max_resource=max_resource)
+        case spec.PatientPruner(wrapped=spec.NoPruner()):
+            return optuna.pruners.PatientPruner(None, patience=chosen.patience, min_delta=chosen.min_delta)
+        case spec.PatientPruner():
+            return optuna.pruners.PatientPruner(
+                _pruner(chosen.wrapped, max_resource), patience=chosen.patience, min_delta=chosen.min_delta
+            )
+
+
+def total_trials(settings: StudySpec) -> int:
+    """The trials wanted; a grid has no more than its points and the default."""
+    if isinstance(settings.sampler, spec.GridSampler):
+        return min(settings.n_trials, 1 + math.prod(map(len, space.grid(settings).values())))
+    return settings.n_trials
+
+
+def remaining_trials(study: optuna.Study, settings: StudySpec) -> int:
+    """How many trials are still to run: the total less those that ended, interrupted ones not counted."""
+    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    counted = [trial for trial in ended if failure_reason(trial) != INTERRUPTED]
+    return max(0, total_trials(settings) - len(counted))
+
+
+def failure_reason(trial: FrozenTrial) -> str | None:
+    """Why a trial ended before its time. A failed one that says nothing was left behind by a dead driver."""
+    silent = INTERRUPTED if trial.state == TrialState.FAIL else None
+    reason: str | None = trial.user_attrs.get("result", {}).get("reason", silent)
+    return reason
+
+
+def end_stale_trials(study: optuna.Study) -> list[int]:
+    """Fails trials that a dead driver left RUNNING (they would repel the sampler), and returns their numbers.
+
+    Only for the one driver that holds the study's lock.
+    """
+    stale = [trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
+    for number in stale:
+        study.tell(number, state=TrialState.FAIL)
+    return stale
+
+
+def requeue_interrupted(study: optuna.Study) -> None:
+    """Queues every interrupted trial once more, with its parameters and its seed."""
+    trials = study.get_trials(deepcopy=False)
+    repeated = {trial.user_attrs.get("retry_of") for trial in trials}
+    for trial in trials:
+        if failure_reason(trial) == INTERRUPTED and trial.number not in repeated:
+            fixed = trial.system_attrs.get("fixed_params", {})
+            study.enqueue_trial({**fixed, **trial.params}, user_attrs={"retry_of": trial.number})
+
+
+def first_attempt(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> int:
+    """The number of the trial that this one repeats, through all repeats; its own if it repeats none."""
+    number, repeats = trial.number, trial.user_attrs.get("retry_of")
+    by_number = {other.number: other for other in study.get_trials(deepcopy=False)}
+    while repeats is not None:
+        number = repeats
+        repeats = by_number[number].user_attrs.get("retry_of")
+    return number
+
+
+def _refuse_incomparable(settings: StudySpec, study: optuna.Study) -> None:
+    stored, wanted = study.user_attrs["spec"], settings.model_dump(mode="json")
+    lines = [line for key in COMPARABLE for line in _differences(key, stored.get(key), wanted.get(key))]
+    if lines:
+        changed = "\n".join(lines)
+        raise StorageError(
+            f"the study `{settings.name}` has trials of another kind; these settings make them incomparable:\n"
+            f"{changed}\nUndo the change, start over with --fresh (the old study is kept under a dated name), "
+            f"or use another name: --set name={settings.name}-2."
+        )
+
+
+def _differences(path: str, old: Any, new: Any) -> Iterator[str]:
+    """One line for every leaf that differs."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from _differences(f"{path}.{key}", old.get(key), new.get(key))
+    elif old != new:
+        yield f"  {path}: was {_shown(old)}, is {_shown(new)}"
+
+
+def _shown(value: Any) -> str:
+    return "not there" if value is None else json.dumps(value)

@@ -1,0 +1,175 @@
+"""MLflow, and the only file that imports it: one parent run a study, one child run a trial.
+
+Everything goes through `MlflowClient` with explicit run ids: the fluent API's stack of active runs is of a thread.
+A trial's state is told truly: COMPLETE is FINISHED, PRUNED is KILLED with the tag `trial.state`, a failure FAILED.
+"""
+
+import functools
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag, ViewType
+from mlflow.exceptions import MlflowException
+from mlflow.utils import mlflow_tags
+from sqlalchemy.exc import DatabaseError
+
+from hpo.errors import StorageError
+from hpo.provenance import git_commit, versions
+
+RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+# MLflow's own limits for one batch.
+MAX_METRICS, MAX_PARAMS, MAX_VALUE = 1000, 100, 6000
+Point = tuple[str, float, int]
+
+
+def tracking_uri(output: Path) -> str:
+    return f"sqlite:///{(output / 'mlflow.db').resolve()}"
+
+
+class Tracker:
+    """The MLflow database of one output folder."""
+
+    def __init__(self, output: Path) -> None:
+        """Opens the database; its first use creates the tables, which takes seconds and only one process may do.
+
+        Raises:
+            StorageError: it is damaged or cannot be written.
+        """
+        self._artifacts = (output / "artifacts").resolve()
+        self._client = MlflowClient(tracking_uri(output))
+        try:
+            self._client.search_experiments(max_results=1)
+        except (MlflowException, DatabaseError) as error:
+            raise StorageError(
+                f"{output / 'mlflow.db'} must be a database of MLflow that can be written, but got: "
+                f"{str(error).splitlines()[0]}. Move it away, or give another folder with --output."
+            ) from error
+
+    def start_study(self, name: str, run_id: str | None, description: str, tags: Mapping[str, str]) -> str:
+        """Creates the parent run, or sets the one of a resumed study running again. Returns its id."""
+        if run_id is not None:
+            self._client.update_run(run_id, status="RUNNING")
+        else:
+            experiment = self._client.get_experiment_by_name(name)
+            experiment_id = (
+                experiment.experiment_id
+                if experiment
+                else self._client.create_experiment(
+                    name,
+                    artifact_location=(self._artifacts / name).as_uri(),
+                    # Or MLflow 3 opens the experiment as one of generative AI, without runs and charts.
+                    tags={"mlflow.experimentKind": "custom_model_development"},
+                )
+            )
+            run_id = self._client.create_run(experiment_id, run_name=name, tags=_source_tags()).info.run_id
+        self._client.set_tag(run_id, "mlflow.note.content", description)
+        self._set_tags(run_id, tags)
+        return run_id
+
+    def end_study(self, run_id: str, status: str, metrics: Mapping[str, float], files: Iterable[Path]) -> None:
+        """Gives the parent run its best metrics, its files (folders keep their name), and its end state."""
+        self._log_metrics(run_id, [(name, value, 0) for name, value in metrics.items()])
+        for path in files:
+            if path.is_dir():
+                self._client.log_artifacts(run_id, str(path), artifact_path=path.name)
+            elif path.exists():
+                self._client.log_artifact(run_id, str(path))
+        self._client.set_terminated(run_id, status)
+
+    def start_trial(self, parent_run_id: str, number: int, tags: Mapping[str, str]) -> "TrialRun":
+        """Creates the child run of a trial."""
+        experiment_id = self._client.get_run(parent_run_id).info.experiment_id
+        run = self._client.create_run(
+            experiment_id,
+            run_name=f"trial-{number:04d}",
+            tags={
+                **_source_tags(),
+                mlflow_tags.MLFLOW_PARENT_RUN_ID: parent_run_id,
+                "trial.number": str(number),
+                "trial.state": "RUNNING",
+                **tags,
+            },
+        )
+        return TrialRun(self, run.info.run_id)
+
+    def end_stale_trials(self, parent_run_id: str) -> None:
+        """Ends child runs that a dead driver left RUNNING."""
+        experiment_id = self._client.get_run(parent_run_id).info.experiment_id
+        stale = self._client.search_runs(
+            [experiment_id],
+            f"attributes.status = 'RUNNING' and tags.`{mlflow_tags.MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}'",
+            run_view_type=ViewType.ALL,
+        )
+        for run in stale:
+            TrialRun(self, run.info.run_id).end("FAIL", reason="interrupted", tags={}, metrics={})
+
+    def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        self._client.log_batch(run_id, tags=[RunTag(key, str(value)[:MAX_VALUE]) for key, value in tags.items()])
+
+    def _log_metrics(self, run_id: str, points: Iterable[Point]) -> None:
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, value, now, step) for name, value, step in points]
+        for start in range(0, len(metrics), MAX_METRICS):
+            self._client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
+
+    def _log_params(self, run_id: str, params: Mapping[str, object]) -> None:
+        entries = [Param(name, str(value)[:MAX_VALUE]) for name, value in params.items()]
+        for start in range(0, len(entries), MAX_PARAMS):
+            self._client.log_batch(run_id, params=entries[start : start + MAX_PARAMS])
+
+
+class TrialRun:
+    """The child run of one trial."""
+
+    def __init__(self, tracker: Tracker, run_id: str) -> None:
+        self._tracker = tracker
+        self.run_id = run_id
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """The resolved configuration. MLflow's params cannot change once logged."""
+        self._tracker._log_params(self.run_id, params)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        self._tracker._set_tags(self.run_id, tags)
+
+    def log_points(self, points: Iterable[Point]) -> None:
+        """(name, value, step) of curves, in one call: a call costs more than a hundred points."""
+        self._tracker._log_metrics(self.run_id, points)
+
+    def end(
+        self,
+        state: str,
+        *,
+        reason: str | None,
+        tags: Mapping[str, str],
+        metrics: Mapping[str, float],
+        traceback: str | None = None,
+    ) -> None:
+        """Ends the run with the status that `state` (Optuna's) means, its last numbers and its traceback."""
+        if traceback is not None:
+            self._tracker._client.log_text(self.run_id, traceback, "traceback.txt")
+        self._tracker._log_metrics(self.run_id, [(name, value, 0) for name, value in metrics.items()])
+        self.set_tags({**tags, "trial.state": state} | ({"trial.reason": reason} if reason else {}))
+        self._tracker._client.set_terminated(self.run_id, RUN_STATUS[state])
+
+
+@functools.cache
+def tracker_of(output: Path) -> Tracker:
+    """One tracker a process and output folder."""
+    return Tracker(output)
+
+
+@functools.cache
+def _source_tags() -> dict[str, str]:
+    commit = git_commit()
+    return {
+        mlflow_tags.MLFLOW_SOURCE_NAME: "python -m hpo.run",
+        mlflow_tags.MLFLOW_SOURCE_TYPE: "LOCAL",
+        **({mlflow_tags.MLFLOW_GIT_COMMIT: commit} if commit else {}),
+        **{f"version.{package}": version for package, version in versions().items()},
+    }

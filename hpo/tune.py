@@ -1,0 +1,267 @@
+"""The driver of a study: checks everything before the first trial, runs what is missing, reports whatever ends it."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import optuna
+import yaml
+from filelock import FileLock, Timeout
+
+from hpo.errors import StorageError
+from hpo.events import OnEvent
+from hpo.export import export_trial
+from hpo.provenance import versions
+from hpo.report import best_trial, write_report
+from hpo.report.page import ReportFiles
+from hpo.space import default_params, trial_config
+from hpo.spec import ChoiceParameter, StudySpec
+from hpo.study import (
+    end_stale_trials,
+    open_storage,
+    open_study,
+    remaining_trials,
+    requeue_interrupted,
+    set_aside,
+    total_trials,
+)
+from hpo.tracking import Tracker, tracker_of
+from hpo.training.setup import Setup, set_up
+from hpo.trial import Job, run_trial
+
+# Below this a study cannot keep its databases, let alone a model.
+MIN_FREE_MIB = 64
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    rows: dict[str, int]
+    labels: list[str]
+    fingerprint: str
+    notes: list[str]
+    truncated: dict[str, int]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    name: str
+    num_parameters: int
+    fingerprint: str
+    new_weights: list[str]
+
+
+@dataclass(frozen=True)
+class MachineFacts:
+    device: str
+    precision: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """What a study runs on, known before its first trial."""
+
+    data: DataFacts
+    model: ModelFacts
+    machine: MachineFacts
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call of `tune` left behind."""
+
+    study: optuna.Study
+    report: ReportFiles
+    best_yaml: Path | None
+    interrupted: bool
+    timed_out: bool
+
+
+class Display(Protocol):
+    """Who shows a running study."""
+
+    def header(self, spec: StudySpec, facts: StudyFacts, done: int, total: int, notes: list[str]) -> None: ...
+
+    def running(self) -> AbstractContextManager[OnEvent]: ...
+
+
+def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False) -> Outcome:
+    """Runs the trials that are missing to `n_trials`, within `timeout`; then reports and exports.
+
+    Raises:
+        HpoError: data, model, storage or a changed study cannot be used; nothing was run then.
+    """
+    prepare_output(output)
+    folder = output / spec.name
+    with _only_driver(output, spec.name):
+        facts = study_facts(spec, output)
+        storage, tracker = open_storage(output), tracker_of(output)
+        notes = _set_aside(storage, spec.name, folder) if fresh else []
+        study = open_study(spec, storage)
+        _store_facts(study, facts)
+        parent_run_id = _start_parent(study, spec, tracker)
+        if stale := end_stale_trials(study):
+            tracker.end_stale_trials(parent_run_id)
+            notes.append(f"{len(stale)} trials of a run that was killed are tried again.")
+        requeue_interrupted(study)
+
+        total, left = total_trials(spec), remaining_trials(study, spec)
+        display.header(spec, facts, total - left, total, notes)
+        deadline = time.monotonic() + spec.timeout if spec.timeout else float("inf")
+        interrupted = False
+        try:
+            with display.running() as on_event:
+                while remaining_trials(study, spec) and time.monotonic() < deadline:
+                    run_trial(spec, Job(output, _started_trials(study), parent_run_id), on_event)
+        except KeyboardInterrupt:
+            interrupted = True
+        except BaseException:
+            tracker.end_study(parent_run_id, "FAILED", {}, [])
+            raise
+        return _finish(study, folder, tracker, parent_run_id, interrupted, time.monotonic() >= deadline)
+
+
+def prepare_output(output: Path) -> None:
+    """Makes the output folder and writes to it once.
+
+    Raises:
+        StorageError: it cannot be written, or the disk is full.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        probe = output / f".probe-{os.getpid()}"
+        probe.write_bytes(bytes(2**16))
+        probe.unlink()
+        free_mib = os.statvfs(output).f_bavail * os.statvfs(output).f_frsize / 2**20
+    except OSError as error:
+        raise StorageError(
+            f"--output must be a folder that can be written, but got {output}: {error.strerror}. "
+            "Give another one, or make room."
+        ) from error
+    if free_mib < MIN_FREE_MIB:
+        raise StorageError(
+            f"--output must have at least {MIN_FREE_MIB} MiB free, but {output} has {free_mib:.0f}. "
+            "Make room, or give another folder."
+        )
+
+
+def study_facts(spec: StudySpec, output: Path) -> StudyFacts:
+    """Loads what every trial will load, so that a mistake shows before the first one.
+
+    Raises:
+        DataError: the data, a model, or what is asked of them cannot be used.
+    """
+    params = default_params(spec)
+    searched = spec.search_space.get("model.name")
+    names = searched.choices if isinstance(searched, ChoiceParameter) else [spec.model.name]
+    for name in names:
+        drawn = {**params, "model.name": name} if searched else params
+        setup = set_up(trial_config(spec, drawn, seed=0), output / "cache")
+        if name == spec.model.name:
+            facts = _facts(setup)
+    return facts
+
+
+def _facts(setup: Setup) -> StudyFacts:
+    splits, pretrained = setup.splits, setup.pretrained
+    return StudyFacts(
+        DataFacts(
+            rows={name: len(getattr(splits, name).texts) for name in ("train", "validation", "test")},
+            labels=list(splits.labels),
+            fingerprint=splits.fingerprint,
+            notes=list(splits.notes),
+            truncated={"train": setup.train.n_truncated, "validation": setup.validation.n_truncated},
+        ),
+        ModelFacts(
+            setup.config.model.name,
+            pretrained.num_parameters,
+            pretrained.fingerprint,
+            list(pretrained.new_weights),
+        ),
+        MachineFacts(setup.device.name, setup.device.precision, versions()),
+    )
+
+
+def _store_facts(study: optuna.Study, facts: StudyFacts) -> None:
+    """Into the study's attributes, from which report and export are made; refuses data that changed underneath."""
+    stored = study.user_attrs.get("data")
+    if stored and any(trial.state.is_finished() for trial in study.trials):
+        for what, old, new in (
+            ("data", stored["fingerprint"], facts.data.fingerprint),
+            ("model", study.user_attrs["model"]["fingerprint"], facts.model.fingerprint),
+        ):
+            if old != new:
+                raise StorageError(
+                    f"the {what} of the study `{study.study_name}` changed since its first trials, which makes them "
+                    f"incomparable: the fingerprint was {old[:20]}, is {new[:20]}. Restore the files, start over with "
+                    f"--fresh (the old study is kept), or use another name: --set name={study.study_name}-2."
+                )
+    for name, value in asdict(facts).items():
+        study.set_user_attr(name, value)
+
+
+def _start_parent(study: optuna.Study, spec: StudySpec, tracker: Tracker) -> str:
+    tags = {"fallback_for": spec.fallback_for} if spec.fallback_for else {}
+    known = study.user_attrs.get("mlflow_parent_run_id")
+    run_id = tracker.start_study(spec.name, known, spec.description, tags)
+    study.set_user_attr("mlflow_parent_run_id", run_id)
+    return run_id
+
+
+def _started_trials(study: optuna.Study) -> int:
+    waiting = optuna.trial.TrialState.WAITING
+    return sum(trial.state != waiting for trial in study.get_trials(deepcopy=False))
+
+
+def _finish(
+    study: optuna.Study, folder: Path, tracker: Tracker, parent_run_id: str, interrupted: bool, timed_out: bool
+) -> Outcome:
+    """Report and export of whatever has finished."""
+    best = best_trial(study)
+    best_yaml = folder / "best.yaml" if best else None
+    if best and best_yaml:
+        export_trial(study, best, best_yaml)
+    report = write_report(study, folder)
+    metrics = {f"best/{name}": value for name, value in best.user_attrs["result"]["metrics"].items()} if best else {}
+    files = [study_file(study, folder), report.markdown, report.table, folder / "figures"]
+    tracker.end_study(
+        parent_run_id, "KILLED" if interrupted else "FINISHED", metrics, [*files, *([best_yaml] if best_yaml else [])]
+    )
+    return Outcome(study, report, best_yaml, interrupted, timed_out)
+
+
+def study_file(study: optuna.Study, folder: Path) -> Path:
+    """The study as it was run, every default written out, as `study.yaml` in its folder."""
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(study.user_attrs["spec"], sort_keys=False), encoding="utf-8")
+    return path
+
+
+def _set_aside(storage: optuna.storages.RDBStorage, name: str, folder: Path) -> list[str]:
+    kept = set_aside(storage, name)
+    if kept is None:
+        return []
+    if folder.exists():
+        folder.rename(folder.with_name(kept))
+    return [f"The earlier study is kept as `{kept}`."]
+
+
+@contextmanager
+def _only_driver(output: Path, name: str) -> Iterator[None]:
+    """One driver a study: a second one would take the first one's running trial for dead."""
+    lock = FileLock(output / f".{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise StorageError(
+            f"a study must have one driver at a time, but `{name}` in {output} is being run by another process. "
+            "Wait for it, or use another name: --set name=..."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
