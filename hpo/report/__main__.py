@@ -1,0 +1,31 @@
+"""`python -m hpo.report --study NAME` writes a study's report anew from storage, also while the study runs."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from hpo.command_line import add_output, exit_code
+from hpo.report import write_report
+from hpo.study import load_study, open_storage
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m hpo.report", description=__doc__)
+    parser.add_argument("--study", required=True, metavar="NAME", help="the name of a study that was run")
+    add_output(parser)
+    options = parser.parse_args(arguments)
+    return exit_code(lambda: report(options.study, options.output))
+
+
+def report(name: str, output: Path) -> int:
+    """Writes report, table and figures. Raises `StorageError` if there is no such study."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    files = write_report(load_study(open_storage(output), name), output / name)
+    print(f"report  {files.markdown}\ntable   {files.table}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

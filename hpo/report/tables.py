@@ -1,0 +1,278 @@
+"""Trials in storage as one table, and what is read off it: ranking, the best, what pruning saved.
+
+The score of a trial is its last evaluation. Trials that only wait in the queue are left out.
+"""
+
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import optuna
+import pandas as pd
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.spec import StudySpec
+from hpo.study import failure_reason, first_attempt, stored_spec
+
+# What `eval/<name>` is called in words.
+METRICS: Final = {
+    "accuracy": "accuracy",
+    "f1_macro": "macro F1",
+    "f1": "F1",
+    "precision_macro": "macro precision",
+    "precision": "precision",
+    "recall_macro": "macro recall",
+    "recall": "recall",
+    "mcc": "MCC",
+    "loss": "loss",
+}
+COSTS: Final = {
+    "optimizer_steps": "Int64",
+    "total_steps": "Int64",
+    "seconds": "float64",
+    "examples_per_second": "float64",
+    "peak_memory_mib": "float64",
+}
+DTYPES: Final = {
+    "number": "int64",
+    "state": "str",
+    "reason": "str",
+    "score": "float64",
+    **dict.fromkeys(METRICS, "float64"),
+    "evaluations": "int64",
+    "num_evaluations": "Int64",
+    **COSTS,
+    "is_default": "bool",
+    "retry_of": "Int64",
+}
+PARAM: Final = "params."
+NONE: Final = "none"
+MIN_FOR_IMPORTANCE: Final = 4
+RANKS: Final = {"COMPLETE": 0, "PRUNED": 1, "FAIL": 2, "RUNNING": 3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Savings:
+    """What stopping trials early saved, over the complete and the pruned ones."""
+
+    steps_done: int
+    """Optimizer steps that were made."""
+    steps_planned: int
+    """Optimizer steps, had every trial run to its end."""
+    seconds_saved: float | None
+    """Estimated from the mean time of a complete trial; None while there is none."""
+
+    @property
+    def steps_saved(self) -> int:
+        return self.steps_planned - self.steps_done
+
+    @property
+    def share_saved(self) -> float:
+        return self.steps_saved / self.steps_planned if self.steps_planned else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A study at one moment, as the figures and the page see it, though it may be running on."""
+
+    study: optuna.Study
+    spec: StudySpec | None
+    trials: tuple[FrozenTrial, ...]
+    table: pd.DataFrame
+    best: int | None
+    """The number of the best complete trial."""
+    default: int | None
+    """The number of the untuned default's attempt that counts."""
+
+    @property
+    def metric(self) -> str:
+        """The score in words, such as `validation accuracy`."""
+        return f"validation {METRICS[self.spec.metric.removeprefix('eval/')]}" if self.spec else "score"
+
+    @property
+    def direction(self) -> str:
+        return self.study.direction.name.lower()
+
+    @property
+    def shown(self) -> pd.DataFrame:
+        """The complete and pruned trials with a finite score: those that say something about their parameters."""
+        finite = self.table["score"].abs() < math.inf
+        return self.table[finite & self.table["state"].isin(["COMPLETE", "PRUNED"])]
+
+    @property
+    def complete(self) -> pd.DataFrame:
+        return self.shown[self.shown["state"] == "COMPLETE"]
+
+    @property
+    def pruned(self) -> pd.DataFrame:
+        return self.shown[self.shown["state"] == "PRUNED"]
+
+    def only(self, number: int | None) -> pd.DataFrame:
+        """The row of one shown trial, or none."""
+        return self.shown[self.shown["number"] == (-1 if number is None else number)]
+
+
+def view_of(study: optuna.Study) -> View:
+    """Reads the study from its storage, its trials once."""
+    spec, trials = _spec(study), _started(study)
+    table = _table(study, spec, trials)
+    best = _best(trials, study.direction)
+    number = None if best is None else best.number
+    return View(study=study, spec=spec, trials=tuple(trials), table=table, best=number, default=_default(table))
+
+
+def trials_table(study: optuna.Study) -> pd.DataFrame:
+    """One row a trial by number: state, scores, budget, cost, and a `params.<name>` column a parameter.
+
+    A parameter that a trial did not search is empty; one that it drew as `None` (off) is "none".
+    """
+    return _table(study, _spec(study), _started(study))
+
+
+def _spec(study: optuna.Study) -> StudySpec | None:
+    return stored_spec(study) if "spec" in study.user_attrs else None
+
+
+def _started(study: optuna.Study) -> list[FrozenTrial]:
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+    return sorted(trials, key=lambda trial: trial.number)
+
+
+def _table(study: optuna.Study, spec: StudySpec | None, trials: Sequence[FrozenTrial]) -> pd.DataFrame:
+    names = dict.fromkeys([*(spec.search_space if spec else ()), *(key for t in trials for key in t.params)])
+    dtypes = DTYPES | {PARAM + name: "object" for name in names}
+    rows = [_row(study, spec, trial) for trial in trials]
+    return pd.DataFrame(rows, columns=list(dtypes), dtype="object").astype(dtypes)
+
+
+def _row(study: optuna.Study, spec: StudySpec | None, trial: FrozenTrial) -> dict[str, Any]:
+    result = trial.user_attrs.get("result", {})
+    score = _score(trial)
+    metrics: dict[str, float | None] = {spec.metric: score} if spec else {}
+    metrics |= result.get("metrics", {})
+    repeats = trial.user_attrs.get("retry_of")
+    drawn = {name: NONE if value is None else value for name, value in trial.params.items()}
+    return {
+        "number": trial.number,
+        "state": trial.state.name,
+        "reason": failure_reason(trial),
+        "score": score,
+        **{name: metrics.get(f"eval/{name}") for name in METRICS},
+        "evaluations": max(trial.intermediate_values, default=0),
+        "num_evaluations": spec.training.num_evaluations if spec else None,
+        **{name: result.get(name) for name in COSTS},
+        "is_default": trial.number == 0 or (repeats is not None and first_attempt(study, trial) == 0),
+        "retry_of": repeats,
+        **{PARAM + name: value for name, value in drawn.items()},
+    }
+
+
+def _score(trial: FrozenTrial) -> float | None:
+    """The value of a complete trial, the last evaluation of any other."""
+    if trial.state == TrialState.COMPLETE:
+        return trial.value
+    return trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None
+
+
+def leaderboard(table: pd.DataFrame, metric: str, direction: str, n: int | None = None) -> pd.DataFrame:
+    """The first `n` rows (default: all), best first.
+
+    Complete trials stand first, by score; then those that were pruned, failed or still run, each by how far
+    they came and then by score. Ties go to the lower number.
+
+    Args:
+        metric: a metric (`eval/accuracy`), or the column `score`.
+        direction: `minimize` or `maximize`.
+    """
+    score = table[metric.removeprefix("eval/")]
+    keys = pd.DataFrame(
+        {
+            "rank": table["state"].map(RANKS),
+            "way": (-table["evaluations"]).where(table["state"] != "COMPLETE", 0),
+            "score": score if direction == "minimize" else -score,
+            "number": table["number"],
+        }
+    )
+    order = keys.sort_values(list(keys.columns), na_position="last").index
+    return table.loc[order].head(len(table) if n is None else n).reset_index(drop=True)
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """The best complete trial, of equal ones the first, or None while none is complete."""
+    return _best(study.get_trials(deepcopy=False), study.direction)
+
+
+def _best(trials: Sequence[FrozenTrial], direction: StudyDirection) -> FrozenTrial | None:
+    sign = 1 if direction == StudyDirection.MINIMIZE else -1
+    return min(_complete(trials), key=lambda trial: (sign * (trial.value or 0.0), trial.number), default=None)
+
+
+def _complete(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return [trial for trial in complete if trial.value is not None and math.isfinite(trial.value)]
+
+
+def _default(table: pd.DataFrame) -> int | None:
+    """The untuned default: its complete attempt, or else its last one."""
+    attempts = table[table["is_default"]]
+    complete = attempts[attempts["state"] == "COMPLETE"]
+    chosen = attempts if complete.empty else complete
+    return None if chosen.empty else int(chosen["number"].iloc[-1])
+
+
+def importances(study: optuna.Study) -> dict[str, float] | None:
+    """Each parameter's share by PED-ANOVA, the largest first; None where the trials cannot tell.
+
+    The share says how much a parameter decided whether a trial came into the best ones: the best tenth, or
+    the best five where a tenth is fewer (as Optuna advises), and never more than half.
+    """
+    trials = _complete(study.get_trials(deepcopy=False))
+    if len(trials) < MIN_FOR_IMPORTANCE or len({trial.value for trial in trials}) < 2:
+        return None
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, 5 / len(trials))))
+    names = sorted({name for trial in trials for name in trial.distributions})
+    with warnings.catch_warnings():
+        # A conditional parameter that few trials drew, and ties that leave no trial out of the best: said on the page.
+        warnings.filterwarnings("ignore", message="Some regimes for parameter", category=UserWarning)
+        warnings.filterwarnings("ignore", message="Target and region quantiles", category=UserWarning)
+        shares = get_param_importances(study, evaluator=evaluator, params=names, normalize=True)
+    told = len(set(shares.values())) > 1 or len(shares) == 1
+    return shares if told else None
+
+
+def pruning_savings(table: pd.DataFrame) -> Savings:
+    """Steps made and planned over complete and pruned trials; what a failed trial missed is lost, not saved.
+
+    Time is estimated as each pruned trial's missing share of the mean time of a complete one. A trial's own
+    seconds per step would count the loading of the model and the data once more with every step.
+    """
+    known = table.dropna(subset=["optimizer_steps", "total_steps"])
+    ended = known[known["state"].isin(["COMPLETE", "PRUNED"]) & (known["total_steps"] > 0)]
+    full_time = ended.loc[ended["state"] == "COMPLETE", "seconds"].mean()
+    missing = 1 - (ended["optimizer_steps"] / ended["total_steps"]).astype("float64")
+    return Savings(
+        steps_done=int(ended["optimizer_steps"].sum()),
+        steps_planned=int(ended["total_steps"].sum()),
+        seconds_saved=None if math.isnan(full_time) else float(missing.sum() * full_time),
+    )
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """The whole table, unrounded, empty where there is no value."""
+    write_atomically(path, table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """A reader sees the old file or the new one, never half of one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
