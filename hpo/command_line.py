@@ -1,0 +1,82 @@
+"""What all commands share: quiet libraries, errors without a traceback, exit codes.
+
+0 done, 1 no trial completed, 2 a mistake of the user's, 130 Ctrl-C. A bug of ours keeps its traceback.
+"""
+
+import argparse
+import errno
+import logging
+import os
+import sqlite3
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from hpo.errors import HpoError
+
+OUTPUT = Path("mlruns")
+# Of the disk or its rights: nothing that a traceback would explain.
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG}
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--output", type=Path, default=OUTPUT, metavar="DIR", help="where everything is written (default: mlruns)"
+    )
+
+
+def add_verbose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--verbose", action="store_true", help="let the libraries talk")
+
+
+def quiet(verbose: bool) -> None:
+    """Silences the libraries, before they are imported, which is when they look."""
+    if verbose:
+        return
+    os.environ |= {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "DATASETS_VERBOSITY": "error",
+        "HF_HUB_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+    }
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+
+
+def exit_code(command: Callable[[], int]) -> int:
+    """Runs a command; a mistake of the user's is told on stderr and is 2, Ctrl-C is 130."""
+    try:
+        return command()
+    except HpoError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        cause = _disk_error(error)
+        if cause is None:
+            raise
+        print(
+            f"the disk refused to go on: {cause}. Make room or mend the rights; the same command continues.",
+            file=sys.stderr,
+        )
+        return 2
+
+
+def _disk_error(error: BaseException | None) -> str | None:
+    """The disk's own words, if a full or forbidden disk is at the bottom of an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            return str(error)
+        if isinstance(error, sqlite3.OperationalError) and any(
+            words in str(error) for words in ("disk is full", "disk I/O error", "readonly database")
+        ):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None

@@ -1,0 +1,64 @@
+"""`python -m hpo.run --study NAME`: searches, reports, exports. Start reading here, then `tune.py`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from hpo.command_line import add_output, add_verbose, exit_code, quiet
+from hpo.hub_choice import FALLBACK_MODES, choose_study
+from hpo.study_file import study_path
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="python -m hpo.run",
+        description="Search the hyperparameters of one study; run it again to continue where it stopped.",
+    )
+    made.add_argument(
+        "--study", required=True, metavar="NAME|PATH", help="studies/NAME.yaml, or a path to a study file"
+    )
+    made.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="PATH=VALUE",
+        help="override any key of the study file, such as training.max_length=64; may be repeated",
+    )
+    made.add_argument("--trials", type=int, metavar="N", help="short for --set n_trials=N: the total wanted")
+    add_output(made)
+    made.add_argument("--fresh", action="store_true", help="start over; the earlier study is kept under a dated name")
+    made.add_argument(
+        "--fallback",
+        choices=FALLBACK_MODES,
+        default="auto",
+        help="run the study's stand-in when the Hub cannot be reached (default), always, or never",
+    )
+    add_verbose(made)
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    quiet(options.verbose)
+    trials = [] if options.trials is None else [f"n_trials={options.trials}"]
+
+    def command() -> int:
+        overrides = [*options.overrides, *trials]
+        spec, notice = choose_study(study_path(options.study), overrides, options.fallback)
+        # Only now what takes seconds to import: a mistake in the study file has answered already.
+        from hpo.console import StudyConsole
+        from hpo.tune import tune
+
+        console = StudyConsole(spec, options.output, notice)
+        outcome = tune(spec, Path(options.output), console, fresh=options.fresh)
+        console.summary(outcome)
+        if outcome.interrupted:
+            return 130
+        return 0 if outcome.best_yaml else 1
+
+    return exit_code(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""`python -m hpo.train --config best.yaml`: runs an exported configuration again and saves the model."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+
+from hpo.command_line import OUTPUT, add_verbose, exit_code, quiet
+from hpo.errors import DataError
+from hpo.export import Exported, read_exported
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m hpo.train", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, metavar="BEST.YAML", help="as a study exported it")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="the model folder (default: `model` beside it)")
+    add_verbose(parser)
+    options = parser.parse_args(arguments)
+    quiet(options.verbose)
+    folder = options.output or options.config.parent / "model"
+    return exit_code(lambda: train(read_exported(options.config), folder, Console(highlight=False)))
+
+
+def train(exported: Exported, folder: Path, console: Console) -> int:
+    """Trains, compares the score with the exported one, and saves model and tokenizer to `folder`.
+
+    Raises:
+        DataError: data or weights are not those that the configuration was found with.
+    """
+    from hpo.hub import go_offline, is_reachable
+    from hpo.references import parse_reference
+
+    config = exported.config
+    if parse_reference(config.model.name).kind == "hub" and not is_reachable():
+        go_offline()
+    from hpo.provenance import versions
+    from hpo.training.finetune import finetune
+    from hpo.training.setup import set_up
+
+    console.print(f"{escape(exported.study)}, trial {exported.trial}: {escape(config.model.name)}, seed {config.seed}")
+    setup = set_up(config, OUTPUT / "cache" if OUTPUT.is_dir() else None)
+    _require_same("data", exported.data_fingerprint, setup.splits.fingerprint)
+    _require_same("model", exported.model_fingerprint, setup.pretrained.fingerprint)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("training", total=setup.num_training_steps)
+        for evaluation in finetune(setup, lambda step: progress.update(bar, completed=step)):
+            score = evaluation.metrics[config.metric]
+            console.print(f"{evaluation.step:3}/{config.training.num_evaluations}  {config.metric} {score:.4f}")
+
+    setup.pretrained.model.save_pretrained(folder)
+    setup.pretrained.tokenizer.save_pretrained(folder)
+    console.print(f"model   {escape(str(folder))}", soft_wrap=True)
+    if evaluation.metrics == exported.metrics:
+        console.print(f"{config.metric} {score!r}: the same to the bit as exported")
+        return 0
+    console.print(f"{config.metric} {score!r}, exported {exported.score!r}, difference {score - exported.score:+.2g}")
+    now = {**versions(), "device": setup.device.name, "precision": setup.device.precision}
+    for name, was in {**exported.versions, **exported.machine}.items():
+        if now.get(name) != was:
+            console.print(f"  {name} was {escape(was)}, is {escape(str(now.get(name)))}")
+    return 0
+
+
+def _require_same(what: str, exported: str, found: str) -> None:
+    if exported != found:
+        raise DataError(
+            f"the {what} must be that of the exported trial, but its fingerprint was {exported[:24]} and is "
+            f"{found[:24]}. Restore the files, or run the study again."
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
