@@ -3,11 +3,15 @@
 No network, no downloads. MLflow's database is migrated once a session and copied, which takes 5 s and 0.04 s.
 """
 
+import os
 import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+# Models this small gain nothing from a second thread, and beside another process they lose by it eightfold.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch

@@ -15,7 +15,8 @@ def classification_metrics(logits: NDArray[np.float32], labels: NDArray[np.int64
     num_classes = logits.shape[1]
     predictions = logits.argmax(axis=1)
     wide = logits.astype(np.float64)
-    loss = np.mean(logsumexp(wide, axis=1) - wide[np.arange(len(labels)), labels])
+    with np.errstate(invalid="ignore"):  # infinite logits: the loss is NaN, and the caller ends the trial
+        loss = np.mean(logsumexp(wide, axis=1) - wide[np.arange(len(labels)), labels])
     precision, recall, f1, _ = precision_recall_fscore_support(
         labels, predictions, labels=np.arange(num_classes), average=None, zero_division=0.0
     )
@@ -25,7 +26,8 @@ def classification_metrics(logits: NDArray[np.float32], labels: NDArray[np.int64
         "eval/f1_macro": float(f1.mean()),
         "eval/precision_macro": float(precision.mean()),
         "eval/recall_macro": float(recall.mean()),
-        "eval/mcc": float(matthews_corrcoef(labels, predictions)),
+        # Of a single class scikit-learn warns, and returns 0 as well.
+        "eval/mcc": float(matthews_corrcoef(labels, predictions)) if len(np.union1d(labels, predictions)) > 1 else 0.0,
     }
     if num_classes == 2:
         metrics |= {

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -30,6 +31,9 @@ DROPOUT_FIELDS: dict[str, tuple[str, ...]] = {
 }
 # What tells one model from another; a README or a license does not.
 FINGERPRINTED = (".json", ".safetensors", ".bin", ".txt", ".model")
+# Models of the Hub that this process has loaded. From then on their folder serves: no trial asks the Hub again, loses
+# half a minute when it is away, or meets a newer commit than the trial before.
+_snapshots: dict[ModelSpec, Path] = {}
 
 
 @dataclass(frozen=True)
@@ -55,29 +59,29 @@ def load_pretrained(
         DataError: no such model, no head of this kind for its architecture, no known dropout though one is asked for,
             or positions for fewer than `max_length` tokens.
     """
-    source = str(local_path(spec.name) or spec.name)
+    path = local_path(spec.name) or _snapshots.get(spec)
+    source = str(path or spec.name)
     try:
         config = AutoConfig.from_pretrained(source, revision=spec.revision)
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=spec.revision)
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            f"model.name must be a model that transformers can load, but got `{spec.name}`: {_first_line(error)}. "
-            "Check the Hub id or the folder."
-        ) from error
+        raise _cannot_load(spec, error) from error
     if type(config) not in auto_model._model_mapping:
         raise DataError(
             f"model.name must be an architecture with a head for this task, but `{spec.name}` is "
             f"`{config.model_type}`, which {auto_model.__name__} does not know. Choose another model."
         )
+    architecture = auto_model._model_mapping[type(config)]
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=spec.revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise _cannot_load(spec, error) from error
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        # Without its files transformers makes one that knows no word, and every text becomes the same.
+        raise DataError(f"`{spec.name}` must have a tokenizer, but got none. Save it there, or choose another model.")
     if not tokenizer.is_fast or tokenizer.pad_token_id is None:
         raise DataError(
             f"`{spec.name}` must have a fast tokenizer with a padding token, but got {type(tokenizer).__name__} "
             f"with pad_token={tokenizer.pad_token}. Choose another model."
-        )
-    positions = min(getattr(config, "max_position_embeddings", max_length), tokenizer.model_max_length)
-    if max_length > positions:
-        raise DataError(
-            f"training.max_length must be at most the model's {positions} positions, but got {max_length}. Lower it."
         )
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
@@ -90,16 +94,36 @@ def load_pretrained(
             config=config,
             dtype=torch.float32,  # the default, "auto", would train a half-precision checkpoint in half precision
             # Eager attention's backward pass is twice as fast as sdpa's on a CPU (design facts), sdpa wins on a GPU.
-            attn_implementation="eager" if device == "cpu" else "sdpa",
+            attn_implementation="sdpa" if device == "cuda" and architecture._supports_sdpa else "eager",
             ignore_mismatched_sizes=True,  # a head for other labels is replaced
             output_loading_info=True,
         )
-    except OSError as error:
-        raise DataError(f"`{spec.name}` has no weights that can be read: {_first_line(error)}.") from error
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"`{spec.name}` must have weights that can be read, but got: {_first_line(error)}. "
+            "Save or download them again, or choose another model."
+        ) from error
+    positions = min(num_positions(model, default=max_length), tokenizer.model_max_length)
+    if max_length > positions:
+        raise DataError(
+            f"training.max_length must be at most the model's {positions} positions, but got {max_length}. Lower it."
+        )
     new = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
-    path = local_path(spec.name)
-    fingerprint = folder_fingerprint(path) if path else hub_commit(spec)
+    if local_path(spec.name):
+        fingerprint = folder_fingerprint(Path(source))
+    else:
+        snapshot = _snapshots[spec] = path or hub_snapshot(spec)
+        fingerprint = f"commit:{snapshot.name}"
     return Pretrained(model, tokenizer, fingerprint, tuple(new))
+
+
+def num_positions(model: PreTrainedModel, default: int) -> int:
+    """The longest text in tokens that a model has positions for; `default` where nothing bounds it."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            # RoBERTa and its kin count positions from behind the padding token's id.
+            return int(module.num_embeddings - module.padding_idx - 1)
+    return int(getattr(model.config, "max_position_embeddings", default))
 
 
 def set_dropout(config: PretrainedConfig, probability: float) -> None:
@@ -119,11 +143,11 @@ def set_dropout(config: PretrainedConfig, probability: float) -> None:
         setattr(config, field, probability)
 
 
-def hub_commit(spec: ModelSpec) -> str:
-    """The commit of the Hub's files that were loaded, read off where they are cached."""
+def hub_snapshot(spec: ModelSpec) -> Path:
+    """The folder in the Hub's cache that holds the loaded files; its name is their commit."""
     config = cached_file(spec.name, "config.json", revision=spec.revision)
     assert config is not None
-    return f"commit:{Path(config).parent.name}"
+    return Path(config).parent
 
 
 @functools.lru_cache(maxsize=8)
@@ -134,6 +158,13 @@ def folder_fingerprint(folder: Path) -> str:
         with path.open("rb") as file:
             digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+def _cannot_load(spec: ModelSpec, error: Exception) -> DataError:
+    return DataError(
+        f"model.name must be a model that transformers can load, but got `{spec.name}`: {_first_line(error)}. "
+        "Check the Hub id or the folder."
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,85 @@
+"""Which examples stand in which batch, and how they are padded."""
+
+from itertools import chain, islice, pairwise
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from hpo.data.tokens import Tokens
+from hpo.training.batches import BATCHES_PER_POOL, collate, endless_training_order, evaluation_order, training_order
+
+LENGTHS = np.random.default_rng(0).integers(3, 40, size=103)
+PAD = 9
+
+
+def as_lists(batches: list[NDArray[np.int64]]) -> list[list[int]]:
+    return [batch.tolist() for batch in batches]
+
+
+def epochs(seed: int, n_batches: int) -> list[list[int]]:
+    order = endless_training_order(LENGTHS, 10, np.random.default_rng(seed))
+    return as_lists(list(islice(order, n_batches)))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"),
+    [
+        (10, [3, *[10] * 10]),  # 103 = 10 * 10 + 3
+        (103, [103]),
+        (200, [103]),
+        (1, [1] * 103),  # three pools, of 50, 50 and 3
+    ],
+)
+def test_every_example_once_an_epoch(batch_size: int, sizes: list[int]) -> None:
+    batches = training_order(LENGTHS, batch_size, np.random.default_rng(0))
+    assert sorted(len(batch) for batch in batches) == sizes
+    assert sorted(np.concatenate(batches).tolist()) == list(range(103))
+
+
+def test_epochs_are_whole_and_differ() -> None:
+    # Eleven batches an epoch.
+    order = epochs(seed=3, n_batches=33)
+    each = [order[0:11], order[11:22], order[22:33]]
+    assert all(sorted(chain.from_iterable(epoch)) == list(range(103)) for epoch in each)
+    sets = [{frozenset(batch) for batch in epoch} for epoch in each]
+    assert sets[0] != sets[1] != sets[2] != sets[0]
+
+
+def test_the_seed_makes_the_order() -> None:
+    assert epochs(seed=3, n_batches=22) == epochs(seed=3, n_batches=22)
+    assert epochs(seed=3, n_batches=22) != epochs(seed=4, n_batches=22)
+
+
+def test_batches_are_of_similar_length_and_in_random_order() -> None:
+    # Within a pool the lengths of one batch end where those of another start.
+    assert len(LENGTHS) <= 10 * BATCHES_PER_POOL
+    batches = training_order(LENGTHS, 10, np.random.default_rng(0))
+    spans = [(int(LENGTHS[batch].min()), int(LENGTHS[batch].max())) for batch in batches]
+    in_order = sorted(spans)
+    assert all(before[1] <= after[0] for before, after in pairwise(in_order))
+    assert spans != in_order
+
+
+def test_evaluation_order() -> None:
+    # Sorted by length; the two of length 5 keep their order, and the last batch is what remains.
+    lengths = np.array([5, 9, 3, 5, 4])
+    assert as_lists(list(evaluation_order(lengths, 2))) == [[2, 4], [0, 3], [1]]
+
+
+def test_padding() -> None:
+    # Rows: [1 2 3], [4], [5 6].
+    tokens = Tokens(
+        input_ids=np.array([1, 2, 3, 4, 5, 6], dtype=np.int32),
+        offsets=np.array([0, 3, 4, 6]),
+        labels=np.array([0, 1, 2]),
+        n_truncated=0,
+    )
+    batch = collate(tokens, np.array([2, 0, 1]), PAD, "cpu")
+    assert batch["input_ids"].tolist() == [[5, 6, PAD], [1, 2, 3], [4, PAD, PAD]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 0]]
+    assert batch["labels"].tolist() == [2, 0, 1]
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+    # Padded to the longest of these, not of all.
+    assert collate(tokens, np.array([1]), PAD, "cpu")["input_ids"].tolist() == [[4]]

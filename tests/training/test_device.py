@@ -1,0 +1,52 @@
+"""Which precision a device gets, by what it says that it can do."""
+
+import pytest
+import torch
+
+from hpo.errors import DataError
+from hpo.training.device import choose_device
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("features", "precision", "dtype"),
+    [
+        ({}, "auto", torch.float32),
+        ({}, "fp32", torch.float32),
+        ({"avx512_bf16": False, "amx_bf16": True}, "auto", torch.bfloat16),
+        ({"avx512_bf16": True}, "bf16", torch.bfloat16),
+        ({"arm_bf16": True}, "bf16", torch.bfloat16),
+        ({"avx512_bf16": True}, "fp32", torch.float32),
+    ],
+)
+def test_precision(monkeypatch: pytest.MonkeyPatch, features: dict[str, bool], precision: str, dtype: object) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    device = choose_device(precision)  # type: ignore[arg-type]
+    assert (device.type, device.dtype) == ("cpu", dtype)
+    assert device.precision == ("bf16" if dtype == torch.bfloat16 else "fp32")
+
+
+def test_bf16_without_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    with pytest.raises(DataError, match=r"bf16 needs a device .* but got .*Use precision: auto or fp32"):
+        choose_device("bf16")
+
+
+@pytest.mark.parametrize(("features", "result"), [({}, torch.float32), ({"amx_bf16": True}, torch.bfloat16)])
+def test_autocast(monkeypatch: pytest.MonkeyPatch, features: dict[str, bool], result: torch.dtype) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    matrix = torch.ones(2, 2)
+    with choose_device("auto").autocast():
+        assert (matrix @ matrix).dtype == result
+
+
+def test_memory_is_that_of_the_process() -> None:
+    device = choose_device("fp32")
+    device.reset_peak_memory()
+    device.synchronize()
+    # MiB: more than an interpreter with torch, less than a terabyte.
+    assert 50 < device.memory_mib() < 2**20

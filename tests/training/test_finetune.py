@@ -1,0 +1,341 @@
+"""Real training of a two-layer model on sentences whose label is in one word."""
+
+import math
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from torch.optim import SGD, Optimizer
+
+from hpo import space
+from hpo.errors import DataError, Diverged
+from hpo.spec import SchedulerType, StudySpec, TrainingSpec, TrialConfig
+from hpo.training import finetune as finetune_module
+from hpo.training.finetune import CurvePoint, Evaluation, evaluation_steps, finetune
+from hpo.training.schedule import build_schedule
+from hpo.training.setup import set_up
+
+ConfigMaker = Callable[..., TrialConfig]
+FEATURES = torch.cpu.get_capabilities()
+HAS_BF16 = any(FEATURES.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is the same to the bit on a CPU need not be on a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture
+def make_config(spec: StudySpec) -> ConfigMaker:
+    """The default trial of the study in `conftest.py`, with other training settings or another seed."""
+
+    def make(seed: int = 7, **training: Any) -> TrialConfig:
+        return space.trial_config(spec, training, seed)
+
+    return make
+
+
+def train(config: TrialConfig) -> tuple[torch.Tensor, list[Evaluation]]:
+    """All weights at the end, in one vector, and the evaluations."""
+    setup = set_up(config, None)
+    evaluations = list(finetune(setup))
+    weights = torch.cat([parameter.detach().flatten() for parameter in setup.pretrained.model.parameters()])
+    return weights, evaluations
+
+
+def what_was_learned(evaluations: list[Evaluation]) -> list[tuple[int, int, dict[str, float], tuple[CurvePoint, ...]]]:
+    """Evaluations without what a clock or a memory counter says."""
+    return [(each.step, each.global_step, each.metrics, each.curve) for each in evaluations]
+
+
+# Learning
+
+
+def test_it_learns(make_config: ConfigMaker) -> None:
+    _, evaluations = train(make_config(num_train_epochs=6.0, learning_rate=3e-3))
+    first, last = evaluations[0], evaluations[-1]
+    assert last.metrics["eval/loss"] < 0.2 < first.metrics["eval/loss"]
+    assert first.metrics["eval/accuracy"] < 0.9 < last.metrics["eval/accuracy"]
+    assert last.curve[-1].loss < first.curve[0].loss / 2
+
+
+def test_evaluations_come_at_equal_shares(make_config: ConfigMaker) -> None:
+    steps: list[int] = []
+    setup = set_up(make_config(), None)
+    evaluations = list(finetune(setup, steps.append))
+    # Two epochs of 15 steps; quarters of 30 are 7.5, 15, 22.5 and 30, rounded up.
+    assert [(each.step, each.global_step) for each in evaluations] == [(1, 8), (2, 15), (3, 23), (4, 30)]
+    # 16 examples a step: 128, 240, 368 and 480 of 240.
+    assert [each.epoch for each in evaluations] == pytest.approx([128 / 240, 1.0, 368 / 240, 2.0])
+    assert steps == list(range(1, 31))
+    assert all(each.examples_per_second > 0 and each.memory_mib > 0 for each in evaluations)
+
+
+def test_the_loop_can_be_left(make_config: ConfigMaker) -> None:
+    # As the pruner does: nothing runs that is not asked for.
+    steps: list[int] = []
+    run = finetune(set_up(make_config(), None), steps.append)
+    assert next(run).step == 1
+    assert steps == list(range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("num_training_steps", "num_evaluations", "expected"),
+    [
+        (30, 4, {8: 1, 15: 2, 23: 3, 30: 4}),
+        (30, 1, {30: 1}),
+        (3, 3, {1: 1, 2: 2, 3: 3}),
+        # Fewer steps than evaluations: fifths of 2 are 0.4, 0.8, 1.2, 1.6, 2.0; the last on each step counts.
+        (2, 5, {1: 2, 2: 5}),
+        (1, 10, {1: 10}),
+        # Thirds of 10: 3.33, 6.67, 10.
+        (10, 3, {4: 1, 7: 2, 10: 3}),
+    ],
+)
+def test_evaluation_steps(num_training_steps: int, num_evaluations: int, expected: dict[int, int]) -> None:
+    assert evaluation_steps(num_training_steps, num_evaluations) == expected
+
+
+@pytest.mark.parametrize("num_training_steps", [1, 7, 100, 999])
+@pytest.mark.parametrize("num_evaluations", [1, 3, 10, 49])
+def test_the_last_evaluation_is_at_the_end(num_training_steps: int, num_evaluations: int) -> None:
+    steps = evaluation_steps(num_training_steps, num_evaluations)
+    assert list(steps.items())[-1] == (num_training_steps, num_evaluations)
+    assert list(steps) == sorted(steps)
+    assert len(steps) == min(num_training_steps, num_evaluations)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "num_evaluations", "expected"),
+    [
+        (0.2, 1, [(1, 3, 48 / 240)]),
+        (1.4, 2, [(1, 11, 176 / 240), (2, 21, 1 + 96 / 240)]),  # halves of 21: 10.5 and 21
+        (0.1, 4, [(2, 1, 16 / 240), (4, 2, 32 / 240)]),  # 1.5 steps, rounded to 2
+    ],
+)
+def test_fractional_epochs(
+    make_config: ConfigMaker, epochs: float, num_evaluations: int, expected: list[tuple[int, int, float]]
+) -> None:
+    _, evaluations = train(make_config(num_train_epochs=epochs, num_evaluations=num_evaluations))
+    found = [(each.step, each.global_step, each.epoch) for each in evaluations]
+    assert np.array(found) == pytest.approx(np.array(expected))
+
+
+# Curves
+
+
+def expected_rates(config: TrialConfig, num_training_steps: int) -> list[float]:
+    optimizer: Optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.training.learning_rate)
+    schedule = build_schedule(optimizer, config.training, num_training_steps)
+    rates = []
+    for _ in range(num_training_steps):
+        rates.append(float(schedule.get_last_lr()[0]))
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+@pytest.mark.parametrize("name", get_args(SchedulerType))
+def test_learning_rates_follow_the_schedule(make_config: ConfigMaker, name: str) -> None:
+    config = make_config(lr_scheduler_type=name, warmup_ratio=0.2, num_train_epochs=1.0)
+    _, evaluations = train(config)
+    curve = [point for each in evaluations for point in each.curve]
+    # 15 steps are fewer than the points of a curve: a point each.
+    assert [point.global_step for point in curve] == list(range(1, 16))
+    assert [point.learning_rate for point in curve] == expected_rates(config, 15)
+    assert all(point.grad_norm > 0 for point in curve)
+
+
+def test_long_curves_are_means_over_windows(make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config()
+    fine = [point for each in train(config)[1] for point in each.curve]
+    monkeypatch.setattr(finetune_module, "CURVE_POINTS", 4)
+    evaluations = train(config)[1]
+    # 30 steps for 4 points: one at every 7th, and one at each evaluation (8, 15, 23, 30).
+    assert [[point.global_step for point in each.curve] for each in evaluations] == [
+        [7, 8],
+        [14, 15],
+        [21, 23],
+        [28, 30],
+    ]
+    start = 0
+    for point in (point for each in evaluations for point in each.curve):
+        window = fine[start : point.global_step]
+        assert point.loss == pytest.approx(np.mean([each.loss for each in window]), rel=1e-5)
+        assert point.grad_norm == pytest.approx(np.mean([each.grad_norm for each in window]), rel=1e-5)
+        assert point.learning_rate == window[-1].learning_rate
+        start = point.global_step
+
+
+def test_the_gradient_norm_is_that_before_clipping(make_config: ConfigMaker) -> None:
+    norms = [train(make_config(num_train_epochs=0.05, max_grad_norm=limit))[1] for limit in (None, 1e-3)]
+    before, clipped = (evaluations[0].curve[0].grad_norm for evaluations in norms)
+    assert before == pytest.approx(clipped, rel=1e-5)
+    assert before > 1e-2
+
+
+# Randomness
+
+
+def test_the_same_configuration_gives_the_same_run(make_config: ConfigMaker) -> None:
+    (weights, evaluations), (again, evaluations_again) = (train(make_config()) for _ in range(2))
+    assert torch.equal(weights, again)
+    assert what_was_learned(evaluations) == what_was_learned(evaluations_again)
+
+
+def test_another_seed_gives_another_run(make_config: ConfigMaker) -> None:
+    (weights, evaluations), (others, other_evaluations) = (train(make_config(seed=seed)) for seed in (7, 8))
+    assert not torch.equal(weights, others)
+    assert evaluations[-1].metrics != other_evaluations[-1].metrics
+
+
+def test_the_order_of_trials_does_not_matter(make_config: ConfigMaker) -> None:
+    first = make_config(seed=1, learning_rate=1e-2, dropout=0.3, train_batch_size=8, optimizer="sgd")
+    second = make_config(seed=2)
+    alone_weights, alone = train(second)
+    train(first)
+    torch.rand(17)
+    after_weights, after = train(second)
+    assert torch.equal(alone_weights, after_weights)
+    assert what_was_learned(alone) == what_was_learned(after)
+
+
+def test_a_trial_that_was_left_leaves_nothing_behind(make_config: ConfigMaker) -> None:
+    alone_weights, _ = train(make_config())
+    next(finetune(set_up(make_config(seed=1, dropout=0.5), None)))
+    assert torch.equal(alone_weights, train(make_config())[0])
+
+
+# Divergence
+
+
+def test_a_training_loss_that_is_not_finite(make_config: ConfigMaker) -> None:
+    config = make_config(optimizer="sgd", learning_rate=1e30, max_grad_norm=None, warmup_ratio=0.0)
+    with pytest.raises(Diverged, match="the training loss was not finite at step 8") as caught:
+        train(config)
+    assert caught.value.reason == "diverged"
+
+
+def test_a_validation_loss_that_is_not_finite(make_config: ConfigMaker) -> None:
+    # The only training loss is of the weights before the only step.
+    config = make_config(
+        optimizer="sgd", learning_rate=1e30, max_grad_norm=None, warmup_ratio=0.0, num_train_epochs=0.05
+    )
+    with pytest.raises(Diverged, match="the validation loss was not finite at step 1"):
+        train(config)
+
+
+# Precision
+
+
+def test_bf16(make_config: ConfigMaker) -> None:
+    config = make_config(precision="bf16", num_train_epochs=6.0, learning_rate=3e-3)
+    if not HAS_BF16:
+        with pytest.raises(DataError, match="Use precision: auto or fp32"):
+            train(config)
+        return
+    weights, evaluations = train(config)
+    assert weights.dtype == torch.float32
+    assert evaluations[-1].metrics["eval/accuracy"] > 0.9
+    assert torch.equal(weights, train(config)[0])
+
+
+def test_auto_precision_is_one_of_the_two(make_config: ConfigMaker) -> None:
+    auto, named = (
+        train(make_config(precision=precision, num_train_epochs=0.2))[0]
+        for precision in ("auto", "bf16" if HAS_BF16 else "fp32")
+    )
+    assert torch.equal(auto, named)
+
+
+# No setting without an effect: for each, the settings under which it has one, and another value.
+
+CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
+    "optimizer": ({}, "adam"),
+    "learning_rate": ({}, 2e-3),
+    "weight_decay": ({}, 0.0),
+    "momentum": ({"optimizer": "sgd"}, 0.5),
+    "adam_beta1": ({}, 0.8),
+    "adam_beta2": ({}, 0.9),
+    "adam_epsilon": ({}, 1e-6),
+    "max_grad_norm": ({"max_grad_norm": None, "optimizer": "sgd"}, 1e-3),
+    "lr_scheduler_type": ({}, "cosine"),
+    "warmup_ratio": ({}, 0.5),
+    "dropout": ({}, 0.3),
+    "train_batch_size": ({}, 8),
+    "num_train_epochs": ({}, 0.4),
+    "max_length": ({}, 6),
+    "precision": ({}, "bf16"),
+}
+CHANGE_NOTHING = {"eval_batch_size", "num_evaluations"}
+
+
+def short(make_config: ConfigMaker, **changed: Any) -> TrialConfig:
+    # Three steps, evaluated once.
+    return make_config(**{"num_train_epochs": 0.2, "num_evaluations": 1, "warmup_ratio": 0.0, **changed})
+
+
+@pytest.mark.parametrize("field", sorted(set(TrainingSpec.model_fields) - CHANGE_NOTHING))
+def test_no_silent_no_op(make_config: ConfigMaker, field: str) -> None:
+    assert field in CHANGES, f"say what `{field}` changes"
+    base, value = CHANGES[field]
+    before, after = short(make_config, **base), short(make_config, **{**base, field: value})
+    differing = [name for name in TrainingSpec.model_fields if _of(before, name) != _of(after, name)]
+    assert differing == [field]
+    if field == "precision" and not HAS_BF16:
+        with pytest.raises(DataError):
+            train(after)
+        return
+    assert not torch.equal(train(before)[0], train(after)[0])
+
+
+def _of(config: TrialConfig, field: str) -> Any:
+    return getattr(config.training, field)
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("optimizer", get_args(TrainingSpec.model_fields["optimizer"].annotation)),
+        ("dropout", (None, 0.0, 0.3)),  # the model's own is 0.1
+        ("max_grad_norm", (None, 1e-3, 1e-2)),
+        # Twelve steps, of which warmup_stable_decay decays over two.
+        ("lr_scheduler_type", get_args(SchedulerType)),
+    ],
+)
+def test_no_two_values_are_the_same(make_config: ConfigMaker, field: str, values: tuple[Any, ...]) -> None:
+    results = {value: train(short(make_config, num_train_epochs=0.8, **{field: value}))[0] for value in values}
+    same = [(a, b) for a, b in combinations(results, 2) if torch.equal(results[a], results[b])]
+    assert same == []
+
+
+def test_dropout_of_none_is_the_models_own(make_config: ConfigMaker) -> None:
+    own, named = (train(short(make_config, dropout=dropout))[0] for dropout in (None, 0.1))
+    assert torch.equal(own, named)
+
+
+@pytest.mark.parametrize("eval_batch_size", [1, 7, 1000])
+def test_eval_batch_size_changes_no_result(make_config: ConfigMaker, eval_batch_size: int) -> None:
+    (weights, [evaluation]), (others, [other]) = (
+        train(short(make_config, eval_batch_size=size)) for size in (128, eval_batch_size)
+    )
+    assert torch.equal(weights, others)
+    assert other.metrics == pytest.approx(evaluation.metrics, abs=1e-6)
+
+
+def test_num_evaluations_changes_no_result(make_config: ConfigMaker) -> None:
+    (weights, once), (others, often) = (
+        train(short(make_config, num_train_epochs=1.0, num_evaluations=number)) for number in (1, 5)
+    )
+    assert (len(once), len(often)) == (1, 5)
+    assert torch.equal(weights, others)
+    assert once[-1].metrics == often[-1].metrics
+
+
+def test_what_changes_nothing_is_listed(make_config: ConfigMaker) -> None:
+    assert set(CHANGES) | CHANGE_NOTHING == set(TrainingSpec.model_fields)
+    assert math.isfinite(train(short(make_config))[1][0].metrics["eval/loss"])

@@ -1,0 +1,378 @@
+"""Loading a model: where its dropout is, what is refused, what its head and its fingerprint are."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    GPT2Config,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ViTConfig,
+    ViTModel,
+)
+
+from hpo.errors import DataError
+from hpo.spec import ModelSpec
+from hpo.training.model import DROPOUT_FIELDS, Pretrained, folder_fingerprint, load_pretrained, set_dropout
+
+N_LAYERS = 2
+LABELS = ("negative", "positive")
+SIZES = {
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "num_hidden_layers": N_LAYERS,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+SPECIAL_IDS = {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+
+
+def tiny_config(model_type: str) -> PretrainedConfig:
+    config: PretrainedConfig
+    if model_type == "distilbert":
+        config = AutoConfig.for_model(
+            model_type, vocab_size=32, dim=32, n_layers=N_LAYERS, n_heads=2, hidden_dim=64, max_position_embeddings=64
+        )
+    else:
+        config = AutoConfig.for_model(model_type, **SIZES, **(SPECIAL_IDS if model_type == "modernbert" else {}))
+    return config
+
+
+def tiny_model(config: PretrainedConfig, attn_implementation: str = "eager") -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
+        config, attn_implementation=attn_implementation
+    )
+    return model
+
+
+def active_dropouts(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Every probability with which something is dropped in one forward pass, 0 where nothing is."""
+    seen: list[float] = []
+    dropout, attention = functional.dropout, functional.scaled_dot_product_attention
+
+    def record_dropout(
+        input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> torch.Tensor:
+        seen.append(p if training else 0.0)
+        return dropout(input, p, training, inplace)
+
+    def record_attention(*args: Any, **kwargs: Any) -> torch.Tensor:
+        seen.append(kwargs["dropout_p"])
+        return attention(*args, **kwargs)
+
+    input_ids = torch.arange(4, 18).reshape(2, 7)
+    with monkeypatch.context() as patched:
+        patched.setattr(functional, "dropout", record_dropout)
+        patched.setattr(functional, "scaled_dot_product_attention", record_attention)
+        model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids))
+    return seen
+
+
+# A layer drops: the attention's probabilities, the attention's output, the feed-forward's output.
+PLACES = {
+    "bert": 1 + 3 * N_LAYERS + 1,  # embeddings, layers, before the classifier
+    "roberta": 1 + 3 * N_LAYERS + 2,  # its head drops before and after its hidden layer
+    "electra": 1 + 3 * N_LAYERS + 2,  # likewise
+    "distilbert": 1 + 2 * N_LAYERS + 1,  # does not drop the attention's output
+    "modernbert": 1 + 3 * N_LAYERS + 1,
+}
+# What they drop without being asked to. ModernBERT nowhere: and at 0 it leaves out the attention output's dropout.
+DEFAULTS = {
+    "bert": [0.1] * 8,
+    "roberta": [0.1] * 9,
+    "electra": [0.1] * 9,
+    "distilbert": [0.1] * 5 + [0.2],
+    "modernbert": [0.0] * (1 + 2 * N_LAYERS + 1),
+}
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("model_type", PLACES)
+def test_dropout_is_set_at_every_place(model_type: str, attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config(model_type)
+    set_dropout(config, 0.25)
+    model = tiny_model(config, attention)
+    assert active_dropouts(model.train(), monkeypatch) == [0.25] * PLACES[model_type]
+    assert not any(active_dropouts(model.eval(), monkeypatch))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("model_type", PLACES)
+def test_dropout_that_is_not_set_is_the_models_own(
+    model_type: str, attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model(tiny_config(model_type), attention)
+    assert sorted(active_dropouts(model.train(), monkeypatch)) == DEFAULTS[model_type]
+
+
+@pytest.mark.parametrize("model_type", PLACES)
+def test_dropout_of_zero_drops_nothing(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config(model_type)
+    set_dropout(config, 0.0)
+    assert not any(active_dropouts(tiny_model(config).train(), monkeypatch))
+
+
+def test_every_known_architecture_is_tested() -> None:
+    assert set(PLACES) == set(DEFAULTS) == set(DROPOUT_FIELDS)
+
+
+def test_dropout_of_an_unknown_architecture() -> None:
+    known = r"dropout can be set for bert, distilbert, electra, modernbert, roberta, but got a `gpt2` model\. Remove"
+    with pytest.raises(DataError, match=known):
+        set_dropout(GPT2Config(), 0.1)
+
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def save(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Save:
+    """Saves a model and the tokenizer in a folder of their own."""
+
+    def save_model(model: PreTrainedModel, with_tokenizer: bool = True) -> Path:
+        folder = tmp_path / "saved"
+        model.save_pretrained(folder)
+        if with_tokenizer:
+            tokenizer.save_pretrained(folder)
+        return folder
+
+    return save_model
+
+
+@pytest.fixture
+def copy(tmp_path: Path, model_folder: Path) -> Path:
+    """The shared model's folder, free to be broken."""
+    return shutil.copytree(model_folder, tmp_path / "copy")
+
+
+def load(
+    name: Path | str,
+    labels: tuple[str, ...] = LABELS,
+    dropout: float | None = None,
+    max_length: int = 16,
+    device: str = "cpu",
+) -> Pretrained:
+    return load_pretrained(
+        ModelSpec(name=str(name)),
+        AutoModelForSequenceClassification,
+        labels,
+        dropout=dropout,
+        max_length=max_length,
+        device=device,
+    )
+
+
+def test_loading(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretrained = load(model_folder, dropout=0.3)
+    model = pretrained.model
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+    assert model.config.label2id == {"negative": 0, "positive": 1}
+    assert model.config.num_labels == 2
+    # The encoder was saved, the head is new: a weight for each of 32 x 2, and two biases.
+    assert pretrained.new_weights == ("classifier.bias", "classifier.weight")
+    assert model.get_parameter("classifier.weight").shape == (2, 32)
+    assert active_dropouts(model.train(), monkeypatch) == [0.3] * PLACES["bert"]
+    # Embeddings: (32 words + 64 positions + 2 types) * 32 + 2 * 32 = 3,200. A layer: 4 * (32*32 + 32) + 2*32 = 4,288
+    # for attention, 32*64 + 64 + 64*32 + 32 + 2*32 = 4,256 for the feed-forward. Pooler: 32*32 + 32 = 1,056. Head: 66.
+    assert pretrained.num_parameters == 3_200 + 2 * (4_288 + 4_256) + 1_056 + 66
+
+
+def test_the_new_head_follows_the_seed(model_folder: Path) -> None:
+    heads = []
+    for seed in (1, 2, 1):
+        torch.manual_seed(seed)
+        heads.append(load(model_folder).model.get_parameter("classifier.weight"))
+    assert torch.equal(heads[0], heads[2])
+    assert not torch.equal(heads[0], heads[1])
+
+
+def test_the_encoder_is_the_saved_one(save: Save) -> None:
+    saved = tiny_model(tiny_config("bert"))
+    loaded = load(save(saved)).model
+    name = "bert.encoder.layer.1.output.dense.weight"
+    assert torch.equal(loaded.get_parameter(name), saved.get_parameter(name))
+
+
+def test_a_head_for_other_labels_is_replaced(save: Save) -> None:
+    config = tiny_config("bert")
+    config.num_labels = 3
+    pretrained = load(save(tiny_model(config)))
+    assert pretrained.new_weights == ("classifier.bias", "classifier.weight")
+    assert pretrained.model.get_parameter("classifier.weight").shape == (2, 32)
+    assert pretrained.model.config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_a_head_for_as_many_labels_is_kept(save: Save) -> None:
+    saved = tiny_model(tiny_config("bert"))
+    pretrained = load(save(saved))
+    assert pretrained.new_weights == ()
+    assert torch.equal(pretrained.model.get_parameter("classifier.weight"), saved.get_parameter("classifier.weight"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_as_float32(save: Save, dtype: torch.dtype) -> None:
+    half = tiny_model(tiny_config("bert"))
+    nn.Module.to(half, dtype)
+    folder = save(half)
+    assert json.loads((folder / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+    model = load(folder).model
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "device", "attention"),
+    [
+        ("bert", "cpu", "eager"),
+        ("bert", "cuda", "sdpa"),
+        ("deberta-v2", "cuda", "eager"),  # has no sdpa
+    ],
+)
+def test_attention(save: Save, model_type: str, device: str, attention: str) -> None:
+    model = load(save(tiny_model(AutoConfig.for_model(model_type, **SIZES))), device=device).model
+    assert model.config._attn_implementation == attention
+
+
+@pytest.mark.parametrize(
+    ("model_type", "positions"),
+    [("bert", 64), ("distilbert", 64), ("electra", 64), ("modernbert", 64), ("roberta", 63), ("mpnet", 62)],
+)
+def test_max_length_beyond_the_positions(save: Save, model_type: str, positions: int) -> None:
+    # RoBERTa's first position is behind the padding id, 0 here; MPNet's padding id is always 1.
+    folder = save(tiny_model(tiny_config(model_type)))
+    model = load(folder, max_length=positions).model.eval()
+    text = torch.full((1, positions), 5)
+    assert model(input_ids=text, attention_mask=torch.ones_like(text)).logits.shape == (1, 2)
+    rule = rf"max_length must be at most the model's {positions} positions, but got {positions + 1}\. Lower it"
+    with pytest.raises(DataError, match=rule):
+        load(folder, max_length=positions + 1)
+
+
+def test_max_length_beyond_the_tokenizers(copy: Path) -> None:
+    path = copy / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": 20}))
+    load(copy, max_length=20)
+    with pytest.raises(DataError, match=r"at most the model's 20 positions, but got 21\. Lower it"):
+        load(copy, max_length=21)
+
+
+def test_dropout_in_an_unknown_architecture_is_refused_when_asked_for(save: Save) -> None:
+    folder = save(tiny_model(AutoConfig.for_model("deberta-v2", **SIZES)))
+    load(folder)
+    with pytest.raises(DataError, match="but got a `deberta-v2` model"):
+        load(folder, dropout=0.1)
+
+
+def test_unknown_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match=r"must be a model that transformers can load, but got `no/such-model`.*Check"):
+        load("no/such-model")
+    with pytest.raises(DataError, match=r"must exist, but got"):
+        load(tmp_path / "nowhere")
+
+
+def _remove_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def _cut_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def _remove_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def _break_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+def _unknown_architecture(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "unheard-of"}')
+
+
+def _remove_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+def _break_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{")
+
+
+def _remove_padding(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pad_token": None}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_remove_weights, r"must have weights that can be read, but got: .*Save or download them again"),
+        (_cut_weights, r"must have weights that can be read, but got: .*Save or download them again"),
+        (_remove_config, r"must be a model that transformers can load, but got .*Check the Hub id or the folder"),
+        (_break_config, r"must be a model that transformers can load, but got .*Check the Hub id or the folder"),
+        (_unknown_architecture, r"must be a model that transformers can load, but got .*`unheard-of`.*Check"),
+        (_remove_tokenizer, r"must have a tokenizer, but got none.*Save it there, or choose another model"),
+        (_break_tokenizer, r"must be a model that transformers can load, but got .*Check the Hub id or the folder"),
+        (_remove_padding, r"must have a fast tokenizer with a padding token, but got .*pad_token=None"),
+    ],
+)
+def test_damaged_folder(copy: Path, damage: Callable[[Path], None], message: str) -> None:
+    load(copy)
+    damage(copy)
+    with pytest.raises(DataError, match=message):
+        load(copy)
+
+
+@pytest.mark.parametrize("with_tokenizer", [True, False])
+def test_architecture_without_such_a_head(save: Save, with_tokenizer: bool) -> None:
+    vision = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, image_size=32)
+    with pytest.raises(DataError, match=r"a head for this task, but .* is `vit`, .*Choose another model"):
+        load(save(ViTModel(vision), with_tokenizer))
+
+
+def test_fingerprint(model_folder: Path, tmp_path: Path) -> None:
+    original = folder_fingerprint(model_folder)
+    assert load(model_folder).fingerprint == original
+
+    def changed(name: str, change: Callable[[Path], None]) -> str:
+        folder = shutil.copytree(model_folder, tmp_path / name)
+        change(folder)
+        return folder_fingerprint(folder)
+
+    def other_weight(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(bytes(content))
+
+    def add_readme(folder: Path) -> None:
+        (folder / "README.md").write_text("hello")
+
+    def other_name(folder: Path) -> None:
+        (folder / "tokenizer.json").rename(folder / "other.json")
+
+    assert changed("same", lambda folder: None) == original
+    assert changed("readme", add_readme) == original
+    others = {changed("weight", other_weight), changed("name", other_name), original}
+    assert len(others) == 3
+    assert all(fingerprint.startswith("sha256:") for fingerprint in others)
+
+
+def test_the_loaded_class_has_the_tasks_head(model_folder: Path) -> None:
+    assert isinstance(load(model_folder).model, BertForSequenceClassification)
