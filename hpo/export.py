@@ -16,6 +16,7 @@ from hpo.spec import Settings, TrialConfig
 from hpo.study import stored_spec
 from hpo.study_file import parse_yaml
 
+COMMIT = "commit:"  # how the fingerprint of a model of the Hub begins
 HEADER = """\
 # The best trial of the study `{study}`. It runs again, to the same validation score, with
 #   python -m hpo.train --config {path}
@@ -60,17 +61,22 @@ class Exported(Settings):
 def export_trial(study: optuna.Study, trial: FrozenTrial, path: Path) -> Exported:
     """Writes the trial's configuration to `path`, whole or not at all."""
     spec, data, result = stored_spec(study), study.user_attrs["data"], trial.user_attrs["result"]
+    config = TrialConfig.model_validate_json(json.dumps(trial.user_attrs["config"]))
+    fingerprint = trial.user_attrs["model_fingerprint"]
+    if fingerprint.startswith(COMMIT):  # pinned: `main` moves on
+        model = config.model.model_copy(update={"revision": fingerprint.removeprefix(COMMIT)})
+        config = config.model_copy(update={"model": model})
     exported = Exported(
         study=study.study_name,
         fallback_for=spec.fallback_for,
         trial=trial.number,
         score=result["metrics"][spec.metric],
         metrics=result["metrics"],
-        config=TrialConfig.model_validate_json(json.dumps(trial.user_attrs["config"])),
+        config=config,
         labels=data["labels"],
         rows=data["rows"],
         data_fingerprint=data["fingerprint"],
-        model_fingerprint=trial.user_attrs["model_fingerprint"],
+        model_fingerprint=fingerprint,
         machine=trial.user_attrs["machine"],
         versions=versions(),
         git_commit=git_commit(),

@@ -1,16 +1,20 @@
 """Is the Hub there? Found out once, in at most three seconds, before any library retries for half a minute."""
 
+import http.client
 import os
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from hpo.references import parse_reference
-from hpo.spec import ChoiceParameter, StudySpec
+from hpo.spec import ChoiceParameter, StudySpec, TrialConfig
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
+# Either one takes the Hub's libraries offline, in the words that `huggingface_hub` takes for a yes.
+OFFLINE_SWITCHES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 PROBE_SECONDS = 2.5
 # A model is cached when one file of each line is.
 MODEL_FILES = (
@@ -30,9 +34,19 @@ class HubReference:
     subset: str | None = None
 
 
-def hub_references(spec: StudySpec) -> list[HubReference]:
-    """Everything that a study takes from the Hub."""
-    searched = spec.search_space.get("model.name")
+@dataclass(frozen=True)
+class HubState:
+    """Whether the Hub serves, and if not, what of it is there all the same."""
+
+    notice: str | None
+    """What the user must be told; None where the Hub answers or is not needed."""
+    missing: tuple[str, ...] = ()
+    """What is needed, and in no cache."""
+
+
+def hub_references(spec: StudySpec | TrialConfig) -> list[HubReference]:
+    """Everything that a study, or one trial, takes from the Hub."""
+    searched = spec.search_space.get("model.name") if isinstance(spec, StudySpec) else None
     models = searched.choices if isinstance(searched, ChoiceParameter) else [spec.model.name]
     sources = [source for source in (spec.data.train, spec.data.validation, spec.data.test) if source]
     references = [
@@ -42,24 +56,43 @@ def hub_references(spec: StudySpec) -> list[HubReference]:
     return [reference for reference in dict.fromkeys(references) if parse_reference(reference.name).kind == "hub"]
 
 
+def settle(references: Sequence[HubReference]) -> HubState:
+    """Finds out whether what is needed can be had, and goes offline if it must come from the cache."""
+    if not references or is_reachable():
+        return HubState(None)
+    state = "is switched off (HF_HUB_OFFLINE)" if is_switched_off() else "cannot be reached"
+    go_offline()
+    missing = tuple(reference.name for reference in references if not is_cached(reference))
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        return HubState(f"the Hub ({endpoint()}) {state} and {', '.join(missing)} {verb} not cached", missing)
+    return HubState(f"The Hub ({endpoint()}) {state}; its cached files serve.")
+
+
 def endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", DEFAULT_ENDPOINT).rstrip("/")
 
 
+def is_switched_off() -> bool:
+    """Whether the user's environment forbids to ask the Hub."""
+    return any(os.environ.get(name, "").lower() in {"1", "true", "yes", "on"} for name in OFFLINE_SWITCHES)
+
+
 def is_reachable() -> bool:
-    """Whether the Hub answers within `PROBE_SECONDS`; no when the user has set `HF_HUB_OFFLINE`."""
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}:
+    """Whether the Hub answers within `PROBE_SECONDS`; no when it is switched off."""
+    if is_switched_off():
         return False
     answers: list[int] = []
 
     def ask() -> None:
-        request = urllib.request.Request(endpoint(), method="HEAD")
         try:
-            with urllib.request.urlopen(request, timeout=PROBE_SECONDS) as response:
+            request = urllib.request.Request(endpoint(), method="HEAD")
+            with urllib.request.build_opener().open(request, timeout=PROBE_SECONDS) as response:
                 answers.append(response.status)
         except urllib.error.HTTPError as error:
-            answers.append(error.code)
-        except (TimeoutError, OSError, ValueError):
+            with error:
+                answers.append(error.code)
+        except (OSError, ValueError, http.client.HTTPException):  # no answer, no address, no HTTP
             pass
 
     # A thread, for the system's name look-up knows no timeout.
@@ -72,7 +105,8 @@ def is_reachable() -> bool:
 
 def go_offline() -> None:
     """From here on the Hub's libraries use their cache only. They read this when they are first imported."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    # `datasets` would rather listen to a switch of its own.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
 def is_cached(reference: HubReference) -> bool:

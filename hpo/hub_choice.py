@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from hpo.errors import DataError
-from hpo.hub import endpoint, go_offline, hub_references, is_cached, is_reachable
+from hpo.hub import hub_references, settle
 from hpo.spec import StudySpec
-from hpo.study_file import read_study
+from hpo.study_file import OWN_SECTIONS, read_study, section_of
 
 FallbackMode = Literal["auto", "always", "never"]
 FALLBACK_MODES: tuple[FallbackMode, ...] = ("auto", "always", "never")
@@ -24,21 +24,29 @@ def choose_study(
     """
     spec = read_study(path, overrides)
     if fallback == "always":
-        stand_in = read_study(path, overrides, fallback=True)
+        stand_in = _stand_in(path, overrides)
+        settle(hub_references(stand_in))
         return stand_in, f"FALLBACK: `{stand_in.name}` runs instead of `{spec.name}`, as asked."
-    references = hub_references(spec)
-    if not references or is_reachable():
-        return spec, None
-    go_offline()
-    missing = [reference.name for reference in references if not is_cached(reference)]
-    if not missing:
-        return spec, f"The Hub ({endpoint()}) cannot be reached; its cached files serve."
-    unreachable = f"the Hub ({endpoint()}) cannot be reached and {', '.join(missing)} is not cached"
+    hub = settle(hub_references(spec))
+    if not hub.missing:
+        return spec, hub.notice
     if spec.fallback is None or fallback == "never":
         why = "it has no `fallback:`" if spec.fallback is None else "--fallback never forbids its stand-in"
         raise DataError(
-            f"the study `{spec.name}` needs the Hub, but {unreachable}, and {why}. Connect, or set "
+            f"the study `{spec.name}` needs the Hub, but {hub.notice}, and {why}. Connect, or set "
             "data.train and model.name to files with --set."
         )
-    stand_in = read_study(path, overrides, fallback=True)
-    return stand_in, f"FALLBACK: `{stand_in.name}` runs instead of `{spec.name}`: {unreachable}."
+    stand_in = _stand_in(path, overrides)
+    return stand_in, f"FALLBACK: `{stand_in.name}` runs instead of `{spec.name}`: {hub.notice}."
+
+
+def _stand_in(path: Path, overrides: Sequence[str]) -> StudySpec:
+    """The fallback study, unless the user chose data or a model that it would put others in the place of."""
+    chosen = [text for text in overrides if section_of(text) in OWN_SECTIONS]
+    if chosen:
+        raise DataError(
+            f"a fallback brings its own data and model, but got --set {' '.join(chosen)}. Set all that the study takes "
+            "from the Hub (data.train, data.test, model.name) to files, leave those --set out, or set the stand-in's "
+            f"own: --set fallback.{chosen[0]}."
+        )
+    return read_study(path, overrides, fallback=True)

@@ -4,9 +4,10 @@ Three kinds of check, all run before anything is shown: YAML itself, each sectio
 space against the settings that it searches.
 """
 
-import difflib
+import copy
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,11 +16,13 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from hpo.errors import Problem, SpecError
-from hpo.space_checks import search_space_problems
+from hpo.space_checks import did_you_mean, search_space_problems
 from hpo.spec import FallbackSpec, Settings, StudySpec
 
 STUDIES = Path("studies")
 FALLBACK_SUFFIX = "-fallback"
+# What a fallback has of its own: overrides of these hold for the study, those of all others for its stand-in as well.
+OWN_SECTIONS = ("data", "model")
 
 
 class _Loader(yaml.SafeLoader):
@@ -29,6 +32,8 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, f"{key} cannot be a key", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key `{key}` stands twice", key_node.start_mark
@@ -51,7 +56,7 @@ def parse_yaml(text: str, file: str) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the file"
-        rule = f"this is not valid YAML: {getattr(error, 'problem', None) or error}"
+        rule = f"this is not valid YAML: {getattr(error, 'problem', None) or str(error).splitlines()[0]}"
         raise SpecError(file, [Problem(where, rule, "Mend the line.")]) from error
 
 
@@ -82,45 +87,69 @@ def read_study(path: Path, overrides: Sequence[str] = (), *, fallback: bool = Fa
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(file, [Problem("the file", f"a study must be readable: {error}", "Mend it.")]) from error
     if not isinstance(raw, dict):
-        rule = f"a study must be a mapping of settings, but got {type(raw).__name__}"
+        given = "an empty file" if raw is None else f"a {type(raw).__name__}"
+        rule = f"a study must be a mapping of settings, but got {given}"
         raise SpecError(file, [Problem("the file", rule, "Start from one in studies/.")])
     raw.setdefault("name", path.stem)
     settled = _override(raw, overrides)
-    spec = parse_study(settled, file)
-    stand_in = raw.get("fallback")
-    if not stand_in:
-        if fallback:
-            rule = "`--fallback always` needs a study with a `fallback:` section, but got none"
-            raise SpecError(file, [Problem("fallback", rule, "Add the section, or use `--fallback never`.")])
-        return spec
-    replaced = {**raw, **stand_in, "fallback": None}
-    replaced = _override(replaced, [text for text in overrides if not text.startswith(("name=", "fallback."))])
-    replaced |= {"name": f"{spec.name}{FALLBACK_SUFFIX}", "fallback_for": spec.name}
-    stand_in_spec = parse_study(replaced, file)
-    return stand_in_spec if fallback else spec
+    spec, problems = _validate(settled)
+    stand_in_spec, stand_in = None, settled.get("fallback")
+    if isinstance(stand_in, dict) and stand_in:
+        stand_in_spec, more = _validate(_stand_in(raw, stand_in, overrides, str(settled["name"])))
+        inherited = {*problems, *(problem for problem in more if problem.path == "name" and problems)}
+        more = [replace(problem, path=f"fallback.{problem.path}") for problem in more if problem not in inherited]
+        problems += [problem for problem in more if problem not in problems]
+    elif fallback and not problems:
+        rule = "`--fallback always` needs a study with a `fallback:` section, but got none"
+        problems = [Problem("fallback", rule, "Add the section, or use `--fallback never`.")]
+    chosen = stand_in_spec if fallback else spec
+    if problems or chosen is None:
+        raise SpecError(file, problems)
+    return chosen
+
+
+def _stand_in(raw: Mapping[str, Any], stand_in: Mapping[str, Any], overrides: Sequence[str], name: str) -> Any:
+    """A study with the sections of its fallback; what is set for the fallback alone comes last.
+
+    What is set for the study's own data and model says nothing of the stand-in's.
+    """
+    replaced = {**raw, **{section: value for section, value in stand_in.items() if value is not None}}
+    own = [text.removeprefix("fallback.") for text in overrides if text.startswith("fallback.")]
+    shared = [text for text in overrides if section_of(text) not in {"fallback", *OWN_SECTIONS}]
+    settled = _override(replaced, [*shared, *own])
+    return settled | {"name": f"{name}{FALLBACK_SUFFIX}", "fallback": None, "fallback_for": name}
+
+
+def section_of(override: str) -> str:
+    """The section that a `path=value` sets something in."""
+    return override.partition("=")[0].partition(".")[0].strip()
 
 
 def parse_study(raw: Mapping[str, Any], file: str) -> StudySpec:
     """Validates plain data. Raises `SpecError` with every mistake in it."""
-    problems: list[Problem] = []
-    spec: StudySpec | None = None
-    try:
-        spec = StudySpec.model_validate(raw)
-    except ValidationError as error:
-        problems += [_problem(details, raw) for details in error.errors()]
-    problems += search_space_problems(raw)
+    spec, problems = _validate(raw)
     if problems or spec is None:
         raise SpecError(file, problems)
     return spec
 
 
+def _validate(raw: Mapping[str, Any]) -> tuple[StudySpec | None, list[Problem]]:
+    """The study, or None, and every mistake in it, each once."""
+    spec, problems = None, []
+    try:
+        spec = StudySpec.model_validate(raw)
+    except ValidationError as error:
+        problems = _problems(error.errors(), raw)
+    return spec, list(dict.fromkeys([*problems, *search_space_problems(raw)]))
+
+
 def _override(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of `raw` with every `a.b=value` set. A section that is absent is made."""
-    settled: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(raw)))
+    settled: dict[str, Any] = copy.deepcopy(dict(raw))
     problems = []
     for text in overrides:
         path, equals, value = text.partition("=")
-        keys = path.strip().split(".")
+        keys = re.split(r"(?<!search_space\.model)\.", path.strip())  # `model.name` is one parameter
         if not equals or not all(keys):
             rule = f"`--set` takes path=value, but got `{text}`"
             problems.append(Problem("--set", rule, "Write for instance `--set training.dropout=0.2`."))
@@ -142,20 +171,40 @@ def _override(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any
     return settled
 
 
-def _problem(details: ErrorDetails, raw: Any) -> Problem:
-    """One of pydantic's errors in our grammar: the rule, what was given, the way out."""
+def _problems(errors: Sequence[ErrorDetails], raw: Any) -> list[Problem]:
+    """pydantic's errors in our grammar. Those of one value that may be of several types become one."""
+    merged: dict[tuple[str, ...], list[ErrorDetails]] = {}
+    for details in errors:
+        if details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]:
+            continue  # only because its items are wrong, which is said already
+        path = _path(details["loc"], raw, key_is_absent=details["type"] in {"missing", "extra_forbidden"})
+        alternatives = merged.setdefault(tuple(path), [])
+        if all(_requirement(details) != _requirement(other) for other in alternatives):
+            alternatives.append(details)
+    return [_problem(alternatives, path) for path, alternatives in merged.items()]
+
+
+def _requirement(details: ErrorDetails) -> str:
+    """What pydantic asks for, to be read after `must`."""
+    if details["type"] in {"model_type", "dict_type", "model_attributes_type"}:
+        return "be a section of settings"
+    return re.sub(r"^.*? should ", "", details["msg"]).replace(" after validation", "").replace("tuple", "list")
+
+
+def _problem(alternatives: Sequence[ErrorDetails], path: Sequence[str]) -> Problem:
+    """The rule, what was given, the way out."""
+    details = alternatives[0]
     kind, given = details["type"], details["input"]
-    path = _path(details["loc"], raw, key_is_absent=kind in {"missing", "extra_forbidden"})
-    name = path[-1]
+    name = ".".join(path[-2:]) if path[-1].isdigit() else path[-1]
     context = details.get("ctx", {})
     dotted = ".".join(path)
     if kind == "rule_broken":
         return Problem(dotted, f"{name}: {context['rule']}", context["way_out"])
     if kind == "extra_forbidden":
         known = sorted(_known_keys(path[:-1]))
-        close = difflib.get_close_matches(name, known, n=1)
-        way_out = f"Did you mean `{close[0]}`?" if close else f"Choose one of {', '.join(known)}."
-        return Problem(dotted, f"unknown key `{name}`", way_out)
+        if name in known:
+            return Problem(dotted, f"`{name}` is of another kind of `{path[-2]}`", "Remove it, or choose that kind.")
+        return Problem(dotted, f"unknown key `{name}`", did_you_mean(name, known))
     if kind == "missing":
         return Problem(dotted, f"`{name}` must be given, but it is missing", "Add it.")
     if kind == "union_tag_not_found":
@@ -164,19 +213,29 @@ def _problem(details: ErrorDetails, raw: Any) -> Problem:
         return _choice(f"{dotted}.name", f"{name}.name", context["expected_tags"], context["tag"])
     if kind == "literal_error":
         return _choice(dotted, name, context["expected"], given)
-    message = details["msg"].removeprefix("Input should be ").removeprefix("Value should ")
-    way_out = "Change it."
-    if isinstance(given, bool) and "string" in message:
-        way_out = "Quote it: YAML reads yes, no, on and off as true and false."
-    return Problem(dotted, f"{name} must be {message}, but got {name}={given!r}", way_out)
+    if kind == "invalid_key":
+        return Problem(dotted, f"a key must be a string, but got {given!r}", _way_out("string_type", given))
+    requirement = " or ".join(_requirement(alternative).removeprefix("be ") for alternative in alternatives)
+    verb = "be " if _requirement(details).startswith("be ") else ""
+    rule = f"{name} must {verb}{requirement}, but got {name}={given!r}"
+    if kind == "model_attributes_type" and isinstance(given, str):
+        return Problem(dotted, rule, f"Write `{name}: {{name: {given}}}`.")
+    return Problem(dotted, rule, _way_out(kind, given))
+
+
+def _way_out(kind: str, given: Any) -> str:
+    if kind == "string_type":
+        return f"Quote it{': YAML reads yes, no, on and off as true and false' * isinstance(given, bool)}."
+    if kind == "string_pattern_mismatch":
+        return "Use letters, digits, `.`, `_` and `-`, a letter or digit first."
+    if kind in {"int_type", "float_type"} and isinstance(given, str):
+        return "Write a number, without quotes."
+    return "Change it."
 
 
 def _choice(dotted: str, name: str, expected: str, given: Any) -> Problem:
     options = re.findall(r"'([^']+)'", expected)
-    close = [option for option in options if option.startswith(str(given))] or difflib.get_close_matches(
-        str(given), options, n=1
-    )
-    way_out = f"Did you mean `{close[0]}`?" if close else "Choose one of them."
+    way_out = did_you_mean(str(given), options)
     return Problem(dotted, f"{name} must be one of {', '.join(options)}, but got {given!r}", way_out)
 
 

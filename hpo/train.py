@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from hpo.command_line import OUTPUT, add_verbose, exit_code, quiet
+from hpo.command_line import add_verbose, exit_code, quiet
 from hpo.errors import DataError
 from hpo.export import Exported, read_exported
+from hpo.hub import hub_references, settle
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,18 +31,19 @@ def train(exported: Exported, folder: Path, console: Console) -> int:
     Raises:
         DataError: data or weights are not those that the configuration was found with.
     """
-    from hpo.hub import go_offline, is_reachable
-    from hpo.references import parse_reference
-
     config = exported.config
-    if parse_reference(config.model.name).kind == "hub" and not is_reachable():
-        go_offline()
+    hub = settle(hub_references(config))
+    if hub.missing:
+        raise DataError(f"`{exported.study}` was trained on what the Hub has, but {hub.notice}. Connect.")
+    if hub.notice:
+        console.print(escape(hub.notice))
+    # Only now what takes seconds to import, and looks whether it is offline while it is imported.
     from hpo.provenance import versions
     from hpo.training.finetune import finetune
     from hpo.training.setup import set_up
 
     console.print(f"{escape(exported.study)}, trial {exported.trial}: {escape(config.model.name)}, seed {config.seed}")
-    setup = set_up(config, OUTPUT / "cache" if OUTPUT.is_dir() else None)
+    setup = set_up(config, cache_dir=None)
     _require_same("data", exported.data_fingerprint, setup.splits.fingerprint)
     _require_same("model", exported.model_fingerprint, setup.pretrained.fingerprint)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -32,10 +32,10 @@ def as_json(content: object) -> Reply:
     return Reply(200, {"Content-Type": "application/json"}, json.dumps(content).encode())
 
 
-def missing(code: str, message: str, **headers: str) -> Reply:
-    """A 404 as the Hub writes it: `huggingface_hub` chooses its exception by X-Error-Code."""
+def missing(code: str, message: str, headers: dict[str, str] | None = None, status: int = 404) -> Reply:
+    """A refusal as the Hub writes it: `huggingface_hub` chooses its exception by X-Error-Code."""
     errors = {"X-Error-Code": code, "X-Error-Message": message, "Content-Type": "application/json"}
-    return Reply(404, errors | headers, json.dumps({"error": message}).encode())
+    return Reply(status, errors | (headers or {}), json.dumps({"error": message}).encode())
 
 
 def git_oid(content: bytes) -> str:
@@ -54,7 +54,7 @@ class Repository:
     def file(self, name: str, byte_range: str | None) -> Reply:
         headers = {"X-Repo-Commit": self.commit, "Accept-Ranges": "bytes"}
         if name not in self.files:
-            return missing("EntryNotFound", "Entry not found", **headers)
+            return missing("EntryNotFound", "Entry not found", headers)
         content = self.files[name]
         headers |= {"ETag": f'"{self.oids[name]}"', "Content-Type": "application/octet-stream"}
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", byte_range or "")
@@ -126,7 +126,8 @@ class HubServer:
         kept = self.root / (part["kind"] or "models")
         folders = {path.relative_to(kept).as_posix(): path for path in kept.glob("*/*/")}
         if part["id"] not in folders:
-            return missing("RepoNotFound", "Repository not found")
+            # The Hub's answer to a stranger, who is not to know whether there is a private one.
+            return missing("RepoNotFound", "Invalid username or password.", status=401)
         repo = Repository(part["id"], folders[part["id"]])
         if part["rev"] not in ("", "main", repo.commit):
             return missing("RevisionNotFound", f"Invalid rev id: {part['rev']}")
