@@ -3,7 +3,9 @@
 Works on plain data as far as it can be read, so that these mistakes are shown together with all others.
 """
 
-from collections.abc import Iterator, Mapping
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -37,15 +39,23 @@ def grid_values(name: str, parameter: Parameter) -> list[Value] | None:
     if isinstance(parameter, ChoiceParameter):
         return parameter.choices
     step = parameter.step or (1 if is_integer(name) else None)
-    if step is None or parameter.log:
+    if step is None:
         return None
-    count = int((parameter.high - parameter.low) / step + 1e-9) + 1
-    return [parameter.low + index * step for index in range(count)]
+    count = round((parameter.high - parameter.low) / step) + 1
+    # 0.0 + 3 * 0.1 is above 0.3, and Optuna warns of every value above `high`.
+    return [min(parameter.low + index * step, parameter.high) for index in range(count)]
 
 
 def is_active(parameter: Parameter, values: Mapping[str, Value]) -> bool:
     """Whether a parameter is searched beside these values of the others (its `when`)."""
     return all(name in values and _among(values[name], allowed) for name, allowed in parameter.when.items())
+
+
+def did_you_mean(given: str, options: Sequence[str]) -> str:
+    """The way out of a name that is none of `options`: the ones that it begins, the closest one, or all."""
+    begun = [option for option in options if given and option.startswith(given)]
+    close = begun or difflib.get_close_matches(given, options, n=1)
+    return f"Did you mean `{close[0]}`?" if close else f"Choose one of {', '.join(options)}."
 
 
 def search_space_problems(raw: Mapping[str, Any]) -> list[Problem]:
@@ -61,6 +71,7 @@ def search_space_problems(raw: Mapping[str, Any]) -> list[Problem]:
         except ValidationError:
             continue
     defaults = _defaults(raw)
+    drawn: dict[str, Value] = {}  # the default as a point of the space: `when` sees only what is active itself
     problems = []
     for name, parameter in space.items():
         path = f"search_space.{name}"
@@ -69,8 +80,9 @@ def search_space_problems(raw: Mapping[str, Any]) -> list[Problem]:
             *_when_problems(name, parameter, space, list(declared)),
             *_no_op_problems(name, parameter, defaults, "optimizer" in declared),
         ]
-        if not found and defaults is not None:
-            found = list(_default_problems(name, parameter, defaults))
+        if not found and defaults is not None and is_active(parameter, drawn):
+            drawn[name] = defaults[name]
+            found = list(_default_problems(name, parameter, defaults[name]))
         problems += [Problem(path, f"{name}: {rule}", way_out) for rule, way_out in found]
     sampler = raw.get("sampler")
     if isinstance(sampler, Mapping) and sampler.get("name") == "grid":
@@ -95,8 +107,8 @@ def _name_problems(name: str) -> Iterator[Finding]:
     if name in NOT_SEARCHED:
         yield f"cannot be searched: {NOT_SEARCHED[name]}", "Set it in `training`."
     elif name not in TrainingSpec.model_fields and name != "model.name":
-        searchable = ", ".join(field for field in TrainingSpec.model_fields if field not in NOT_SEARCHED)
-        yield "a searched parameter must be a setting of a trial", f"Choose one of {searchable}, model.name."
+        searchable = [field for field in TrainingSpec.model_fields if field not in NOT_SEARCHED] + ["model.name"]
+        yield "a searched parameter must be a setting of a trial", did_you_mean(name, searchable)
 
 
 def _value_problems(name: str, parameter: Parameter) -> Iterator[Finding]:
@@ -112,8 +124,11 @@ def _value_problems(name: str, parameter: Parameter) -> Iterator[Finding]:
         try:
             section.model_validate({field: value})
         except ValidationError as error:
-            message = error.errors()[0]["msg"].removeprefix("Input should be ")
-            yield f"{key} must be {message}, but got {value!r}", "Change it."
+            details = error.errors()[0]
+            message = details["msg"].removeprefix("Input should be ")
+            options = re.findall(r"'([^']+)'", message) if details["type"] == "literal_error" else []
+            way_out = did_you_mean(str(value), options) if options else "Change it."
+            yield f"{key} must be {message}, but got {value!r}", way_out
 
 
 def _when_problems(
@@ -163,11 +178,8 @@ def _no_op_problems(
         )
 
 
-def _default_problems(name: str, parameter: Parameter, defaults: Mapping[str, Value]) -> Iterator[Finding]:
+def _default_problems(name: str, parameter: Parameter, value: Value) -> Iterator[Finding]:
     """Trial 0 is the untuned default, and the sampler can learn from it only if it lies in the space."""
-    if not is_active(parameter, defaults):
-        return
-    value = defaults[name]
     setting = name if "." in name else f"training.{name}"
     if isinstance(parameter, ChoiceParameter):
         if not _among(value, parameter.choices):
@@ -176,12 +188,10 @@ def _default_problems(name: str, parameter: Parameter, defaults: Mapping[str, Va
                 f"Add it to {parameter.choices}, or set another default.",
             )
         return
-    allowed = grid_values(name, parameter)
-    inside = isinstance(value, int | float) and parameter.low <= value <= parameter.high
-    on_step = allowed is None or any(
-        isinstance(value, int | float) and isinstance(other, int | float) and abs(value - other) < 1e-9
-        for other in allowed
-    )
+    inside = on_step = isinstance(value, int | float) and parameter.low <= value <= parameter.high
+    if isinstance(value, int | float) and parameter.step:
+        steps_up = (value - parameter.low) / parameter.step
+        on_step = abs(steps_up - round(steps_up)) < 1e-6
     if not inside or not on_step:
         steps = f" in steps of {parameter.step}" if parameter.step else ""
         yield (

@@ -4,6 +4,7 @@
 neither torch, transformers nor mlflow, so that a typo answers at once.
 """
 
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -74,7 +75,7 @@ def _source_shorthand(value: Any) -> Any:
     return {"source": value} if isinstance(value, str) else value
 
 
-Source = Annotated[SplitSource, BeforeValidator(_source_shorthand)]
+Source = Annotated[SplitSource, BeforeValidator(_source_shorthand, json_schema_input_type=NonEmpty | SplitSource)]
 
 
 class DataSpec(Settings):
@@ -198,11 +199,14 @@ class RangeParameter(Settings):
                 f"`log` and `step` exclude each other, but got log=true, step={self.step}",
                 "Remove one of them.",
             )
-        if self.step is not None and self.step > self.high - self.low:
-            raise rule_broken(
-                f"step must fit between low and high, but got step={self.step} in {self.low}..{self.high}",
-                "Make it smaller.",
-            )
+        if self.step is not None:
+            low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
+            steps = int((high - low) / step)
+            if low + steps * step != high:  # Optuna would lower `high` without being asked
+                raise rule_broken(
+                    f"high must be low plus whole steps, but got low={low}, high={high}, step={step}",
+                    f"Set high to {low + max(steps, 1) * step}, or another step.",
+                )
         return self
 
 
@@ -217,7 +221,7 @@ class ChoiceParameter(Settings):
 
     @model_validator(mode="after")
     def _distinct(self) -> "ChoiceParameter":
-        keys = [(type(choice).__name__, choice) for choice in self.choices]
+        keys = [(isinstance(choice, bool), choice) for choice in self.choices]  # 1 is 1.0, but not True
         if len(set(keys)) < len(keys):
             raise rule_broken(f"choices must differ, but got {self.choices}", "Remove the repeated one.")
         return self

@@ -1,0 +1,160 @@
+"""What the sections of a study file accept, each on its own."""
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from conftest import StudyMaker
+from hpo import spec as spec_module
+from hpo.spec import (
+    ChoiceParameter,
+    DataSpec,
+    Metric,
+    Parameter,
+    RangeParameter,
+    Settings,
+    SplitSource,
+    StudySpec,
+    TrainingSpec,
+    TrialConfig,
+)
+from hpo.study_file import parse_study
+
+PARAMETER: TypeAdapter[Parameter] = TypeAdapter(Parameter)
+
+
+def sections() -> Iterator[type[Settings]]:
+    for found in vars(spec_module).values():
+        if isinstance(found, type) and issubclass(found, Settings) and found is not Settings:
+            yield found
+
+
+@pytest.mark.parametrize("section", list(sections()), ids=lambda section: section.__name__)
+def test_every_setting_is_documented_and_frozen(section: type[Settings]) -> None:
+    undocumented = [name for name, field in section.model_fields.items() if not field.description and name != "name"]
+    assert not undocumented
+    assert section.__doc__
+    assert section.model_config["frozen"] and section.model_config["extra"] == "forbid"
+
+
+def test_a_spec_cannot_be_changed(spec: StudySpec) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        spec.training.learning_rate = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("metric", get_args(Metric))
+def test_only_the_loss_is_minimized(raw_study: StudyMaker, metric: str) -> None:
+    direction = parse_study(raw_study(metric=metric), "tiny.yaml").direction
+    assert direction == ("minimize" if metric == "eval/loss" else "maximize")
+
+
+@pytest.mark.parametrize("source", ["./reviews.csv", {"source": "./reviews.csv"}])
+def test_a_bare_string_is_a_source(source: Any) -> None:
+    assert DataSpec.model_validate({"train": source}).train == SplitSource(source="./reviews.csv")
+
+
+@pytest.mark.parametrize("size", [1, 872, 0.1, 0.999])
+def test_a_size_is_rows_or_a_share(size: int | float) -> None:
+    assert DataSpec.model_validate({"train": "x.csv", "test_size": size}).test_size == size
+
+
+@pytest.mark.parametrize("size", [0, -1, 0.0, 1.0, 1.5, True, "100"])
+def test_no_other_size(size: Any) -> None:
+    with pytest.raises(ValidationError, match="test_size"):
+        DataSpec.model_validate({"train": "x.csv", "test_size": size})
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_split_is_given_or_held_out_but_not_both(split: str) -> None:
+    with pytest.raises(ValidationError, match=f"{split}_size=10"):
+        DataSpec.model_validate({"train": "x.csv", split: "y.csv", f"{split}_size": 10})
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", float("inf")),
+        ("learning_rate", "1e-5"),
+        ("learning_rate", True),
+        ("weight_decay", -0.1),
+        ("momentum", 1.0),
+        ("adam_beta1", 1.0),
+        ("adam_beta2", -0.1),
+        ("adam_epsilon", 0.0),
+        ("max_grad_norm", 0.0),
+        ("lr_scheduler_type", "cosin"),
+        ("optimizer", "lion"),
+        ("warmup_ratio", 1.0),
+        ("dropout", 1.0),
+        ("train_batch_size", 0),
+        ("train_batch_size", 16.0),
+        ("train_batch_size", True),
+        ("eval_batch_size", 0),
+        ("num_train_epochs", 0),
+        ("max_length", 3),
+        ("num_evaluations", 0),
+        ("precision", "fp16"),
+    ],
+)
+def test_a_setting_of_training_out_of_its_bounds(field: str, wrong: Any) -> None:
+    with pytest.raises(ValidationError) as error:
+        TrainingSpec.model_validate({field: wrong})
+    assert {details["loc"][0] for details in error.value.errors()} == {field}
+
+
+@pytest.mark.parametrize(
+    ("field", "right"),
+    [("max_grad_norm", None), ("dropout", None), ("dropout", 0), ("weight_decay", 0.0), ("num_train_epochs", 0.5)],
+)
+def test_a_setting_of_training_at_its_bounds(field: str, right: Any) -> None:
+    assert getattr(TrainingSpec.model_validate({field: right}), field) == right
+
+
+@pytest.mark.parametrize(
+    ("declared", "kind"),
+    [
+        ({"low": 1, "high": 2}, RangeParameter),
+        ({"low": 0.0, "high": 0.3, "step": 0.1}, RangeParameter),
+        ({"low": 0.0, "high": 0.3, "step": 0.05}, RangeParameter),
+        ({"low": 1e-5, "high": 1e-2, "log": True}, RangeParameter),
+        ({"choices": [None, 1.0]}, ChoiceParameter),
+        ({"choices": [1, True]}, ChoiceParameter),
+    ],
+)
+def test_a_parameter_is_a_range_or_choices(declared: dict[str, Any], kind: type[Settings]) -> None:
+    assert isinstance(PARAMETER.validate_python(declared), kind)
+
+
+@pytest.mark.parametrize(
+    ("declared", "rule", "way_out"),
+    [
+        ({"low": 2, "high": 1}, "low must be below high, but got low=2, high=1", "Swap them."),
+        ({"low": 1, "high": 1}, "low must be below high, but got low=1, high=1", "Widen the range"),
+        ({"low": 0, "high": 1, "log": True}, "must start above 0, but got low=0", "Raise `low`"),
+        ({"low": -1.0, "high": 1, "log": True}, "must start above 0, but got low=-1.0", "Raise `low`"),
+        ({"low": 1, "high": 5, "log": True, "step": 1}, "exclude each other", "Remove one"),
+        ({"low": 0.0, "high": 0.3, "step": 0.2}, "high must be low plus whole steps", "Set high to 0.2,"),
+        ({"low": 0.0, "high": 0.3, "step": 0.5}, "high must be low plus whole steps", "Set high to 0.5,"),
+        ({"low": 8, "high": 60, "step": 16}, "low=8, high=60, step=16", "Set high to 56,"),
+        ({"choices": [1, 2, 1]}, "choices must differ", "Remove the repeated one."),
+        ({"choices": [0, 0.0]}, "choices must differ", "Remove the repeated one."),
+    ],
+)
+def test_a_broken_rule_of_a_parameter(declared: dict[str, Any], rule: str, way_out: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        PARAMETER.validate_python(declared)
+    (details,) = error.value.errors()
+    assert rule in details["ctx"]["rule"]
+    assert details["ctx"]["way_out"].startswith(way_out)
+
+
+def test_a_configuration_survives_json(spec: StudySpec) -> None:
+    config = TrialConfig(
+        metric=spec.metric, data=spec.data, model=spec.model, training=spec.training, seed=3, data_seed=0
+    )
+    assert TrialConfig.model_validate_json(config.model_dump_json()) == config
+    assert StudySpec.model_validate_json(spec.model_dump_json()) == spec
