@@ -45,7 +45,7 @@ def quiet(verbose: bool) -> None:
         "MLFLOW_LOGGING_LEVEL": "ERROR",
     }
     warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)  # what they log before they raise is told by what they raise
 
 
 def exit_code(command: Callable[[], int]) -> int:

@@ -1,10 +1,12 @@
 """What the terminal shows of a study: a header, a live bar, a line a trial, the leaderboard. Plain lines in a pipe."""
 
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import optuna
 import pandas as pd
 from rich import box
 from rich.console import Console
@@ -13,9 +15,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from hpo.events import Evaluated, Event, OnEvent, StepDone, TrialEnded, TrialStarted
-from hpo.report import leaderboard, pruning_savings, trials_table
+from hpo.report import best_trial, leaderboard, pruning_savings, trials_table
 from hpo.spec import StudySpec
-from hpo.study import INTERRUPTED
+from hpo.study import INTERRUPTED, remaining_trials, total_trials
 from hpo.tune import Outcome, StudyFacts
 
 WORDS = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
@@ -33,12 +35,15 @@ class StudyConsole:
         self.best: float | None = None
         self.seconds: list[float] = []
 
-    def header(self, spec: StudySpec, facts: StudyFacts, done: int, total: int, notes: list[str]) -> None:
+    def header(self, study: optuna.Study, facts: StudyFacts, notes: list[str]) -> None:
         """Study, data, model, device, budget, and where to look."""
-        self.done, self.total = done, total
+        spec, best = self.spec, best_trial(study)
+        self.total = total_trials(spec)
+        self.done = self.total - remaining_trials(study, spec)
+        self.best = best.value if best else None
         rows, labels = facts.data.rows, ", ".join(facts.data.labels)
         limit = f", at most {format_seconds(spec.timeout)}" if spec.timeout else ""
-        resumed = f" ({done} done)" if done else ""
+        resumed = f" ({self.done} done)" if self.done else ""
         lines = [
             ("study", f"[bold]{escape(spec.name)}[/]  {escape(spec.description)}"),
             (
@@ -46,14 +51,14 @@ class StudyConsole:
                 f"{escape(spec.data.train.source)}\n{rows['train']:,} train, {rows['validation']:,} validation, "
                 f"{rows['test']:,} test rows (held back); labels: {escape(labels)}",
             ),
-            ("model", f"{escape(facts.model.name)}, {facts.model.num_parameters / 1e6:.1f} M parameters"),
+            ("model", f"{escape(facts.model.name)}, {parameters(facts.model.num_parameters)} parameters"),
             ("device", f"{escape(facts.machine.device)}, {facts.machine.precision}"),
             (
                 "search",
                 f"{', '.join(spec.search_space)}\n"
                 f"{spec.sampler.name} sampler, {spec.pruner.name} pruner, by {spec.metric}",
             ),
-            ("budget", f"{total} trials{resumed} of {spec.training.num_train_epochs:g} epochs{limit}"),
+            ("budget", f"{self.total} trials{resumed} of {spec.training.num_train_epochs:g} epochs{limit}"),
             ("output", f"{escape(str(self.output / spec.name))}  (MLflow: {escape(ui_command(self.output))})"),
         ]
         grid = Table.grid(padding=(0, 2))
@@ -101,6 +106,8 @@ class StudyConsole:
             self.console.print(
                 f"The timeout of {format_seconds(self.spec.timeout or 0)} ended the search; the same command goes on."
             )
+        if outcome.interrupted:
+            self.console.print("Interrupted. The same command goes on from here.")
         self.console.print(
             "[dim]The best of several trials on the split that chose it is an optimistic number; "
             "the test split has not been read.[/]"
@@ -146,10 +153,7 @@ class StudyConsole:
         if better:
             self.best = event.score
         scores = {self.spec.metric: event.score, "eval/f1_macro": event.metrics.get("eval/f1_macro")}
-        told = "  ".join(
-            f"{name.removeprefix('eval/')} {'   -  ' if score is None else f'{score:.4f}'}"
-            for name, score in scores.items()
-        )
+        told = "  ".join(f"{name.removeprefix('eval/')} {score_text(score):>6}" for name, score in scores.items())
         why = f"{event.reason} at {event.share:.0%}" if event.reason else ""
         marks = [why, "[bold]default[/]" if event.is_default else "", "[bold green]best[/]" if better else ""]
         state = f"[{COLOURS[event.state]}]{WORDS[event.state]:8}[/]"
@@ -169,23 +173,36 @@ class StudyConsole:
 
 
 def leaderboard_table(trials: pd.DataFrame, spec: StudySpec) -> Table:
-    """The top five; what each drew stands in one column, so that it fits into 80."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
-    metric = spec.metric.removeprefix("eval/")
-    scores = list(dict.fromkeys([metric, "accuracy", "f1_macro"]))
-    for name in ("trial", *scores):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("drawn")
-    for row in leaderboard(trials, spec.metric, spec.direction, 5).to_dict("records"):
-        number = f"{row['number']} [dim]default[/]" if row["is_default"] else str(row["number"])
-        drawn = [
-            f"{name} [bold]{escape(short(row[f'params.{name}']))}[/]"
-            for name in spec.search_space
-            if pd.notna(row[f"params.{name}"])
-        ]
-        style = "" if row["state"] == "COMPLETE" else "dim"
-        table.add_row(number, *(f"{row[name]:.4f}" for name in scores), ", ".join(drawn), style=style)
+    """The top five side by side, a line a parameter, so that they compare and fit into 80 columns."""
+    top = leaderboard(trials, spec.metric, spec.direction, 5).to_dict("records")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("")
+    for row in top:
+        name = "default" if row["is_default"] else f"trial {row['number']}"
+        table.add_column(name, justify="right", style="" if row["state"] == "COMPLETE" else "dim")
+    for metric in dict.fromkeys([spec.metric.removeprefix("eval/"), "accuracy", "f1_macro"]):
+        table.add_row(metric, *(f"[bold]{score_text(row[metric])}[/]" for row in top))
+    for name in spec.search_space:
+        values = [row[f"params.{name}"] for row in top]
+        table.add_row(name, *("" if pd.isna(value) else escape(fold(short(value))) for value in values))
+    if any(row["state"] != "COMPLETE" for row in top):
+        table.add_row("state", *(WORDS.get(row["state"], "running") for row in top))
     return table
+
+
+def fold(name: str, width: int = 11) -> str:
+    """A long name in lines of at most `width` characters where its underscores allow it."""
+    lines = [""]
+    for part in re.findall(r"[^_]*_|[^_]+$", name):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def score_text(score: float | None) -> str:
+    """Four digits, or a dash where there is no score."""
+    return "-" if score is None or pd.isna(score) else f"{score:.4f}"
 
 
 def short(value: object) -> str:
@@ -196,6 +213,11 @@ def short(value: object) -> str:
 def ui_command(output: Path) -> str:
     """The command that opens MLflow over this output folder."""
     return "python -m hpo.ui" + ("" if output == Path("mlruns") else f" --output {shlex.quote(str(output))}")
+
+
+def parameters(count: int) -> str:
+    """`22.7 M`, or `18,530` below a million."""
+    return f"{count / 1e6:.1f} M" if count >= 1_000_000 else f"{count:,}"
 
 
 def format_seconds(seconds: float) -> str:

@@ -41,14 +41,19 @@ class Tracker:
             StorageError: it is damaged or cannot be written.
         """
         self._artifacts = (output / "artifacts").resolve()
-        self._client = MlflowClient(tracking_uri(output))
         try:
+            self._client = MlflowClient(tracking_uri(output))
             self._client.search_experiments(max_results=1)
         except (MlflowException, DatabaseError) as error:
             raise StorageError(
                 f"{output / 'mlflow.db'} must be a database of MLflow that can be written, but got: "
                 f"{str(error).splitlines()[0]}. Move it away, or give another folder with --output."
             ) from error
+
+    def studies(self) -> dict[str, str]:
+        """The studies' experiments, the newest first: name -> id."""
+        experiments = self._client.search_experiments(order_by=["creation_time DESC"])
+        return {experiment.name: experiment.experiment_id for experiment in experiments if experiment.name != "Default"}
 
     def start_study(self, name: str, run_id: str | None, description: str, tags: Mapping[str, str]) -> str:
         """Creates the parent run, or sets the one of a resumed study running again. Returns its id."""

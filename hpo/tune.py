@@ -27,7 +27,6 @@ from hpo.study import (
     remaining_trials,
     requeue_interrupted,
     set_aside,
-    total_trials,
 )
 from hpo.tracking import Tracker, tracker_of
 from hpo.training.setup import Setup, set_up
@@ -84,9 +83,11 @@ class Outcome:
 class Display(Protocol):
     """Who shows a running study."""
 
-    def header(self, spec: StudySpec, facts: StudyFacts, done: int, total: int, notes: list[str]) -> None: ...
+    def header(self, study: optuna.Study, facts: StudyFacts, notes: list[str]) -> None:
+        """Told once, before the first trial: the study as it stands in storage, and what is worth saying."""
 
-    def running(self) -> AbstractContextManager[OnEvent]: ...
+    def running(self) -> AbstractContextManager[OnEvent]:
+        """Around the trials; gives what takes their events."""
 
 
 def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False) -> Outcome:
@@ -106,11 +107,11 @@ def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False
         parent_run_id = _start_parent(study, spec, tracker)
         if stale := end_stale_trials(study):
             tracker.end_stale_trials(parent_run_id)
-            notes.append(f"{len(stale)} trials of a run that was killed are tried again.")
+            numbers = ", ".join(map(str, stale))
+            notes.append(f"Tried again, for the program was killed while it ran: trial {numbers}.")
         requeue_interrupted(study)
 
-        total, left = total_trials(spec), remaining_trials(study, spec)
-        display.header(spec, facts, total - left, total, notes)
+        display.header(study, facts, notes)
         deadline = time.monotonic() + spec.timeout if spec.timeout else float("inf")
         interrupted = False
         try:
@@ -226,7 +227,8 @@ def _finish(
     if best and best_yaml:
         export_trial(study, best, best_yaml)
     report = write_report(study, folder)
-    metrics = {f"best/{name}": value for name, value in best.user_attrs["result"]["metrics"].items()} if best else {}
+    scores = best.user_attrs["result"]["metrics"] if best else {}
+    metrics = {name.replace("eval/", "study/best_"): value for name, value in scores.items()}
     files = [study_file(study, folder), report.markdown, report.table, folder / "figures"]
     tracker.end_study(
         parent_run_id, "KILLED" if interrupted else "FINISHED", metrics, [*files, *([best_yaml] if best_yaml else [])]

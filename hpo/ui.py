@@ -1,16 +1,23 @@
 """`python -m hpo.ui` opens the MLflow UI over a study's database, on this machine only."""
 
 import argparse
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 from hpo.command_line import add_output, exit_code
 from hpo.errors import StorageError
 
 HOST = "127.0.0.1"
+START_SECONDS = 120
+# No telemetry, and none of the background jobs that serve features for generative AI.
+ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,18 +35,38 @@ def serve(output: Path, port: int) -> int:
         raise StorageError(
             f"there is no {database} yet: run `python -m hpo.run` first, or name its folder with --output."
         )
+    from hpo.tracking import tracker_of
+
+    studies = tracker_of(output).studies()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the server would outlive this process
     port = free_port(port)
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", f"sqlite:///{database}", "--no-serve-artifacts"]
     command += ["--default-artifact-root", str((output / "artifacts").resolve())]
-    print(f"MLflow: http://{HOST}:{port}  (Ctrl-C ends it)", flush=True)
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    try:
-        return process.wait()
-    finally:
-        process.terminate()
-        process.wait()
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, env=os.environ | ENVIRONMENT, stdout=log, stderr=log)
+        try:
+            if not _answers(process, port):
+                log.seek(0)
+                raise StorageError(f"the MLflow server did not start over {database}:\n{log.read()[-2000:]}")
+            print(f"MLflow: http://{HOST}:{port}  (Ctrl-C ends it)", flush=True)
+            for name, experiment_id in studies.items():
+                page = f"experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+                print(f"  {name}: http://{HOST}:{port}/#/{page}", flush=True)
+            return process.wait()
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Waits until the server takes connections; no if it ended or took longer than `START_SECONDS`."""
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def free_port(wanted: int) -> int:

@@ -104,8 +104,7 @@ def test_what_one_trial_is_enough_for(states: str, expected: set[str]) -> None:
     seen = view(1, states=states)
     figures = {name: draw(seen) for name, draw in FIGURES.items()}
     assert {name for name, figure in figures.items() if figure is not None} == expected
-    for name in expected:
-        drawn(figures[name])
+    assert all(png(figure) for figure in figures.values() if figure is not None)
 
 
 def test_a_hundred_trials_do_not_make_the_comparison_endless() -> None:

@@ -1,0 +1,123 @@
+"""What the terminal shows, in 80 columns, on a terminal and in a pipe."""
+
+import io
+from pathlib import Path
+
+import optuna
+import pytest
+from rich.console import Console
+
+from hpo.console import StudyConsole, fold, format_seconds, parameters, score_text, short, ui_command
+from hpo.events import Evaluated, StepDone, TrialEnded, TrialStarted
+from hpo.spec import StudySpec
+from hpo.tune import DataFacts, MachineFacts, ModelFacts, StudyFacts
+
+FACTS = StudyFacts(
+    DataFacts({"train": 2400, "validation": 1000, "test": 1066}, ["neg", "pos"], "f" * 64, ["a note"], {"train": 4}),
+    ModelFacts("some/model", 22_713_986, "sha256:0", ["classifier.weight"]),
+    MachineFacts("a CPU", "bf16", {}),
+)
+
+
+def shown(spec: StudySpec, *, terminal: bool, notice: str | None = None) -> tuple[StudyConsole, io.StringIO]:
+    stream = io.StringIO()
+    console = Console(file=stream, width=80, force_terminal=terminal, highlight=False, color_system=None)
+    return StudyConsole(spec, Path("mlruns"), notice, console), stream
+
+
+def ended(number: int, state: str, score: float | None, reason: str | None = None) -> TrialEnded:
+    return TrialEnded(number, state, reason, score, {"eval/f1_macro": 0.5}, 0.25, 61.0, number == 0)
+
+
+def test_header_says_what_runs_on_what(spec: StudySpec) -> None:
+    console, stream = shown(spec, terminal=False, notice="FALLBACK: another study runs")
+    console.header(optuna.create_study(direction="maximize"), FACTS, ["another note"])
+    text = stream.getvalue()
+    for said in ("tiny", "2,400 train", "1,000 validation", "1,066 test", "22.7 M", "a CPU", "bf16", "3 trials"):
+        assert said in text
+    for said in ("FALLBACK", "a note", "another note", "Truncated to 32 tokens: 4 of train"):
+        assert said in text
+
+
+def test_one_line_a_trial(spec: StudySpec) -> None:
+    console, stream = shown(spec, terminal=False)
+    console.header(optuna.create_study(direction="maximize"), FACTS, [])
+    stream.seek(0)
+    stream.truncate()
+    with console.running() as on_event:
+        for number, (state, score, reason) in enumerate(
+            [
+                ("COMPLETE", 0.8, None),
+                ("PRUNED", 0.6, "fell behind"),
+                ("COMPLETE", 0.7, None),
+                ("FAIL", None, "crashed"),
+            ]
+        ):
+            on_event(TrialStarted(number, {}))
+            on_event(StepDone(number, 1, 10))
+            on_event(Evaluated(number, 1, 0.5))
+            on_event(ended(number, state, score, reason))
+    lines = [line for line in stream.getvalue().splitlines() if "trial" in line]
+    assert len(lines) == 4
+    assert "complete" in lines[0] and "0.8000" in lines[0] and "1:01" in lines[0] and "default" in lines[0]
+    assert "best" in lines[0] and "best" not in lines[2]
+    assert "fell behind at 25%" in lines[1]
+    assert "failed" in lines[3] and "crashed" in lines[3]
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_resumed_study_remembers_its_best(spec: StudySpec) -> None:
+    study = optuna.create_study(direction="maximize")
+    study.add_trial(optuna.trial.create_trial(value=0.9))
+    console, stream = shown(spec, terminal=False)
+    console.header(study, FACTS, [])
+    with console.running() as on_event:
+        on_event(ended(1, "COMPLETE", 0.8))
+    assert "(1 done)" in stream.getvalue()
+    assert "best" not in stream.getvalue().splitlines()[-1]
+
+
+def test_an_interrupted_trial_is_not_counted(spec: StudySpec) -> None:
+    console, _ = shown(spec, terminal=False)
+    console.header(optuna.create_study(direction="maximize"), FACTS, [])
+    with console.running() as on_event:
+        on_event(ended(0, "FAIL", None, "interrupted"))
+        assert console.done == 0
+        on_event(ended(1, "FAIL", None, "crashed"))
+        assert console.done == 1
+
+
+def test_live_bar_shows_trial_step_scores_and_time_left(spec: StudySpec) -> None:
+    console, stream = shown(spec, terminal=True)
+    console.header(optuna.create_study(direction="maximize"), FACTS, [])
+    with console.running() as on_event:
+        on_event(ended(0, "COMPLETE", 0.8))
+        on_event(TrialStarted(1, {}))
+        on_event(Evaluated(1, 1, 0.6))
+        on_event(StepDone(1, 5, 10))
+    text = stream.getvalue()
+    assert "trial 1 step 5/10 now 0.6000 best 0.8000" in text
+    assert "2:02 left" in text  # two more trials of a minute and a second
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0s"), (48, "48s"), (59.6, "1:00"), (185, "3:05"), (3723, "1:02:03")]
+)
+def test_format_seconds(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
+
+
+def test_numbers_are_short() -> None:
+    assert short(2.3456e-05) == "2.35e-05"
+    assert short(16) == "16"
+    assert short("none") == "none"
+    assert score_text(float("nan")) == "-"
+    assert score_text(0.81234) == "0.8123"
+    assert fold("constant_with_warmup") == "constant_\nwith_warmup"
+    assert fold("linear") == "linear"
+    assert parameters(18_530) == "18,530"
+
+
+def test_ui_command_names_another_folder() -> None:
+    assert ui_command(Path("mlruns")) == "python -m hpo.ui"
+    assert ui_command(Path("my runs")) == "python -m hpo.ui --output 'my runs'"

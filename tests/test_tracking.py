@@ -1,0 +1,79 @@
+"""MLflow: states are true, nothing is dropped by its limits, one database an output folder."""
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from hpo.errors import StorageError
+from hpo.tracking import MAX_METRICS, Tracker, tracking_uri
+
+
+@pytest.fixture
+def client(output: Path) -> MlflowClient:
+    return MlflowClient(tracking_uri(output))
+
+
+@pytest.mark.parametrize(("state", "status"), [("COMPLETE", "FINISHED"), ("PRUNED", "KILLED"), ("FAIL", "FAILED")])
+def test_states_are_true(output: Path, client: MlflowClient, state: str, status: str) -> None:
+    tracker = Tracker(output)
+    parent = tracker.start_study("study", None, "what it asks", {"fallback_for": "other"})
+    run = tracker.start_trial(parent, 7, {})
+    assert client.get_run(run.run_id).info.status == "RUNNING"
+    run.end(state, reason="why", tags={"trial.pruned_step": "3"}, metrics={"seconds": 2.0}, traceback="Traceback ...")
+    stored = client.get_run(run.run_id)
+    assert stored.info.status == status
+    assert stored.info.run_name == "trial-0007"
+    assert stored.data.tags["trial.state"] == state
+    assert stored.data.tags["trial.reason"] == "why"
+    assert stored.data.tags["trial.pruned_step"] == "3"
+    assert stored.data.metrics["seconds"] == 2.0
+    assert [artifact.path for artifact in client.list_artifacts(run.run_id)] == ["traceback.txt"]
+
+
+def test_a_resumed_study_keeps_its_parent_run(output: Path, client: MlflowClient, tmp_path: Path) -> None:
+    tracker = Tracker(output)
+    parent = tracker.start_study("study", None, "what it asks", {})
+    (tmp_path / "report.md").write_text("# a report")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "one.png").write_bytes(b"png")
+    tracker.end_study(parent, "KILLED", {"best/eval/accuracy": 0.5}, [tmp_path / "report.md", tmp_path / "figures"])
+    assert client.get_run(parent).info.status == "KILLED"
+    assert {artifact.path for artifact in client.list_artifacts(parent)} == {"report.md", "figures"}
+    assert client.get_run(parent).data.tags["mlflow.note.content"] == "what it asks"
+    assert Tracker(output).start_study("study", parent, "what it asks", {}) == parent
+    assert client.get_run(parent).info.status == "RUNNING"
+
+
+def test_batches_larger_than_mlflow_takes_are_whole(output: Path, client: MlflowClient) -> None:
+    tracker = Tracker(output)
+    run = tracker.start_trial(tracker.start_study("study", None, "", {}), 0, {})
+    run.log_points([("train/loss", float(step), step) for step in range(MAX_METRICS + 5)])
+    run.log_params({f"setting{index}": index for index in range(130)})
+    history = client.get_metric_history(run.run_id, "train/loss")
+    assert [point.value for point in history] == [float(step) for step in range(MAX_METRICS + 5)]
+    assert len(client.get_run(run.run_id).data.params) == 130
+
+
+def test_runs_of_a_killed_driver_are_ended(output: Path, client: MlflowClient) -> None:
+    tracker = Tracker(output)
+    parent, other = (tracker.start_study(name, None, "", {}) for name in ("study", "other"))
+    stale, foreign = tracker.start_trial(parent, 0, {}), tracker.start_trial(other, 0, {})
+    done = tracker.start_trial(parent, 1, {})
+    done.end("COMPLETE", reason=None, tags={}, metrics={})
+    tracker.end_stale_trials(parent)
+    assert client.get_run(stale.run_id).info.status == "FAILED"
+    assert client.get_run(stale.run_id).data.tags["trial.reason"] == "interrupted"
+    assert client.get_run(done.run_id).info.status == "FINISHED"
+    assert client.get_run(foreign.run_id).info.status == "RUNNING"
+
+
+def test_everything_lies_in_the_output_folder(output: Path, client: MlflowClient) -> None:
+    run_id = Tracker(output).start_study("study", None, "", {})
+    assert client.get_run(run_id).info.artifact_uri.startswith((output / "artifacts").resolve().as_uri())
+
+
+def test_a_damaged_database_is_told(output: Path) -> None:
+    (output / "mlflow.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(StorageError, match="Move it away"):
+        Tracker(output)

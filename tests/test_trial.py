@@ -1,0 +1,200 @@
+"""One trial for real: what it leaves in Optuna and in MLflow, however it ends."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from optuna.trial import FrozenTrial
+
+from conftest import StudyMaker
+from hpo import trial as trial_module
+from hpo.errors import DataError
+from hpo.events import Event, StepDone, TrialEnded, TrialStarted
+from hpo.spec import StudySpec
+from hpo.study import open_storage, open_study
+from hpo.study_file import parse_study
+from hpo.tracking import Tracker, tracking_uri
+from hpo.training.finetune import Evaluation
+from hpo.training.setup import Setup
+from hpo.trial import Job, flat_params, run_trial
+
+
+def start(spec: StudySpec, output: Path) -> tuple[optuna.Study, str]:
+    study = open_study(spec, open_storage(output))
+    return study, Tracker(output).start_study(spec.name, None, "", {})
+
+
+def run_one(spec: StudySpec, output: Path) -> tuple[FrozenTrial, Run, list[Event]]:
+    """Runs one trial of a new study; returns it from both sides, and what it told."""
+    study, parent = start(spec, output)
+    events: list[Event] = []
+    run_trial(spec, Job(output, 0, parent), events.append)
+    return study.trials[0], only_child(output, parent), events
+
+
+def only_child(output: Path, parent: str) -> Run:
+    client = MlflowClient(tracking_uri(output))
+    experiment = client.get_run(parent).info.experiment_id
+    (child,) = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+    return child
+
+
+def test_complete_trial_is_finished_with_all_it_knows(spec: StudySpec, output: Path) -> None:
+    trial, run, events = run_one(spec, output)
+    assert trial.state.name == "COMPLETE"
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "trial-0000"
+    tags, params, metrics = run.data.tags, run.data.params, run.data.metrics
+    assert tags["trial.state"] == "COMPLETE"
+    assert tags["trial.default"] == "true"
+    assert tags["data.fingerprint"] and tags["model.fingerprint"].startswith("sha256:")
+    assert tags["version.torch"] == torch.__version__
+    assert tags["device"] and tags["precision"] == "fp32"
+    assert params["learning_rate"] == "0.001"
+    assert params["max_grad_norm"] == "1.0"
+    assert params["data.train.source"] == spec.data.train.source
+    assert metrics["eval/accuracy"] == trial.value == trial.user_attrs["result"]["metrics"]["eval/accuracy"]
+    assert {"seconds", "examples_per_second", "peak_memory_mib", "eval/f1", "eval/mcc"} <= set(metrics)
+    # 240 rows in batches of 16, twice: 30 steps, evaluated at 8, 15, 23 and 30, told at each.
+    assert trial.user_attrs["result"]["total_steps"] == 30
+    assert sorted(trial.intermediate_values) == [1, 2, 3, 4]
+    assert [event.step for event in events if isinstance(event, StepDone)] == list(range(1, 31))
+    assert isinstance(events[0], TrialStarted)
+    assert isinstance(events[-1], TrialEnded)
+
+
+def test_curves_are_in_mlflow_by_step(spec: StudySpec, output: Path) -> None:
+    _, run, _ = run_one(spec, output)
+    client = MlflowClient(tracking_uri(output))
+    loss = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [point.step for point in loss] == list(range(1, 31))
+    rates = client.get_metric_history(run.info.run_id, "train/learning_rate")
+    assert rates[0].value == 0.0  # one step of warm-up: 6 % of 30
+    assert rates[1].value == pytest.approx(1e-3)
+    assert rates[-1].value == pytest.approx(1e-3 / 29)
+    assert len(client.get_metric_history(run.info.run_id, "train/grad_norm")) == 30
+    assert [point.step for point in client.get_metric_history(run.info.run_id, "eval/accuracy")] == [1, 2, 3, 4]
+
+
+def test_the_same_trial_scores_the_same_to_the_bit(spec: StudySpec, output: Path, tmp_path: Path) -> None:
+    first, _, _ = run_one(spec, output)
+    other = parse_study(spec.model_dump() | {"name": "again"}, "again.yaml")
+    second, _, _ = run_one(other, output)
+    assert first.user_attrs["result"]["metrics"] == second.user_attrs["result"]["metrics"]
+    assert first.intermediate_values == second.intermediate_values
+
+
+def test_diverged_trial_is_pruned_with_its_reason(raw_study: StudyMaker, output: Path) -> None:
+    training = raw_study()["training"] | {"optimizer": "sgd", "learning_rate": 1e20, "max_grad_norm": None}
+    space = {"weight_decay": {"low": 0.0, "high": 0.1}}
+    trial, run, events = run_one(parse_study(raw_study(training=training, search_space=space), "x"), output)
+    assert trial.state.name == "PRUNED"
+    assert trial.user_attrs["result"]["reason"] == "diverged"
+    assert run.info.status == "KILLED"
+    assert run.data.tags["trial.state"] == "PRUNED"
+    assert run.data.tags["trial.reason"] == "diverged"
+    assert isinstance(events[-1], TrialEnded) and events[-1].state == "PRUNED"
+
+
+def test_trial_that_falls_behind_is_pruned_at_its_step(spec: StudySpec, output: Path) -> None:
+    study, parent = start(spec, output)
+    run_trial(spec, Job(output, 0, parent))
+    distributions = study.trials[0].distributions
+    # One finished trial that nobody can reach, at every step.
+    perfect = optuna.trial.create_trial(
+        params=study.trials[0].params,
+        distributions=distributions,
+        value=1.1,
+        intermediate_values=dict.fromkeys(range(1, 5), 1.1),
+    )
+    study.add_trial(perfect)
+    run_trial(spec, Job(output, 2, parent))
+    trial = study.trials[2]
+    client = MlflowClient(tracking_uri(output))
+    experiment = client.get_run(parent).info.experiment_id
+    run = client.search_runs([experiment], "tags.`trial.number` = '2'")[0]
+    assert trial.state.name == "PRUNED"
+    assert max(trial.intermediate_values) == 1
+    assert run.info.status == "KILLED"
+    assert run.data.tags["trial.pruned_step"] == "1"
+    assert trial.user_attrs["result"]["optimizer_steps"] == 8
+    assert trial.user_attrs["result"]["reason"] == "fell behind"
+
+
+def test_the_default_is_never_pruned(raw_study: StudyMaker, output: Path) -> None:
+    pruner = {"name": "patient", "patience": 0, "wrapped": {"name": "none"}}
+    trial, _, _ = run_one(parse_study(raw_study(pruner=pruner), "x"), output)
+    assert trial.state.name == "COMPLETE"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(torch.OutOfMemoryError("no more"), "out_of_memory"), (ZeroDivisionError("ours"), "crashed")],
+)
+def test_crash_is_failed_with_its_traceback_and_the_study_goes_on(
+    spec: StudySpec, output: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    def broken(setup: Setup, on_step: object) -> Iterator[Evaluation]:
+        raise error
+        yield
+
+    monkeypatch.setattr(trial_module, "finetune", broken)
+    trial, run, events = run_one(spec, output)
+    assert trial.state.name == "FAIL"
+    assert trial.user_attrs["result"]["reason"] == reason
+    assert run.info.status == "FAILED"
+    assert run.data.tags["trial.reason"] == reason
+    artifacts = MlflowClient(tracking_uri(output)).list_artifacts(run.info.run_id)
+    assert [artifact.path for artifact in artifacts] == ["traceback.txt"]
+    text = next(output.glob(f"artifacts/tiny/{run.info.run_id}/artifacts/traceback.txt")).read_text()
+    assert type(error).__name__ in text and "in broken" in text
+    assert isinstance(events[-1], TrialEnded) and events[-1].reason == reason
+
+
+def test_ctrl_c_ends_trial_and_run_and_is_passed_on(
+    spec: StudySpec, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 10:
+            raise KeyboardInterrupt
+
+    study, parent = start(spec, output)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(spec, Job(output, 0, parent), interrupt)
+    assert study.trials[0].state.name == "FAIL"
+    assert study.trials[0].user_attrs["result"]["reason"] == "interrupted"
+    run = only_child(output, parent)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["trial.reason"] == "interrupted"
+
+
+def test_a_users_mistake_stops_the_study(raw_study: StudyMaker, output: Path, tmp_path: Path) -> None:
+    missing = raw_study()["data"] | {"train": str(tmp_path / "missing.csv")}
+    spec = parse_study(raw_study(data=missing), "x")
+    _, parent = start(spec, output)
+    with pytest.raises(DataError, match=r"missing\.csv"):
+        run_trial(spec, Job(output, 0, parent))
+    assert only_child(output, parent).info.status == "FAILED"
+
+
+def test_flat_params_hold_every_setting_once(spec: StudySpec) -> None:
+    from hpo.space import trial_config
+
+    params = flat_params(trial_config(spec, {"learning_rate": 0.5}, seed=7))
+    assert params["learning_rate"] == 0.5
+    assert params["seed"] == 7
+    assert params["model.name"] == spec.model.name
+    assert set(type(spec.training).model_fields) <= set(params)
+
+
+def test_a_job_can_be_sent_anywhere() -> None:
+    import pickle
+
+    job = Job(Path("out"), 3, "run")
+    assert pickle.loads(pickle.dumps(job)) == job
+    assert dataclasses.asdict(job)["position"] == 3

@@ -1,0 +1,178 @@
+"""The driver: what it checks first, how it counts, and how it stops."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+
+from conftest import StudyMaker
+from hpo.errors import DataError, StorageError
+from hpo.events import Event, OnEvent, StepDone, TrialEnded, TrialStarted
+from hpo.study import load_study, open_storage
+from hpo.study_file import parse_study
+from hpo.tracking import tracking_uri
+from hpo.tune import StudyFacts, prepare_output, tune
+
+
+class Recorder:
+    """A display that remembers, and may interrupt."""
+
+    def __init__(self, interrupt_at: int | None = None) -> None:
+        self.events: list[Event] = []
+        self.notes: list[str] = []
+        self.facts: StudyFacts | None = None
+        self.interrupt_at = interrupt_at
+
+    def header(self, study: optuna.Study, facts: StudyFacts, notes: list[str]) -> None:
+        self.facts, self.notes = facts, notes
+
+    @contextmanager
+    def running(self) -> Iterator[OnEvent]:
+        yield self.take
+
+    def take(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, StepDone) and event.number == self.interrupt_at and event.step == 5:
+            raise KeyboardInterrupt
+
+    @property
+    def ended(self) -> list[TrialEnded]:
+        return [event for event in self.events if isinstance(event, TrialEnded)]
+
+
+def test_runs_the_total_and_nothing_more(raw_study: StudyMaker, output: Path) -> None:
+    spec = parse_study(raw_study(n_trials=2), "tiny.yaml")
+    first, second = Recorder(), Recorder()
+    outcome = tune(spec, output, first)
+    assert len(first.ended) == 2
+    assert first.ended[0].is_default and not first.ended[1].is_default
+    assert not outcome.interrupted and not outcome.timed_out
+    assert outcome.best_yaml and outcome.best_yaml.exists() and outcome.report.markdown.exists()
+    tune(spec, output, second)
+    assert second.ended == []
+    more = Recorder()
+    tune(parse_study(raw_study(n_trials=3), "tiny.yaml"), output, more)
+    assert [event.number for event in more.ended] == [2]
+
+
+def table(output: Path, name: str) -> list[tuple[object, ...]]:
+    trials = load_study(open_storage(output), name).trials
+    return [
+        (trial.state, trial.params, trial.intermediate_values, trial.user_attrs["result"]["metrics"])
+        for trial in trials
+    ]
+
+
+def test_a_resumed_study_is_the_study_that_was_never_stopped(raw_study: StudyMaker, output: Path) -> None:
+    """Same spec, same seed, one worker: the same table of trials, to the bit."""
+    for name, totals in (("whole", [4]), ("resumed", [1, 3, 4])):
+        for n_trials in totals:
+            spec = parse_study(raw_study(name=name, n_trials=n_trials, sampler={"name": "random"}), "tiny.yaml")
+            tune(spec, output, Recorder())
+    assert table(output, "whole") == table(output, "resumed")
+    assert len({str(row[1]) for row in table(output, "whole")}) == 4
+
+
+def test_an_interrupted_trial_is_tried_again_with_its_parameters_and_seed(raw_study: StudyMaker, output: Path) -> None:
+    spec = parse_study(raw_study(n_trials=2), "tiny.yaml")
+    outcome = tune(spec, output, Recorder(interrupt_at=0))
+    assert outcome.interrupted and outcome.best_yaml is None
+    outcome = tune(spec, output, Recorder())
+    trials = outcome.study.trials
+    assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert trials[1].user_attrs["retry_of"] == 0
+    assert trials[1].params == trials[0].params
+    assert trials[1].user_attrs["config"] == trials[0].user_attrs["config"]  # the seed is in it
+    client = MlflowClient(tracking_uri(output))
+    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    tags = {run.info.run_name: run.data.tags for run in runs}
+    assert tags["trial-0001"]["trial.retry_of"] == "0"
+    assert tags["trial-0001"]["trial.default"] == "true"
+
+
+def test_what_a_killed_driver_left_running_is_ended_and_tried_again(raw_study: StudyMaker, output: Path) -> None:
+    spec = parse_study(raw_study(n_trials=1), "tiny.yaml")
+
+    # A driver killed by the system runs no handler; neither does one whose display dies of this.
+    class Killed(BaseException):
+        pass
+
+    def die(event: Event) -> None:
+        if isinstance(event, StepDone):
+            raise Killed
+
+    recorder = Recorder()
+    recorder.take = die  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        tune(spec, output, recorder)
+    storage = open_storage(output)
+    assert [trial.state.name for trial in load_study(storage, "tiny").trials] == ["RUNNING"]
+    again = Recorder()
+    outcome = tune(spec, output, again)
+    assert [trial.state.name for trial in outcome.study.trials] == ["FAIL", "COMPLETE"]
+    assert any("0" in note and "killed" in note for note in again.notes)
+    client = MlflowClient(tracking_uri(output))
+    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert sorted(run.info.status for run in runs) == ["FAILED", "FINISHED", "FINISHED"]
+
+
+def test_no_trial_starts_after_the_timeout(raw_study: StudyMaker, output: Path) -> None:
+    recorder = Recorder()
+    outcome = tune(parse_study(raw_study(n_trials=50, timeout=0.001), "tiny.yaml"), output, recorder)
+    assert outcome.timed_out
+    assert len([event for event in recorder.events if isinstance(event, TrialStarted)]) <= 1
+
+
+def test_mistakes_in_the_data_show_before_anything_is_stored(raw_study: StudyMaker, output: Path) -> None:
+    data = raw_study()["data"] | {"text_column": "txet"}
+    with pytest.raises(DataError, match="text"):
+        tune(parse_study(raw_study(data=data), "tiny.yaml"), output, Recorder())
+    assert open_storage(output).get_all_studies() == []
+
+
+def test_facts_are_those_of_the_data(raw_study: StudyMaker, output: Path) -> None:
+    recorder = Recorder()
+    tune(parse_study(raw_study(n_trials=1), "tiny.yaml"), output, recorder)
+    assert recorder.facts is not None
+    assert recorder.facts.data.rows == {"train": 240, "validation": 100, "test": 60}
+    assert recorder.facts.data.labels == ["negative", "positive"]
+    assert recorder.facts.data.truncated == {"train": 0, "validation": 0}
+    assert recorder.facts.machine.precision == "fp32"
+    assert set(recorder.facts.model.new_weights) == {"classifier.bias", "classifier.weight"}
+
+
+def test_the_model_can_be_searched(raw_study: StudyMaker, output: Path, model_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    other = Path(shutil.copytree(model_folder, tmp_path / "other"))
+    space = {"model.name": {"choices": [str(model_folder), str(other)]}}
+    spec = parse_study(raw_study(search_space=space, sampler={"name": "grid"}), "tiny.yaml")
+    outcome = tune(spec, output, Recorder())
+    names = {trial.user_attrs["config"]["model"]["name"] for trial in outcome.study.trials}
+    assert names == {str(model_folder), str(other)}
+
+
+def test_folder_without_the_right_to_write_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o555)
+    as_root = os.geteuid() == 0
+    tmp_path.chmod(0o755)
+    for parent in [tmp_path, *tmp_path.parents][:3]:
+        parent.chmod(parent.stat().st_mode | 0o011)
+    if as_root:
+        os.seteuid(65534)  # root may write everywhere: be nobody for the moment
+    try:
+        with pytest.raises(StorageError, match=r"Permission denied"):
+            prepare_output(folder)
+    finally:
+        if as_root:
+            os.seteuid(0)
+
+
+def test_prepare_output_leaves_nothing_behind(tmp_path: Path) -> None:
+    prepare_output(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []

@@ -1,0 +1,60 @@
+"""The MLflow UI for real: it answers on this machine over the right database, and ends with its command."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from hpo.errors import StorageError
+from hpo.tracking import Tracker
+from hpo.ui import HOST, free_port, serve
+
+
+@pytest.mark.timeout(150)
+def test_serves_the_database_of_the_output_folder(output: Path) -> None:
+    Tracker(output).start_study("my study", None, "", {})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hpo.ui", "--output", str(output), "--port", str(free_port(5600))],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[1]
+        link = process.stdout.readline()
+        assert link.startswith(f"  my study: {address}/#/experiments/1/runs")
+        assert address.startswith(f"http://{HOST}:")
+        request = urllib.request.Request(
+            f"{address}/api/2.0/mlflow/experiments/search",
+            data=json.dumps({"max_results": 10}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=20) as response:
+            names = [experiment["name"] for experiment in json.load(response)["experiments"]]
+        assert "my study" in names
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+    with pytest.raises(OSError):
+        urllib.request.urlopen(address, timeout=2)
+
+
+def test_no_database_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"hpo\.run"):
+        serve(tmp_path, 5600)
+
+
+def test_a_taken_port_is_passed_over() -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind((HOST, free_port(5700)))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert free_port(port) > port
