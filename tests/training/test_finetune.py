@@ -2,18 +2,21 @@
 
 import math
 from collections.abc import Callable
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch.optim import SGD, Optimizer
 
 from hpo import space
+from hpo.data.tokens import Tokens
 from hpo.errors import DataError, Diverged
 from hpo.spec import SchedulerType, StudySpec, TrainingSpec, TrialConfig
 from hpo.training import finetune as finetune_module
+from hpo.training.batches import Batch, collate, endless_training_order
 from hpo.training.finetune import CurvePoint, Evaluation, evaluation_steps, finetune
 from hpo.training.schedule import build_schedule
 from hpo.training.setup import set_up
@@ -81,6 +84,31 @@ def test_the_loop_can_be_left(make_config: ConfigMaker) -> None:
     run = finetune(set_up(make_config(), None), steps.append)
     assert next(run).step == 1
     assert steps == list(range(1, 9))
+
+
+def test_three_steps_written_out(make_config: ConfigMaker) -> None:
+    """The loop is forward, backward, clip, step, schedule: no gradient of one step is left in the next."""
+    config = make_config(
+        optimizer="sgd", momentum=0.0, weight_decay=0.0, dropout=0.0, num_train_epochs=0.2, warmup_ratio=0.0
+    )
+    setup = set_up(config, None)
+    model = setup.pretrained.model
+    order = endless_training_order(setup.train.lengths, 16, np.random.default_rng(config.seed))
+    for indices, share in zip(order, (1, 2 / 3, 1 / 3), strict=False):  # linear, over three steps
+        batch = collate(setup.train, indices, 0, "cpu")
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        loss = torch.nn.functional.cross_entropy(logits, batch["labels"])
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        norm = torch.sqrt(sum((gradient**2).sum() for gradient in gradients)).item()  # type: ignore[arg-type]
+        step = 1e-3 * share * min(1.0, 1.0 / norm)
+        with torch.no_grad():
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+                parameter -= step * gradient
+    by_hand = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    start = torch.cat([each.detach().flatten() for each in set_up(config, None).pretrained.model.parameters()])
+    moved = train(config)[0] - start
+    assert moved.abs().max() > 1e-4
+    assert torch.allclose(moved, by_hand - start, rtol=1e-3, atol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +236,34 @@ def test_a_trial_that_was_left_leaves_nothing_behind(make_config: ConfigMaker) -
     alone_weights, _ = train(make_config())
     next(finetune(set_up(make_config(seed=1, dropout=0.5), None)))
     assert torch.equal(alone_weights, train(make_config())[0])
+
+
+def test_what_is_drawn_between_set_up_and_training_does_not_matter(make_config: ConfigMaker) -> None:
+    setup = set_up(make_config(), None)
+    torch.rand(17)
+    list(finetune(setup))
+    weights = torch.cat([parameter.detach().flatten() for parameter in setup.pretrained.model.parameters()])
+    assert torch.equal(weights, train(make_config())[0])
+
+
+def test_the_seed_orders_the_examples(make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def order(seed: int) -> list[list[int]]:
+        taken: list[list[int]] = []
+        setup = set_up(make_config(seed=seed, num_train_epochs=1.0, num_evaluations=1), None)
+
+        def note(tokens: Tokens, indices: NDArray[np.int64], pad_token_id: int, device: str) -> Batch:
+            taken.append(indices.tolist())
+            return collate(tokens, indices, pad_token_id, device)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(finetune_module, "collate", note)
+            list(finetune(setup))
+        return taken[:15]  # the steps of the epoch; evaluation follows
+
+    first, again, other = order(1), order(1), order(2)
+    assert sorted(chain.from_iterable(first)) == list(range(240))
+    assert first == again
+    assert first != other
 
 
 # Divergence
