@@ -168,6 +168,7 @@ def _pruner(chosen: spec.Pruner, max_resource: int) -> optuna.pruners.BasePruner
             return optuna.pruners.NopPruner()
         case spec.MedianPruner() | spec.PercentilePruner():
             arguments = chosen.model_dump(exclude={"name", "percentile"})
+            arguments["n_warmup_steps"] += 1  # Optuna's counts from step 0, our first evaluation is step 1
             percentile = chosen.percentile if isinstance(chosen, spec.PercentilePruner) else 50.0
             return optuna.pruners.PercentilePruner(percentile, **arguments)
         case spec.SuccessiveHalvingPruner():

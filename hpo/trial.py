@@ -118,7 +118,8 @@ class _Attempt:
             self.on_event(Evaluated(number, evaluation.step, score))
             spent = evaluation.global_step == setup.num_training_steps
             # The default is what everything is compared with, and at the end there is nothing left to save.
-            if not spent and not self.is_default and trial.should_prune():
+            # It is asked for all the same: by that it enters the rungs of successive halving.
+            if trial.should_prune() and not spent and not self.is_default:
                 raise optuna.TrialPruned
         return score
 

@@ -103,7 +103,7 @@ def test_three_steps_written_out(make_config: ConfigMaker) -> None:
         step = 1e-3 * share * min(1.0, 1.0 / norm)
         with torch.no_grad():
             for parameter, gradient in zip(model.parameters(), gradients, strict=True):
-                parameter -= step * gradient
+                parameter.sub_(step * gradient)
     by_hand = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
     start = torch.cat([each.detach().flatten() for each in set_up(config, None).pretrained.model.parameters()])
     moved = train(config)[0] - start
