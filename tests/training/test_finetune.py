@@ -89,7 +89,14 @@ def test_the_loop_can_be_left(make_config: ConfigMaker) -> None:
 def test_three_steps_written_out(make_config: ConfigMaker) -> None:
     """The loop is forward, backward, clip, step, schedule: no gradient of one step is left in the next."""
     config = make_config(
-        optimizer="sgd", momentum=0.0, weight_decay=0.0, dropout=0.0, num_train_epochs=0.2, warmup_ratio=0.0
+        optimizer="sgd",
+        learning_rate=0.1,
+        momentum=0.0,
+        weight_decay=0.0,
+        max_grad_norm=0.5,
+        dropout=0.0,
+        num_train_epochs=0.2,
+        warmup_ratio=0.0,
     )
     setup = set_up(config, None)
     model = setup.pretrained.model
@@ -99,16 +106,16 @@ def test_three_steps_written_out(make_config: ConfigMaker) -> None:
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         loss = torch.nn.functional.cross_entropy(logits, batch["labels"])
         gradients = torch.autograd.grad(loss, list(model.parameters()))
-        norm = torch.sqrt(sum((gradient**2).sum() for gradient in gradients)).item()  # type: ignore[arg-type]
-        step = 1e-3 * share * min(1.0, 1.0 / norm)
+        norm = torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
+        step = 0.1 * share * min(1.0, 0.5 / norm)
         with torch.no_grad():
             for parameter, gradient in zip(model.parameters(), gradients, strict=True):
                 parameter.sub_(step * gradient)
     by_hand = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
     start = torch.cat([each.detach().flatten() for each in set_up(config, None).pretrained.model.parameters()])
     moved = train(config)[0] - start
-    assert moved.abs().max() > 1e-4
-    assert torch.allclose(moved, by_hand - start, rtol=1e-3, atol=1e-7)
+    assert moved.abs().max() > 1e-3
+    assert torch.allclose(moved, by_hand - start, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize(
