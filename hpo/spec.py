@@ -345,13 +345,13 @@ class HyperbandPruner(Settings):
 
 
 class PatientPruner(Settings):
-    """Prune as `wrapped` says, but only a trial that has not improved for `patience` evaluations."""
+    """Prune as `wrapped` says, but only a trial that has been below its own best for longer than `patience`."""
 
     name: Literal["patient"]
     patience: Annotated[int, Field(ge=0)] = 2
-    """Evaluations without improvement that are tolerated."""
+    """Evaluations in a row below its own best that are tolerated. A plateau is not below."""
     min_delta: Annotated[float, Field(ge=0)] = 0.0
-    """What counts as no improvement."""
+    """How far below its own best still counts as level."""
     wrapped: Annotated[
         NoPruner | MedianPruner | PercentilePruner | SuccessiveHalvingPruner | HyperbandPruner,
         Field(discriminator="name"),

@@ -41,7 +41,9 @@ def open_storage(output: Path) -> optuna.storages.RDBStorage:
         if path.is_file():
             _check_pages(path)
         # Waiting for another process's write is right; `database is locked` after 5 s is not.
-        return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+        storage.get_all_studies()  # or another program's tables of the same names would show later
+        return storage
     except (DatabaseError, sqlite3.DatabaseError, StorageInternalError, RuntimeError, AssertionError) as error:
         reason = str(getattr(error, "orig", error))
         raise StorageError(

@@ -96,6 +96,9 @@ def read_study(path: Path, overrides: Sequence[str] = (), *, fallback: bool = Fa
     stand_in_spec, stand_in = None, settled.get("fallback")
     if isinstance(stand_in, dict) and stand_in:
         stand_in_spec, more = _validate(_stand_in(raw, stand_in, overrides, str(settled["name"])))
+        if not fallback:  # what is set for the study need not suit a stand-in that does not run
+            _, unset = _validate(_stand_in(raw, stand_in, [], str(settled["name"])))
+            more = [problem for problem in more if problem in unset]
         inherited = {*problems, *(problem for problem in more if problem.path == "name" and problems)}
         more = [replace(problem, path=f"fallback.{problem.path}") for problem in more if problem not in inherited]
         problems += [problem for problem in more if problem not in problems]

@@ -439,6 +439,23 @@ class TestFallback:
         assert mistake(write(fallback=fallback)).path == path
         assert mistake(write(fallback=fallback), fallback=True).path == path
 
+    def test_what_is_set_for_the_study_need_not_suit_a_stand_in_that_does_not_run(self, write: Write) -> None:
+        path = write(fallback={"search_space": {"dropout": {"low": 0.0, "high": 0.2}}})
+        assert read_study(path, ["training.dropout=0.25"]).training.dropout == 0.25
+        assert mistake(path, "training.dropout=0.25", fallback=True).path == "fallback.search_space.dropout"
+
+    def test_other_data_and_models_are_of_the_study_alone(self, write: Write) -> None:
+        overrides = ["data.test=z.csv", "model={name: big}"]
+        path = write(fallback=STAND_IN | {"data": {"train": "y.csv", "test_size": 10}})
+        spec, stand_in = read_study(path, overrides), read_study(path, overrides, fallback=True)
+        assert (spec.data.test, spec.model.name) == (SplitSource(source="z.csv"), "big")
+        assert (stand_in.data.test, stand_in.data.test_size, stand_in.model.name) == (None, 10, "small")
+
+    def test_a_mistake_that_an_override_mends_is_none(self, write: Write) -> None:
+        assert (
+            read_study(write(metric="eval/acc", fallback={"n_trials": 2}), ["metric=eval/loss"]).metric == "eval/loss"
+        )
+
     def test_what_is_inherited_is_said_once(self, write: Write) -> None:
         path = write(metric="eval/acc", fallback={"n_trials": 0, "training": {"dropout": 0.7}})
         assert [problem.path for problem in mistakes(path)] == [
