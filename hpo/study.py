@@ -3,6 +3,7 @@
 The budget is counted here and nowhere else, from the states of trials in storage.
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -50,6 +51,12 @@ def open_storage(output: Path) -> optuna.storages.RDBStorage:
             f"{path} must be a database of Optuna that can be written, but got: {reason}. "
             "Move it away, or give another folder with --output."
         ) from error
+
+
+@functools.cache
+def storage_of(output: Path) -> optuna.storages.RDBStorage:
+    """One storage a process and output folder: opening reads every page, which a trial need not do again."""
+    return open_storage(output)
 
 
 def _check_pages(path: Path) -> None:

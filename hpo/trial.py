@@ -21,7 +21,7 @@ from hpo.study import (
     derive_seed,
     first_attempt,
     load_study,
-    open_storage,
+    storage_of,
 )
 from hpo.tracking import Point, tracker_of
 from hpo.training.finetune import Evaluation, finetune
@@ -46,7 +46,7 @@ def run_trial(spec: StudySpec, job: Job, on_event: OnEvent = lambda event: None)
     Raises:
         HpoError: a mistake of the user's, that would break every trial alike.
     """
-    study = load_study(open_storage(job.output), spec.name)
+    study = load_study(storage_of(job.output), spec.name)
     study.sampler, study.pruner = build_sampler(spec, job.position), build_pruner(spec)
     study.optimize(lambda trial: _Attempt(spec, job, study, trial, on_event).run(), n_trials=1, catch=(TrialFailed,))
 
