@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpo.errors import HpoError
+from hpo.output import OUTPUT
 
-OUTPUT = Path("mlruns")
 # Of the disk or its rights: nothing that a traceback would explain.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG}
 

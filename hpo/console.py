@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from hpo.events import Evaluated, Event, OnEvent, StepDone, TrialEnded, TrialStarted
+from hpo.output import output_option
 from hpo.report import best_trial, leaderboard, pruning_savings, trials_table
 from hpo.spec import StudySpec
 from hpo.study import INTERRUPTED, remaining_trials, total_trials
@@ -212,7 +213,7 @@ def short(value: object) -> str:
 
 def ui_command(output: Path) -> str:
     """The command that opens MLflow over this output folder."""
-    return "python -m hpo.ui" + ("" if output == Path("mlruns") else f" --output {shlex.quote(str(output))}")
+    return f"python -m hpo.ui{output_option(output)}"
 
 
 def parameters(count: int) -> str:

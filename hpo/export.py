@@ -1,7 +1,6 @@
 """`best.yaml`: the whole configuration of a trial, what it ran on, what it scored, and where it came from."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from optuna.trial import FrozenTrial
 from pydantic import Field, ValidationError
 
 from hpo.errors import Problem, SpecError
+from hpo.output import write_atomically
 from hpo.provenance import git_commit, versions
 from hpo.spec import Settings, TrialConfig
 from hpo.study import stored_spec
@@ -86,9 +86,7 @@ def export_trial(study: optuna.Study, trial: FrozenTrial, path: Path) -> Exporte
     text = HEADER.format(study=study.study_name, path=path, n=ended)
     text += yaml.safe_dump(exported.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
     path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_suffix(".tmp")
-    written.write_text(text, encoding="utf-8")
-    os.replace(written, path)
+    write_atomically(path, text.encode())
     return exported
 
 

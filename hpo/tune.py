@@ -1,6 +1,5 @@
 """The driver of a study: checks everything before the first trial, runs what is missing, reports whatever ends it."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,6 +14,7 @@ from filelock import FileLock, Timeout
 from hpo.errors import StorageError
 from hpo.events import OnEvent
 from hpo.export import export_trial
+from hpo.output import prepare_output, write_atomically
 from hpo.provenance import versions
 from hpo.report import best_trial, write_report
 from hpo.report.page import ReportFiles
@@ -31,9 +31,6 @@ from hpo.study import (
 from hpo.tracking import Tracker, tracker_of
 from hpo.training.setup import Setup, set_up
 from hpo.trial import Job, run_trial
-
-# Below this a study cannot keep its databases, let alone a model.
-MIN_FREE_MIB = 64
 
 
 @dataclass(frozen=True)
@@ -126,30 +123,6 @@ def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False
         return _finish(study, folder, tracker, parent_run_id, interrupted, time.monotonic() >= deadline)
 
 
-def prepare_output(output: Path) -> None:
-    """Makes the output folder and writes to it once.
-
-    Raises:
-        StorageError: it cannot be written, or the disk is full.
-    """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        probe = output / f".probe-{os.getpid()}"
-        probe.write_bytes(bytes(2**16))
-        probe.unlink()
-        free_mib = os.statvfs(output).f_bavail * os.statvfs(output).f_frsize / 2**20
-    except OSError as error:
-        raise StorageError(
-            f"--output must be a folder that can be written, but got {output}: {error.strerror}. "
-            "Give another one, or make room."
-        ) from error
-    if free_mib < MIN_FREE_MIB:
-        raise StorageError(
-            f"--output must have at least {MIN_FREE_MIB} MiB free, but {output} has {free_mib:.0f}. "
-            "Make room, or give another folder."
-        )
-
-
 def study_facts(spec: StudySpec, output: Path) -> StudyFacts:
     """Loads what every trial will load, so that a mistake shows before the first one.
 
@@ -239,7 +212,7 @@ def _finish(
 def study_file(study: optuna.Study, folder: Path) -> Path:
     """The study as it was run, every default written out, as `study.yaml` in its folder."""
     path = folder / "study.yaml"
-    path.write_text(yaml.safe_dump(study.user_attrs["spec"], sort_keys=False), encoding="utf-8")
+    write_atomically(path, yaml.safe_dump(study.user_attrs["spec"], sort_keys=False).encode())
     return path
 
 

@@ -16,6 +16,7 @@ FLOORS: dict[str, int] = {
     "hpo.events": 1,
     "hpo.provenance": 1,
     "hpo.references": 1,
+    "hpo.output": 1,
     # what is asked, and of whom
     "hpo.space_checks": 2,
     "hpo.schema": 2,

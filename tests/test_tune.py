@@ -12,10 +12,11 @@ from mlflow import MlflowClient
 from conftest import StudyMaker
 from hpo.errors import DataError, StorageError
 from hpo.events import Event, OnEvent, StepDone, TrialEnded, TrialStarted
+from hpo.output import prepare_output
 from hpo.study import load_study, open_storage
 from hpo.study_file import parse_study
 from hpo.tracking import tracking_uri
-from hpo.tune import StudyFacts, prepare_output, tune
+from hpo.tune import StudyFacts, tune
 
 
 class Recorder:

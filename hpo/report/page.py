@@ -10,20 +10,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any, Final
+from typing import Any
 
 import jinja2
 import optuna
 import pandas as pd
 
 from hpo.errors import StorageError
+from hpo.output import output_option, write_atomically
 from hpo.report import tables
 from hpo.report.figures import FIGURES, png
 from hpo.report.tables import METRICS, PARAM, View
 from hpo.spec import DataSpec
 from hpo.study import remaining_trials, total_trials
-
-OUTPUT: Final = Path("mlruns")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +46,7 @@ def write_report(study: optuna.Study, folder: Path) -> ReportFiles:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         drawn = _write_figures(view, folder / "figures")
         tables.write_csv(view.table, folder / "trials.csv")
-        tables.write_atomically(folder / "report.md", render(view, folder, set(drawn)).encode())
+        write_atomically(folder / "report.md", render(view, folder, set(drawn)).encode())
     except OSError as error:
         raise StorageError(
             f"the report's folder must be one that can be written, but got {folder}: {error.strerror or error}. "
@@ -63,7 +62,7 @@ def _write_figures(view: View, folder: Path) -> dict[str, Path]:
         if figure is None:
             path.unlink(missing_ok=True)
         else:
-            tables.write_atomically(path, png(figure))
+            write_atomically(path, png(figure))
             drawn[name] = path
     return drawn
 
@@ -213,7 +212,7 @@ def _places(view: View, folder: Path) -> dict[str, str]:
     study = shlex.quote(stands_in_for or view.study.study_name)
     return {
         "study": f"{study} --fallback always" if stands_in_for else study,
-        "output": "" if folder.parent == OUTPUT else f" --output {shlex.quote(folder.parent.as_posix())}",
+        "output": output_option(folder.parent),
         "best_yaml": shlex.quote((folder / "best.yaml").as_posix()),
     }
 

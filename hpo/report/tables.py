@@ -4,7 +4,6 @@ The score of a trial is its last evaluation. Trials that only wait in the queue 
 """
 
 import math
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.output import write_atomically
 from hpo.spec import StudySpec
 from hpo.study import failure_reason, first_attempt, stored_spec
 
@@ -266,13 +266,3 @@ def pruning_savings(table: pd.DataFrame) -> Savings:
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """The whole table, unrounded, empty where there is no value."""
     write_atomically(path, table.to_csv(index=False, lineterminator="\n").encode())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """A reader sees the old file or the new one, never half of one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,0 +1,50 @@
+"""The output folder: its default, whether it can be written, and files that are there whole or not at all."""
+
+import os
+import shlex
+from pathlib import Path
+
+from hpo.errors import StorageError
+
+OUTPUT = Path("mlruns")
+# Below this a study cannot keep its databases, let alone a model.
+MIN_FREE_MIB = 64
+
+
+def output_option(output: Path) -> str:
+    """What a command needs to find this folder: nothing for the default one."""
+    return "" if output == OUTPUT else f" --output {shlex.quote(output.as_posix())}"
+
+
+def prepare_output(output: Path) -> None:
+    """Makes the output folder and writes to it once.
+
+    Raises:
+        StorageError: it cannot be written, or the disk is full.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        probe = output / f".probe-{os.getpid()}"
+        probe.write_bytes(bytes(2**16))
+        probe.unlink()
+        free_mib = os.statvfs(output).f_bavail * os.statvfs(output).f_frsize / 2**20
+    except OSError as error:
+        raise StorageError(
+            f"--output must be a folder that can be written, but got {output}: {error.strerror}. "
+            "Give another one, or make room."
+        ) from error
+    if free_mib < MIN_FREE_MIB:
+        raise StorageError(
+            f"--output must have at least {MIN_FREE_MIB} MiB free, but {output} has {free_mib:.0f}. "
+            "Make room, or give another folder."
+        )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """A reader sees the old file or the new one, never half of one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
