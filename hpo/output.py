@@ -2,7 +2,11 @@
 
 import os
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 from hpo.errors import StorageError
 
@@ -37,6 +41,23 @@ def prepare_output(output: Path) -> None:
         raise StorageError(
             f"--output must have at least {MIN_FREE_MIB} MiB free, but {output} has {free_mib:.0f}. "
             "Make room, or give another folder."
+        )
+
+
+@contextmanager
+def opening(database: Path) -> Iterator[None]:
+    """Held while a database is opened: the first to open one creates its tables, and of two at once one would die."""
+    if not database.parent.is_dir():  # the lock would make it, and a mistyped --output would look like an empty one
+        raise NotADirectoryError(f"there is no folder {database.parent}")
+    with FileLock(database.with_name(f".{database.name}.lock")):
+        yield
+
+
+def require_written(database: Path) -> None:
+    """Raises `StorageError` if no study has been run in this output folder."""
+    if not database.is_file():
+        raise StorageError(
+            f"there is no {database} yet: run `python -m hpo.run` first, or name its folder with --output."
         )
 
 

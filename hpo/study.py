@@ -21,6 +21,7 @@ from sqlalchemy.exc import DatabaseError
 
 from hpo import space, spec
 from hpo.errors import StorageError
+from hpo.output import opening
 from hpo.spec import StudySpec
 
 # Trials are comparable only while these stand. `n_trials`, `timeout`, sampler and pruner may change on the way.
@@ -41,11 +42,12 @@ def open_storage(output: Path) -> optuna.storages.RDBStorage:
     try:
         if path.is_file():
             _check_pages(path)
-        # Waiting for another process's write is right; `database is locked` after 5 s is not.
-        storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+        with opening(path):
+            # Waiting for another process's write is right; `database is locked` after 5 s is not.
+            storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
         storage.get_all_studies()  # or another program's tables of the same names would show later
         return storage
-    except (DatabaseError, sqlite3.DatabaseError, StorageInternalError, RuntimeError, AssertionError) as error:
+    except (DatabaseError, sqlite3.DatabaseError, StorageInternalError, RuntimeError, AssertionError, OSError) as error:
         reason = str(getattr(error, "orig", error))
         raise StorageError(
             f"{path} must be a database of Optuna that can be written, but got: {reason}. "

@@ -19,6 +19,7 @@ from mlflow.utils import mlflow_tags
 from sqlalchemy.exc import DatabaseError
 
 from hpo.errors import StorageError
+from hpo.output import opening
 from hpo.provenance import git_commit, versions
 
 RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
@@ -35,16 +36,17 @@ class Tracker:
     """The MLflow database of one output folder."""
 
     def __init__(self, output: Path) -> None:
-        """Opens the database; its first use creates the tables, which takes seconds and only one process may do.
+        """Opens the database; its first use creates the tables, which takes seconds.
 
         Raises:
             StorageError: it is damaged or cannot be written.
         """
         self._artifacts = (output / "artifacts").resolve()
         try:
-            self._client = MlflowClient(tracking_uri(output))
-            self._client.search_experiments(max_results=1)
-        except (MlflowException, DatabaseError) as error:
+            with opening(output / "mlflow.db"):
+                self._client = MlflowClient(tracking_uri(output))
+                self._client.search_experiments(max_results=1)
+        except (MlflowException, DatabaseError, OSError) as error:
             raise StorageError(
                 f"{output / 'mlflow.db'} must be a database of MLflow that can be written, but got: "
                 f"{str(error).splitlines()[0]}. Move it away, or give another folder with --output."

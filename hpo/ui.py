@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hpo.command_line import add_output, exit_code
 from hpo.errors import StorageError
+from hpo.output import require_written
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
@@ -31,10 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 def serve(output: Path, port: int) -> int:
     """Runs the server until Ctrl-C. Raises `StorageError` if there is no database yet."""
     database = (output / "mlflow.db").resolve()
-    if not database.is_file():
-        raise StorageError(
-            f"there is no {database} yet: run `python -m hpo.run` first, or name its folder with --output."
-        )
+    require_written(database)
     from hpo.tracking import tracker_of
 
     studies = tracker_of(output).studies()

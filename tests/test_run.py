@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import optuna
 import pandas as pd
 import pytest
 import yaml
@@ -19,6 +18,7 @@ from mlflow import MlflowClient
 from transformers import pipeline
 
 from conftest import StudyMaker
+from hpo.errors import StorageError
 from hpo.run import main
 from hpo.study import load_study, open_storage
 from hpo.tracking import tracking_uri
@@ -91,6 +91,9 @@ def test_from_a_study_file_to_a_model_that_labels(prunable: Path, output: Path) 
     again = hpo("report", "--study", "prunable", "--output", output)
     assert again.returncode == 0, again.stderr
     assert (folder / "report.md").exists()
+    nowhere = hpo("report", "--study", "prunable", "--output", output / "nowhere")
+    assert nowhere.returncode == 2 and "run `python -m hpo.run` first" in nowhere.stderr
+    assert not (output / "nowhere").exists()
     best = yaml.safe_load((folder / "best.yaml").read_text())
     assert best["score"] == study.best_value
     assert best["config"]["training"]["learning_rate"] == 0.01
@@ -137,13 +140,12 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(raw_study: StudyMaker,
 def wait_for_evaluations(output: Path, name: str, count: int) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if (output / "optuna.db").exists():
-            try:
-                trials = optuna.load_study(study_name=name, storage=open_storage(output)).trials
-            except KeyError:
-                trials = []
-            if trials and len(trials[0].intermediate_values) >= count:
-                return
+        try:  # from the first moment on, as `hpo.report` beside a study that starts
+            trials = load_study(open_storage(output), name).trials
+        except StorageError:
+            trials = []
+        if trials and len(trials[0].intermediate_values) >= count:
+            return
         time.sleep(0.2)
     raise AssertionError(f"{name} made no {count} evaluations in a minute")
 

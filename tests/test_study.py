@@ -3,6 +3,7 @@
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
@@ -373,6 +374,12 @@ class TestStorage:
     def test_it_is_made_where_there_is_none(self, tmp_path: Path) -> None:
         assert study_names(open_storage(tmp_path)) == []
         assert (tmp_path / "optuna.db").is_file()
+
+    def test_all_that_open_it_first_get_it(self, tmp_path: Path) -> None:
+        """As a driver and `hpo.report` beside it do: without a lock one of them creates tables that are there."""
+        with ThreadPoolExecutor(6) as pool:
+            opened = list(pool.map(lambda _: study_names(open_storage(tmp_path)), range(6)))
+        assert opened == [[]] * 6
 
     def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(StorageError, match=r"optuna\.db must be a database of Optuna that can be written"):

@@ -1,5 +1,7 @@
 """MLflow: states are true, nothing is dropped by its limits, one database an output folder."""
 
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,13 @@ def test_a_damaged_database_is_told(output: Path) -> None:
     (output / "mlflow.db").write_bytes(b"no database" * 1000)
     with pytest.raises(StorageError, match="Move it away"):
         Tracker(output)
+
+
+def open_and_list(folder: Path) -> dict[str, str]:
+    return Tracker(folder).studies()
+
+
+def test_two_that_open_it_first_both_get_it(tmp_path: Path) -> None:
+    """As a driver and `hpo.ui` beside it do: without a lock one of them creates tables that are there already."""
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        assert list(pool.map(open_and_list, [tmp_path, tmp_path])) == [{}, {}]

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from hpo.command_line import add_output, exit_code
+from hpo.output import require_written
 from hpo.report import write_report
 from hpo.study import load_study, open_storage
 
@@ -21,6 +22,7 @@ def report(name: str, output: Path) -> int:
     """Writes report, table and figures. Raises `StorageError` if there is no such study."""
     import optuna
 
+    require_written(output / "optuna.db")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     files = write_report(load_study(open_storage(output), name), output / name)
     print(f"report  {files.markdown}\ntable   {files.table}")
