@@ -12,7 +12,8 @@ from pydantic import Field, ValidationError
 from hpo.errors import Problem, SpecError
 from hpo.output import write_atomically
 from hpo.provenance import git_commit, versions
-from hpo.spec import Settings, TrialConfig
+from hpo.settings import Settings
+from hpo.spec import TrialConfig
 from hpo.study import stored_spec
 from hpo.study_file import parse_yaml
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hpo.references import parse_reference
-from hpo.spec import ChoiceParameter, StudySpec, TrialConfig
+from hpo.search_spec import ChoiceParameter
+from hpo.spec import StudySpec, TrialConfig
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 # Either one takes the Hub's libraries offline, in the words that `huggingface_hub` takes for a yes.

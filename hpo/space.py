@@ -11,8 +11,10 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from hpo.search_spec import ChoiceParameter, Parameter
+from hpo.settings import Value
 from hpo.space_checks import grid_values, is_active, is_integer
-from hpo.spec import ChoiceParameter, Parameter, StudySpec, TrialConfig, Value
+from hpo.spec import StudySpec, TrialConfig
 
 
 def distribution(name: str, parameter: Parameter) -> BaseDistribution:

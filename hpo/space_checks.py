@@ -11,7 +11,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from hpo.errors import Problem
-from hpo.spec import ChoiceParameter, ModelSpec, Parameter, TrainingSpec, Value
+from hpo.search_spec import ChoiceParameter, Parameter
+from hpo.settings import Value
+from hpo.spec import ModelSpec, TrainingSpec
 
 # Settings that do something only beside certain values of another one. Searching them elsewhere would be a no-op.
 APPLIES_WHEN: dict[str, tuple[str, tuple[Value, ...]]] = {

@@ -1,39 +1,33 @@
-"""The study in Optuna's storage: opening, sampler and pruner, what is left to run, and what a crash left behind.
+"""The study in Optuna's storage: opening and resuming it, what is left to run, and what a crash left behind.
 
 The budget is counted here and nowhere else, from the states of trials in storage.
 """
 
 import functools
-import hashlib
 import json
 import math
 import sqlite3
-import warnings
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning, StorageInternalError
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import DatabaseError
 
-from hpo import space, spec
+from hpo import space
 from hpo.errors import StorageError
 from hpo.output import opening
+from hpo.search import build_pruner
+from hpo.search_spec import GridSampler
 from hpo.spec import StudySpec
 
 # Trials are comparable only while these stand. `n_trials`, `timeout`, sampler and pruner may change on the way.
 COMPARABLE = ("task", "metric", "seed", "data", "model", "training", "search_space")
 INTERRUPTED = "interrupted"
 ABSENT = object()
-
-
-def derive_seed(seed: int, *position: int | str) -> int:
-    """An independent seed for each position in a study, the same in every process."""
-    digest = hashlib.sha256(":".join(map(str, (seed, *position))).encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1
 
 
 def open_storage(output: Path) -> optuna.storages.RDBStorage:
@@ -90,30 +84,28 @@ def stored_spec(study: optuna.Study) -> StudySpec:
     return StudySpec.model_validate_json(json.dumps(study.user_attrs["spec"]))
 
 
-def open_study(settings: StudySpec, storage: optuna.storages.RDBStorage) -> optuna.Study:
+def open_study(spec: StudySpec, storage: optuna.storages.RDBStorage) -> optuna.Study:
     """Creates the study with the untuned default queued as trial 0, or continues the one of that name.
 
     Raises:
         StorageError: the stored study differs in what makes trials comparable, and has trials that ended.
     """
     attributes: dict[str, Any] = {}
-    if settings.name in study_names(storage):
-        stored = load_study(storage, settings.name)
-        if differences := _incomparable(settings, stored):
+    if spec.name in study_names(storage):
+        stored = load_study(storage, spec.name)
+        if differences := _incomparable(spec, stored):
             if any(trial.state.is_finished() for trial in stored.get_trials(deepcopy=False)):
-                raise _refusal(settings.name, differences)
+                raise _refusal(spec.name, differences)
             # Nothing to be compared with, but the queued default, and perhaps the direction, are of the old spec.
             attributes = stored.user_attrs
-            optuna.delete_study(study_name=settings.name, storage=storage)
-    study = optuna.create_study(
-        study_name=settings.name, storage=storage, direction=settings.direction, load_if_exists=True
-    )
+            optuna.delete_study(study_name=spec.name, storage=storage)
+    study = optuna.create_study(study_name=spec.name, storage=storage, direction=spec.direction, load_if_exists=True)
     for name, value in attributes.items():  # such as the MLflow run that the study has already
         study.set_user_attr(name, value)
     if not study.get_trials(deepcopy=False):
-        study.enqueue_trial(space.default_params(settings))
-    study.set_user_attr("spec", settings.model_dump(mode="json"))
-    study.pruner = build_pruner(settings)
+        study.enqueue_trial(space.default_params(spec))
+    study.set_user_attr("spec", spec.model_dump(mode="json"))
+    study.pruner = build_pruner(spec)
     return study
 
 
@@ -127,85 +119,18 @@ def set_aside(storage: optuna.storages.RDBStorage, name: str) -> str | None:
     return kept
 
 
-def build_sampler(settings: StudySpec, position: int) -> optuna.samplers.BaseSampler:
-    """The sampler for the trial at this position.
-
-    A sampler rebuilt with one seed draws the same points again, so its seed moves with the number of trials in
-    storage; quasi-random and grid sequences, on the contrary, go on from storage and need one shared seed.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # the quasi-random one and TPE's groups, for years now
-        return _sampler(settings, position)
-
-
-def _sampler(settings: StudySpec, position: int) -> optuna.samplers.BaseSampler:
-    shared = derive_seed(settings.seed, "sampler")
-    moving = derive_seed(settings.seed, "sampler", position)
-    match settings.sampler:
-        case spec.TpeSampler(n_startup_trials=startup):
-            # Multivariate TPE does not model parameters that are there only sometimes, unless they are grouped.
-            conditional = any(parameter.when for parameter in settings.search_space.values())
-            return optuna.samplers.TPESampler(
-                n_startup_trials=startup, seed=moving, multivariate=True, group=conditional
-            )
-        case spec.RandomSampler():
-            return optuna.samplers.RandomSampler(seed=moving)
-        case spec.GpSampler(n_startup_trials=startup):
-            return optuna.samplers.GPSampler(n_startup_trials=startup, seed=moving, warn_independent_sampling=False)
-        case spec.CmaEsSampler(n_startup_trials=startup):
-            return optuna.samplers.CmaEsSampler(n_startup_trials=startup, seed=moving, warn_independent_sampling=False)
-        case spec.QmcSampler():
-            return optuna.samplers.QMCSampler(
-                scramble=True,
-                seed=shared,
-                # What Sobol points cannot place (categories) is drawn at random, with a seed that moves.
-                independent_sampler=optuna.samplers.RandomSampler(seed=moving),
-                warn_independent_sampling=False,
-            )
-        case spec.GridSampler():
-            return optuna.samplers.GridSampler(space.grid(settings), seed=shared)
-
-
-def build_pruner(settings: StudySpec) -> optuna.pruners.BasePruner:
-    """The pruner; its steps are evaluations, k-ths of the training budget."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # the patient one, for years now
-        return _pruner(settings.pruner, max_resource=settings.training.num_evaluations)
-
-
-def _pruner(chosen: spec.Pruner, max_resource: int) -> optuna.pruners.BasePruner:
-    match chosen:
-        case spec.NoPruner():
-            return optuna.pruners.NopPruner()
-        case spec.MedianPruner() | spec.PercentilePruner():
-            arguments = chosen.model_dump(exclude={"name", "percentile"})
-            arguments["n_warmup_steps"] += 1  # Optuna's counts from step 0, our first evaluation is step 1
-            percentile = chosen.percentile if isinstance(chosen, spec.PercentilePruner) else 50.0
-            return optuna.pruners.PercentilePruner(percentile, **arguments)
-        case spec.SuccessiveHalvingPruner():
-            return optuna.pruners.SuccessiveHalvingPruner(**chosen.model_dump(exclude={"name"}))
-        case spec.HyperbandPruner():
-            return optuna.pruners.HyperbandPruner(**chosen.model_dump(exclude={"name"}), max_resource=max_resource)
-        case spec.PatientPruner(wrapped=spec.NoPruner()):
-            return optuna.pruners.PatientPruner(None, patience=chosen.patience, min_delta=chosen.min_delta)
-        case spec.PatientPruner():
-            return optuna.pruners.PatientPruner(
-                _pruner(chosen.wrapped, max_resource), patience=chosen.patience, min_delta=chosen.min_delta
-            )
-
-
-def total_trials(settings: StudySpec) -> int:
+def total_trials(spec: StudySpec) -> int:
     """The trials wanted; a grid has no more than its points and the default."""
-    if isinstance(settings.sampler, spec.GridSampler):
-        return min(settings.n_trials, 1 + math.prod(map(len, space.grid(settings).values())))
-    return settings.n_trials
+    if isinstance(spec.sampler, GridSampler):
+        return min(spec.n_trials, 1 + math.prod(map(len, space.grid(spec).values())))
+    return spec.n_trials
 
 
-def remaining_trials(study: optuna.Study, settings: StudySpec) -> int:
+def remaining_trials(study: optuna.Study, spec: StudySpec) -> int:
     """How many trials are still to run: the total less those that ended, interrupted ones not counted."""
     ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     counted = [trial for trial in ended if failure_reason(trial) != INTERRUPTED]
-    return max(0, total_trials(settings) - len(counted))
+    return max(0, total_trials(spec) - len(counted))
 
 
 def failure_reason(trial: FrozenTrial) -> str | None:
@@ -246,11 +171,11 @@ def first_attempt(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> int
     return number
 
 
-def _incomparable(settings: StudySpec, study: optuna.Study) -> list[str]:
+def _incomparable(spec: StudySpec, study: optuna.Study) -> list[str]:
     """One line for every setting that makes new trials incomparable with the stored ones."""
     if "spec" not in study.user_attrs:  # its driver died right after creating it
         return []
-    stored, wanted = study.user_attrs["spec"], settings.model_dump(mode="json")
+    stored, wanted = study.user_attrs["spec"], spec.model_dump(mode="json")
     return [line for key in COMPARABLE for line in _differences(key, stored.get(key), wanted.get(key))]
 
 

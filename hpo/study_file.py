@@ -16,8 +16,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from hpo.errors import Problem, SpecError
+from hpo.settings import Settings
 from hpo.space_checks import did_you_mean, search_space_problems
-from hpo.spec import FallbackSpec, Settings, StudySpec
+from hpo.spec import FallbackSpec, StudySpec
 
 STUDIES = Path("studies")
 FALLBACK_SUFFIX = "-fallback"

@@ -13,16 +13,9 @@ import torch
 from hpo import space
 from hpo.errors import Diverged, HpoError, TrialFailed
 from hpo.events import Evaluated, OnEvent, StepDone, TrialEnded, TrialStarted
+from hpo.search import build_pruner, build_sampler, derive_seed
 from hpo.spec import StudySpec, TrialConfig
-from hpo.study import (
-    INTERRUPTED,
-    build_pruner,
-    build_sampler,
-    derive_seed,
-    first_attempt,
-    load_study,
-    storage_of,
-)
+from hpo.study import INTERRUPTED, first_attempt, load_study, storage_of
 from hpo.tracking import Point, tracker_of
 from hpo.training.finetune import Evaluation, finetune
 from hpo.training.setup import Setup, set_up

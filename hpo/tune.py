@@ -18,8 +18,9 @@ from hpo.output import prepare_output, write_atomically
 from hpo.provenance import versions
 from hpo.report import best_trial, write_report
 from hpo.report.page import ReportFiles
+from hpo.search_spec import ChoiceParameter
 from hpo.space import default_params, trial_config
-from hpo.spec import ChoiceParameter, StudySpec
+from hpo.spec import StudySpec
 from hpo.study import (
     end_stale_trials,
     open_storage,

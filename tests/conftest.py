@@ -24,6 +24,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 from hpo.spec import StudySpec
 from hpo.study_file import parse_study
+from searching import MIXED, TRAINING, MakeSpec
 
 GOOD = ("good", "great", "fine", "lovely")
 BAD = ("bad", "awful", "poor", "dull")
@@ -119,6 +120,16 @@ def raw_study(model_folder: Path, data_file: Path) -> StudyMaker:
             "pruner": {"name": "median", "n_startup_trials": 1},
         }
         return study | sections
+
+    return make
+
+
+@pytest.fixture
+def make_spec(raw_study: StudyMaker) -> MakeSpec:
+    """The same over a space of every kind of parameter; nothing is trained with it."""
+
+    def make(**sections: Any) -> StudySpec:
+        return parse_study(raw_study(**{"training": TRAINING, "search_space": MIXED} | sections), "tiny.yaml")
 
     return make
 

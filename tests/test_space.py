@@ -13,8 +13,9 @@ from optuna.distributions import (
 from optuna.trial import FixedTrial
 
 from conftest import StudyMaker
+from hpo.search_spec import ChoiceParameter, Parameter, RangeParameter
 from hpo.space import default_params, distribution, grid, suggest, trial_config
-from hpo.spec import ChoiceParameter, Parameter, RangeParameter, StudySpec, TrainingSpec
+from hpo.spec import StudySpec, TrainingSpec
 from hpo.study_file import parse_study
 
 CONDITIONAL: dict[str, Any] = {

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from hpo.errors import Problem
+from hpo.search_spec import ChoiceParameter, Parameter, RangeParameter
 from hpo.space_checks import did_you_mean, grid_values, is_active, is_integer, search_space_problems
-from hpo.spec import ChoiceParameter, Parameter, RangeParameter
 
 OPTIMIZERS = {"choices": ["adamw", "adam", "sgd"]}
 

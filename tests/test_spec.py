@@ -4,29 +4,18 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from conftest import StudyMaker
+from hpo import search_spec
 from hpo import spec as spec_module
-from hpo.spec import (
-    ChoiceParameter,
-    DataSpec,
-    Metric,
-    Parameter,
-    RangeParameter,
-    Settings,
-    SplitSource,
-    StudySpec,
-    TrainingSpec,
-    TrialConfig,
-)
+from hpo.settings import Settings
+from hpo.spec import DataSpec, Metric, SplitSource, StudySpec, TrainingSpec, TrialConfig
 from hpo.study_file import parse_study
-
-PARAMETER: TypeAdapter[Parameter] = TypeAdapter(Parameter)
 
 
 def sections() -> Iterator[type[Settings]]:
-    for found in vars(spec_module).values():
+    for found in {**vars(search_spec), **vars(spec_module)}.values():
         if isinstance(found, type) and issubclass(found, Settings) and found is not Settings:
             yield found
 
@@ -112,44 +101,6 @@ def test_a_setting_of_training_out_of_its_bounds(field: str, wrong: Any) -> None
 )
 def test_a_setting_of_training_at_its_bounds(field: str, right: Any) -> None:
     assert getattr(TrainingSpec.model_validate({field: right}), field) == right
-
-
-@pytest.mark.parametrize(
-    ("declared", "kind"),
-    [
-        ({"low": 1, "high": 2}, RangeParameter),
-        ({"low": 0.0, "high": 0.3, "step": 0.1}, RangeParameter),
-        ({"low": 0.0, "high": 0.3, "step": 0.05}, RangeParameter),
-        ({"low": 1e-5, "high": 1e-2, "log": True}, RangeParameter),
-        ({"choices": [None, 1.0]}, ChoiceParameter),
-        ({"choices": [1, True]}, ChoiceParameter),
-    ],
-)
-def test_a_parameter_is_a_range_or_choices(declared: dict[str, Any], kind: type[Settings]) -> None:
-    assert isinstance(PARAMETER.validate_python(declared), kind)
-
-
-@pytest.mark.parametrize(
-    ("declared", "rule", "way_out"),
-    [
-        ({"low": 2, "high": 1}, "low must be below high, but got low=2, high=1", "Swap them."),
-        ({"low": 1, "high": 1}, "low must be below high, but got low=1, high=1", "Widen the range"),
-        ({"low": 0, "high": 1, "log": True}, "must start above 0, but got low=0", "Raise `low`"),
-        ({"low": -1.0, "high": 1, "log": True}, "must start above 0, but got low=-1.0", "Raise `low`"),
-        ({"low": 1, "high": 5, "log": True, "step": 1}, "exclude each other", "Remove one"),
-        ({"low": 0.0, "high": 0.3, "step": 0.2}, "high must be low plus whole steps", "Set high to 0.2,"),
-        ({"low": 0.0, "high": 0.3, "step": 0.5}, "high must be low plus whole steps", "Set high to 0.5,"),
-        ({"low": 8, "high": 60, "step": 16}, "low=8, high=60, step=16", "Set high to 56,"),
-        ({"choices": [1, 2, 1]}, "choices must differ", "Remove the repeated one."),
-        ({"choices": [0, 0.0]}, "choices must differ", "Remove the repeated one."),
-    ],
-)
-def test_a_broken_rule_of_a_parameter(declared: dict[str, Any], rule: str, way_out: str) -> None:
-    with pytest.raises(ValidationError) as error:
-        PARAMETER.validate_python(declared)
-    (details,) = error.value.errors()
-    assert rule in details["ctx"]["rule"]
-    assert details["ctx"]["way_out"].startswith(way_out)
 
 
 def test_a_configuration_survives_json(spec: StudySpec) -> None:

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from hpo.errors import Problem, SpecError
+from hpo.search_spec import ChoiceParameter, HyperbandPruner, RandomSampler
 from hpo.space import default_params, distribution
-from hpo.spec import ChoiceParameter, HyperbandPruner, RandomSampler, SplitSource, StudySpec, TrainingSpec
+from hpo.spec import SplitSource, StudySpec, TrainingSpec
 from hpo.study_file import parse_study, parse_yaml, read_study, study_path
 
 STUDIES = Path(__file__).parent.parent / "studies"
