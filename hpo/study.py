@@ -26,6 +26,7 @@ from hpo.spec import StudySpec
 
 # Trials are comparable only while these stand. `n_trials`, `timeout`, sampler and pruner may change on the way.
 COMPARABLE = ("task", "metric", "seed", "data", "model", "training", "search_space")
+NO_MATTER = "training.eval_batch_size"  # changes no result
 INTERRUPTED = "interrupted"
 ABSENT = object()
 
@@ -94,7 +95,7 @@ def open_study(spec: StudySpec, storage: optuna.storages.RDBStorage) -> optuna.S
     if spec.name in study_names(storage):
         stored = load_study(storage, spec.name)
         if differences := _incomparable(spec, stored):
-            if any(trial.state.is_finished() for trial in stored.get_trials(deepcopy=False)):
+            if ended_trials(stored):
                 raise _refusal(spec.name, differences)
             # Nothing to be compared with, but the queued default, and perhaps the direction, are of the old spec.
             attributes = stored.user_attrs
@@ -128,9 +129,26 @@ def total_trials(spec: StudySpec) -> int:
 
 def remaining_trials(study: optuna.Study, spec: StudySpec) -> int:
     """How many trials are still to run: the total less those that ended, interrupted ones not counted."""
+    return max(0, total_trials(spec) - len(ended_trials(study)))
+
+
+def ended_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that came to an end of their own. An interrupted one is tried again, and counts for nothing."""
     ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    counted = [trial for trial in ended if failure_reason(trial) != INTERRUPTED]
-    return max(0, total_trials(spec) - len(counted))
+    return [trial for trial in ended if failure_reason(trial) != INTERRUPTED]
+
+
+def next_position(study: optuna.Study) -> int:
+    """How many trials the study has had, interrupted ones left out: the seed of the sampler follows it."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return len(ended_trials(study)) + len(running)
+
+
+def position_of(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> int:
+    """A trial's place in the study as if none had been interrupted, the same for each attempt: its seed follows it."""
+    first = first_attempt(study, trial)
+    earlier = study.get_trials(deepcopy=False)[:first]
+    return first - sum(failure_reason(other) == INTERRUPTED for other in earlier)
 
 
 def failure_reason(trial: FrozenTrial) -> str | None:
@@ -176,7 +194,8 @@ def _incomparable(spec: StudySpec, study: optuna.Study) -> list[str]:
     if "spec" not in study.user_attrs:  # its driver died right after creating it
         return []
     stored, wanted = study.user_attrs["spec"], spec.model_dump(mode="json")
-    return [line for key in COMPARABLE for line in _differences(key, stored.get(key), wanted.get(key))]
+    lines = [line for key in COMPARABLE for line in _differences(key, stored.get(key), wanted.get(key))]
+    return [line for line in lines if not line.startswith(f"  {NO_MATTER}:")]
 
 
 def _refusal(name: str, differences: list[str]) -> StorageError:

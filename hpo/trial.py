@@ -15,7 +15,7 @@ from hpo.errors import Diverged, HpoError, TrialFailed
 from hpo.events import Evaluated, OnEvent, StepDone, TrialEnded, TrialStarted
 from hpo.search import build_pruner, build_sampler, derive_seed
 from hpo.spec import StudySpec, TrialConfig
-from hpo.study import INTERRUPTED, first_attempt, load_study, storage_of
+from hpo.study import INTERRUPTED, first_attempt, load_study, position_of, storage_of
 from hpo.tracking import Point, tracker_of
 from hpo.training.finetune import Evaluation, finetune
 from hpo.training.setup import Setup, set_up
@@ -29,7 +29,7 @@ class Job:
 
     output: Path
     position: int
-    """The number of trials in storage when it was sent: the sampler's seed follows it."""
+    """How many trials the study had had when it was sent: the sampler's seed follows it."""
     parent_run_id: str
 
 
@@ -53,10 +53,9 @@ class _Attempt:
         self.setup: Setup | None = None
         self.last: Evaluation | None = None
         self.cache = job.output / "cache"
-        first = first_attempt(study, trial)
-        self.is_default = first == 0
+        self.is_default = first_attempt(study, trial) == 0
         params = space.suggest(trial, spec)
-        self.config = space.trial_config(spec, params, derive_seed(spec.seed, "trial", first))
+        self.config = space.trial_config(spec, params, derive_seed(spec.seed, "trial", position_of(study, trial)))
         trial.set_user_attr("config", self.config.model_dump(mode="json"))
         repeats = trial.user_attrs.get("retry_of")
         self.track = tracker_of(job.output).start_trial(

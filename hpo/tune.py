@@ -23,6 +23,8 @@ from hpo.space import default_params, trial_config
 from hpo.spec import StudySpec
 from hpo.study import (
     end_stale_trials,
+    ended_trials,
+    next_position,
     open_storage,
     open_study,
     remaining_trials,
@@ -103,8 +105,8 @@ def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False
         study = open_study(spec, storage)
         _store_facts(study, facts)
         parent_run_id = _start_parent(study, spec, tracker)
+        tracker.end_stale_trials(parent_run_id)  # also those of trials that a changed study has left behind
         if stale := end_stale_trials(study):
-            tracker.end_stale_trials(parent_run_id)
             numbers = ", ".join(map(str, stale))
             notes.append(f"Tried again, for the program was killed while it ran: trial {numbers}.")
         requeue_interrupted(study)
@@ -115,7 +117,7 @@ def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False
         try:
             with display.running() as on_event:
                 while remaining_trials(study, spec) and time.monotonic() < deadline:
-                    run_trial(spec, Job(output, _started_trials(study), parent_run_id), on_event)
+                    run_trial(spec, Job(output, next_position(study), parent_run_id), on_event)
         except KeyboardInterrupt:
             interrupted = True
         except BaseException:
@@ -164,7 +166,7 @@ def _facts(setup: Setup) -> StudyFacts:
 def _store_facts(study: optuna.Study, facts: StudyFacts) -> None:
     """Into the study's attributes, from which report and export are made; refuses data that changed underneath."""
     stored = study.user_attrs.get("data")
-    if stored and any(trial.state.is_finished() for trial in study.trials):
+    if stored and ended_trials(study):
         for what, old, new in (
             ("data", stored["fingerprint"], facts.data.fingerprint),
             ("model", study.user_attrs["model"]["fingerprint"], facts.model.fingerprint),
@@ -185,11 +187,6 @@ def _start_parent(study: optuna.Study, spec: StudySpec, tracker: Tracker) -> str
     run_id = tracker.start_study(spec.name, known, spec.description, tags)
     study.set_user_attr("mlflow_parent_run_id", run_id)
     return run_id
-
-
-def _started_trials(study: optuna.Study) -> int:
-    waiting = optuna.trial.TrialState.WAITING
-    return sum(trial.state != waiting for trial in study.get_trials(deepcopy=False))
 
 
 def _finish(

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
 
 from hpo import space
 from hpo.search import build_sampler
 from hpo.spec import StudySpec
+from hpo.study import next_position
 
 MakeSpec = Callable[..., StudySpec]
 TRAINING: dict[str, Any] = {"dropout": 0.1, "learning_rate": 1e-3, "num_evaluations": 9}
@@ -41,7 +41,7 @@ def score(spec: StudySpec, trial: optuna.Trial) -> float:
 def run(study: optuna.Study, spec: StudySpec, n: int) -> None:
     """`n` trials as the driver runs them: a sampler of its own for each, at the position in storage."""
     for _ in range(n):
-        study.sampler = build_sampler(spec, sum(trial.state != TrialState.WAITING for trial in study.trials))
+        study.sampler = build_sampler(spec, next_position(study))
         study.optimize(lambda trial: score(spec, trial), n_trials=1)
 
 

@@ -21,8 +21,10 @@ from hpo.study import (
     failure_reason,
     first_attempt,
     load_study,
+    next_position,
     open_storage,
     open_study,
+    position_of,
     remaining_trials,
     requeue_interrupted,
     set_aside,
@@ -210,6 +212,7 @@ class TestOpening:
             {"pruner": {"name": "hyperband"}},
             {"description": "another sentence"},
             {"fallback": {"n_trials": 2}},
+            {"training": TRAINING | {"eval_batch_size": 7}},
         ],
     )
     def test_what_leaves_trials_comparable_may_change(
@@ -222,12 +225,15 @@ class TestOpening:
         assert stored_spec(study) == changed
         assert type(study.pruner) is type(build_pruner(changed))
 
-    @pytest.mark.parametrize("left", ["queued", "running"])
+    @pytest.mark.parametrize("left", ["queued", "running", "interrupted"])
     def test_with_no_trial_ended_anything_may_change(self, make_spec: MakeSpec, storage: RDBStorage, left: str) -> None:
         study = open_study(make_spec(), storage)
         study.set_user_attr("mlflow_parent_run_id", "abc")
-        if left == "running":
-            study.ask()
+        if left != "queued":
+            trial = study.ask()
+        if left == "interrupted":
+            trial.set_user_attr("result", {"reason": INTERRUPTED})
+            study.tell(trial, state=TrialState.FAIL)
         changed = make_spec(metric="eval/loss", training=TRAINING | {"dropout": 0.2})
         study = open_study(changed, storage)
         assert study.user_attrs["mlflow_parent_run_id"] == "abc"
@@ -404,6 +410,11 @@ class TestInterruption:
             self.interrupt(study, spec)
         assert [trial.params for trial in study.trials[1:]] == [point] * 3
         assert [first_attempt(study, trial) for trial in study.trials] == [0, 1, 1, 1]
+        end_stale_trials(study)
+        requeue_interrupted(study)
+        run(study, spec, 2)
+        assert [position_of(study, trial) for trial in study.trials] == [0, 1, 1, 1, 1, 2]
+        assert next_position(study) == 3
 
     @pytest.mark.parametrize("reason", ["crashed", "out_of_memory"])
     def test_a_trial_that_failed_by_itself_is_not_repeated(

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -60,7 +61,7 @@ def test_runs_the_total_and_nothing_more(raw_study: StudyMaker, output: Path) ->
     assert [event.number for event in more.ended] == [2]
 
 
-def table(output: Path, name: str) -> list[tuple[object, ...]]:
+def table(output: Path, name: str) -> list[tuple[Any, ...]]:
     trials = load_study(open_storage(output), name).trials
     return [
         (trial.state, trial.params, trial.intermediate_values, trial.user_attrs["result"]["metrics"])
@@ -93,6 +94,23 @@ def test_an_interrupted_trial_is_tried_again_with_its_parameters_and_seed(raw_st
     tags = {run.info.run_name: run.data.tags for run in runs}
     assert tags["trial-0001"]["trial.retry_of"] == "0"
     assert tags["trial-0001"]["trial.default"] == "true"
+
+
+@pytest.mark.parametrize("sampler", [{"name": "random"}, {"name": "tpe", "n_startup_trials": 2}])
+def test_an_interrupted_study_is_the_study_that_was_never_stopped(
+    raw_study: StudyMaker, output: Path, sampler: dict[str, Any]
+) -> None:
+    """The trials after a repeated one are those that would have come without it, though their numbers are not."""
+    whole, stopped = (
+        parse_study(raw_study(name=name, n_trials=5, sampler=sampler), "tiny.yaml") for name in ("whole", "stopped")
+    )
+    tune(whole, output, Recorder())
+    for number in (0, 3):
+        assert tune(stopped, output, Recorder(interrupt_at=number)).interrupted
+    tune(stopped, output, Recorder())
+    rows = table(output, "stopped")
+    assert [row[0].name for row in rows].count("FAIL") == 2
+    assert [row for row in rows if row[0].name != "FAIL"] == table(output, "whole")
 
 
 def test_what_a_killed_driver_left_running_is_ended_and_tried_again(raw_study: StudyMaker, output: Path) -> None:
