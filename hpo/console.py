@@ -52,7 +52,11 @@ class StudyConsole:
                 f"{escape(spec.data.train.source)}\n{rows['train']:,} train, {rows['validation']:,} validation, "
                 f"{rows['test']:,} test rows (held back); labels: {escape(labels)}",
             ),
-            ("model", f"{escape(facts.model.name)}, {parameters(facts.model.num_parameters)} parameters"),
+            (
+                "model",
+                f"{escape(facts.model.name)}, {parameters(facts.model.num_parameters)} parameters"
+                + (f"\nnew weights: {escape(', '.join(facts.model.new_weights))}" if facts.model.new_weights else ""),
+            ),
             ("device", f"{escape(facts.machine.device)}, {facts.machine.precision}"),
             (
                 "search",
@@ -69,10 +73,6 @@ class StudyConsole:
             grid.add_row(name, text)
         self._notice()
         self.console.print(grid)
-        truncated = [f"{count:,} of {name}" for name, count in facts.data.truncated.items() if count]
-        if truncated:
-            length = spec.training.max_length
-            notes = [*notes, f"Truncated to {length} tokens: {' and '.join(truncated)}."]
         for note in [*facts.data.notes, *notes]:
             self.console.print(f"[dim]note[/]    {escape(note)}")
         self.console.print()

@@ -1,12 +1,14 @@
 """Is the Hub there? Found out once, in at most three seconds, before any library retries for half a minute."""
 
 import http.client
+import json
 import os
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from hpo.references import parse_reference
@@ -88,7 +90,7 @@ def is_reachable() -> bool:
     def ask() -> None:
         try:
             request = urllib.request.Request(endpoint(), method="HEAD")
-            with urllib.request.build_opener().open(request, timeout=PROBE_SECONDS) as response:
+            with _opener().open(request, timeout=PROBE_SECONDS) as response:
                 answers.append(response.status)
         except urllib.error.HTTPError as error:
             with error:
@@ -102,6 +104,13 @@ def is_reachable() -> bool:
     thread.join(PROBE_SECONDS + 0.3)
     # A proxy that refuses answers 403 or 407; a Hub in trouble 5xx.
     return bool(answers) and answers[0] < 500 and answers[0] not in (403, 407)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """With the user's proxies as the Hub's libraries take them: urllib itself knows nothing of ALL_PROXY."""
+    proxies = urllib.request.getproxies()
+    default = {scheme: proxies["all"] for scheme in ("http", "https") if "all" in proxies}
+    return urllib.request.build_opener(urllib.request.ProxyHandler(default | proxies))
 
 
 def go_offline() -> None:
@@ -122,11 +131,12 @@ def is_cached(reference: HubReference) -> bool:
         return True
     from huggingface_hub import try_to_load_from_cache
 
+    def cached(name: str) -> str | None:
+        path = try_to_load_from_cache(reference.name, name, revision=reference.revision)
+        return path if isinstance(path, str) else None
+
     # Offline, a tokenizer without its vocabulary loads as one that knows no word, so each part is looked for.
-    return all(
-        any(
-            isinstance(try_to_load_from_cache(reference.name, name, revision=reference.revision), str)
-            for name in alternatives
-        )
-        for alternatives in MODEL_FILES
-    )
+    found = [next(filter(None, map(cached, names)), None) for names in MODEL_FILES]
+    index = next((path for path in found if path and path.endswith(".index.json")), None)
+    shards = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()) if index else set()
+    return all(found) and all(map(cached, shards))

@@ -38,6 +38,14 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def _call(options: argparse.Namespace) -> list[str]:
+    """What was asked for, as the report repeats it to go on: neither `--fresh` nor where, which the report knows."""
+    overrides = [part for override in options.overrides for part in ("--set", override)]
+    trials = [] if options.trials is None else ["--trials", str(options.trials)]
+    fallback = [] if options.fallback == "auto" else ["--fallback", options.fallback]
+    return ["--study", options.study, *overrides, *trials, *fallback]
+
+
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     quiet(options.verbose)
@@ -51,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         from hpo.tune import tune
 
         console = StudyConsole(spec, options.output, notice)
-        outcome = tune(spec, Path(options.output), console, fresh=options.fresh)
+        outcome = tune(spec, Path(options.output), console, fresh=options.fresh, call=_call(options))
         console.summary(outcome)
         if outcome.interrupted:
             return 130

@@ -1,6 +1,7 @@
 """Optuna's samplers and pruners, as a study file names them, and every seed that a study gives away."""
 
 import hashlib
+import math
 import warnings
 
 import optuna
@@ -61,6 +62,23 @@ def build_pruner(spec: StudySpec) -> optuna.pruners.BasePruner:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # the patient one, for years now
         return _pruner(spec.pruner, max_resource=spec.training.num_evaluations)
+
+
+def first_pruning(pruner: declared.Pruner) -> float:
+    """The evaluation at which a pruner may stop a trial for the first time; infinite where it never does."""
+    match pruner:
+        case declared.NoPruner():
+            return math.inf
+        case declared.MedianPruner() | declared.PercentilePruner():
+            return pruner.n_warmup_steps + 1
+        case declared.SuccessiveHalvingPruner():
+            return float(pruner.min_resource * pruner.reduction_factor**pruner.min_early_stopping_rate)
+        case declared.HyperbandPruner():
+            return pruner.min_resource
+        case declared.PatientPruner(wrapped=declared.NoPruner()):
+            return pruner.patience + 2  # the best one, and more than `patience` below it
+        case declared.PatientPruner():
+            return max(pruner.patience + 2, first_pruning(pruner.wrapped))
 
 
 def _pruner(chosen: declared.Pruner, max_resource: int) -> optuna.pruners.BasePruner:

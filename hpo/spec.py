@@ -128,7 +128,7 @@ class TrainingSpec(Settings):
     """Gradients are clipped to this global norm; `null` is no clipping."""
     lr_scheduler_type: SchedulerType = "linear"
     """The shape after warm-up. `cosine_with_restarts` makes two cycles, `polynomial` has power 2, and
-    `warmup_stable_decay` decays over the last fifth of the steps."""
+    `warmup_stable_decay` falls to 0 over the last fifth of the steps, as half a cosine."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.06
     """The share of all steps over which the learning rate rises from 0."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None

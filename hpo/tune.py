@@ -1,7 +1,7 @@
 """The driver of a study: checks everything before the first trial, runs what is missing, reports whatever ends it."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ from hpo.output import prepare_output, write_atomically
 from hpo.provenance import versions
 from hpo.report import best_trial, write_report
 from hpo.report.page import ReportFiles
-from hpo.search_spec import ChoiceParameter
+from hpo.search import first_pruning
+from hpo.search_spec import ChoiceParameter, NoPruner
 from hpo.space import default_params, trial_config
 from hpo.spec import StudySpec
 from hpo.study import (
@@ -42,7 +43,7 @@ class DataFacts:
     labels: list[str]
     fingerprint: str
     notes: list[str]
-    truncated: dict[str, int]
+    """What was removed, and what was truncated."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class ModelFacts:
     num_parameters: int
     fingerprint: str
     new_weights: list[str]
+    """The modules that start from random weights: the head, and what else pretraining left out."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,12 @@ class Display(Protocol):
         """Around the trials; gives what takes their events."""
 
 
-def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False) -> Outcome:
+def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False, call: Sequence[str] = ()) -> Outcome:
     """Runs the trials that are missing to `n_trials`, within `timeout`; then reports and exports.
+
+    Args:
+        fresh: keep an earlier study of this name aside and start over.
+        call: the arguments of `hpo.run` that asked for this, for the report to repeat.
 
     Raises:
         HpoError: data, model, storage or a changed study cannot be used; nothing was run then.
@@ -104,12 +110,14 @@ def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False
         notes = _set_aside(storage, spec.name, folder) if fresh else []
         study = open_study(spec, storage)
         _store_facts(study, facts)
+        study.set_user_attr("call", list(call))
         parent_run_id = _start_parent(study, spec, tracker)
         tracker.end_stale_trials(parent_run_id)  # also those of trials that a changed study has left behind
         if stale := end_stale_trials(study):
             numbers = ", ".join(map(str, stale))
             notes.append(f"Tried again, for the program was killed while it ran: trial {numbers}.")
         requeue_interrupted(study)
+        notes += _pruning_notes(spec)
 
         display.header(study, facts, notes)
         deadline = time.monotonic() + spec.timeout if spec.timeout else float("inf")
@@ -124,6 +132,17 @@ def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False
             tracker.end_study(parent_run_id, "FAILED", {}, [])
             raise
         return _finish(study, folder, tracker, parent_run_id, interrupted, time.monotonic() >= deadline)
+
+
+def _pruning_notes(spec: StudySpec) -> list[str]:
+    """A pruner that comes too late to prune is a mistake that nothing else would show."""
+    first, last = first_pruning(spec.pruner), spec.training.num_evaluations
+    if isinstance(spec.pruner, NoPruner) or first < last:
+        return []
+    return [
+        f"Nothing will be pruned: the {spec.pruner.name} pruner first looks at evaluation {first:g}, and at the last "
+        f"one, {last}, there is nothing left to save. Raise training.num_evaluations, or change the pruner."
+    ]
 
 
 def study_facts(spec: StudySpec, output: Path) -> StudyFacts:
@@ -150,17 +169,23 @@ def _facts(setup: Setup) -> StudyFacts:
             rows={name: len(getattr(splits, name).texts) for name in ("train", "validation", "test")},
             labels=list(splits.labels),
             fingerprint=splits.fingerprint,
-            notes=list(splits.notes),
-            truncated={"train": setup.train.n_truncated, "validation": setup.validation.n_truncated},
+            notes=[*splits.notes, *_truncation(setup)],
         ),
         ModelFacts(
             setup.config.model.name,
             pretrained.num_parameters,
             pretrained.fingerprint,
-            list(pretrained.new_weights),
+            sorted({key.rpartition(".")[0] for key in pretrained.new_weights}),
         ),
         MachineFacts(setup.device.name, setup.device.precision, versions()),
     )
+
+
+def _truncation(setup: Setup) -> Iterator[str]:
+    counts = {"train": setup.train.n_truncated, "validation": setup.validation.n_truncated}
+    cut = [f"{count:,} of {name}" for name, count in counts.items() if count]
+    if cut:
+        yield f"Truncated to {setup.config.training.max_length} tokens: {' and '.join(cut)}."
 
 
 def _store_facts(study: optuna.Study, facts: StudyFacts) -> None:

@@ -13,8 +13,8 @@ from hpo.spec import StudySpec
 from hpo.tune import DataFacts, MachineFacts, ModelFacts, StudyFacts
 
 FACTS = StudyFacts(
-    DataFacts({"train": 2400, "validation": 1000, "test": 1066}, ["neg", "pos"], "f" * 64, ["a note"], {"train": 4}),
-    ModelFacts("some/model", 22_713_986, "sha256:0", ["classifier.weight"]),
+    DataFacts({"train": 2400, "validation": 1000, "test": 1066}, ["neg", "pos"], "f" * 64, ["a note"]),
+    ModelFacts("some/model", 22_713_986, "sha256:0", ["classifier", "bert.pooler"]),
     MachineFacts("a CPU", "bf16", {}),
 )
 
@@ -35,7 +35,7 @@ def test_header_says_what_runs_on_what(spec: StudySpec) -> None:
     text = stream.getvalue()
     for said in ("tiny", "2,400 train", "1,000 validation", "1,066 test", "22.7 M", "a CPU", "bf16", "3 trials"):
         assert said in text
-    for said in ("FALLBACK", "a note", "another note", "Truncated to 32 tokens: 4 of train"):
+    for said in ("FALLBACK", "a note", "another note", "new weights: classifier, bert.pooler"):
         assert said in text
 
 

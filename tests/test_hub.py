@@ -271,6 +271,12 @@ for name in ("model.safetensors", "tokenizer.json", "config.json"):
     (cached / name).rename(cached / "aside")
     answers.append([is_cached(references[0])])
     (cached / "aside").rename(cached / name)
+# The same model in two files, one of which is not there.
+index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+(cached / "model.safetensors.index.json").write_text(json.dumps(index))
+(cached / "model.safetensors").rename(cached / "model-1.safetensors")
+answers.append([is_cached(references[0])])
+(cached / "model-2.safetensors").touch()
 print(json.dumps([*answers, [is_cached(references[0])]]))
 """
 
@@ -285,7 +291,7 @@ def test_a_cache_serves_only_what_it_holds_whole(hub_root: Path, tmp_path: Path)
         commit = Repository(MODEL, hub_root / "models" / MODEL).commit
         answered = shell("-c", ASK, MODEL, DATA, commit)
         assert answered.returncode == 0, answered.stderr
-        assert json.loads(answered.stdout) == [[True, True, False, False, True, False, False]] + 3 * [[False]] + [
+        assert json.loads(answered.stdout) == [[True, True, False, False, True, False, False]] + 4 * [[False]] + [
             [True]
         ]
         assert len(server.requests) == asked
@@ -348,10 +354,11 @@ def test_what_counts_as_an_answer(monkeypatch: pytest.MonkeyPatch, first_line: s
 
 
 @pytest.mark.usefixtures("no_proxy")
-def test_a_proxy_is_asked_as_the_libraries_ask_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("variable", ["http_proxy", "ALL_PROXY"])
+def test_a_proxy_is_asked_as_the_libraries_ask_it(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
     with listening(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as proxy:
-        monkeypatch.setenv("http_proxy", proxy)
+        monkeypatch.setenv(variable, proxy)
         assert is_reachable()
 
 

@@ -1,5 +1,6 @@
 """Every sampler and every pruner that a study file may name, held to one contract each. Nothing is trained here."""
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any, get_args
@@ -8,7 +9,7 @@ import optuna
 import pytest
 
 from hpo import search_spec, space
-from hpo.search import build_pruner, build_sampler, derive_seed
+from hpo.search import build_pruner, build_sampler, derive_seed, first_pruning
 from hpo.spec import StudySpec
 from hpo.study import open_storage, open_study
 from searching import CONDITIONAL, FINITE, MIXED, NUMBERS, MakeSpec, in_memory, points, run, score
@@ -277,6 +278,26 @@ class TestPruners:
     def test_patience_overlooks_a_small_loss(self, build: MakeSpec, min_delta: float, step: int) -> None:
         spec = build(name="patient", patience=1, min_delta=min_delta, wrapped={"name": "none"})
         assert self.ended_at(spec, [[0.5, 0.4, 0.4, 0.4]]) == [step]
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"name": "median", "n_startup_trials": 1, "n_warmup_steps": 3},
+            {"name": "percentile", "n_startup_trials": 1},
+            {"name": "successive_halving", "reduction_factor": 2, "min_resource": 2, "min_early_stopping_rate": 1},
+            {"name": "hyperband", "min_resource": 2},
+            {"name": "patient", "patience": 1, "wrapped": {"name": "none"}},
+            {"name": "patient", "patience": 1, "wrapped": {"name": "median", "n_warmup_steps": 5}},
+        ],
+    )
+    def test_the_first_pruning_is_the_first(self, build: MakeSpec, settings: dict[str, Any]) -> None:
+        """Held against what Optuna does to trials that are the worse the longer they last."""
+        spec = build(**settings)
+        ended = self.ended_at(spec, [[1 - (step + number) / 100 for step in range(9)] for number in range(40)])
+        assert min(step for step in ended if step) == first_pruning(spec.pruner)
+
+    def test_no_pruner_has_a_first_pruning(self, build: MakeSpec) -> None:
+        assert first_pruning(build(name="none").pruner) == math.inf
 
 
 class TestSeeds:

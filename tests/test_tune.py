@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from conftest import StudyMaker
+from hpo.data.splits import load_splits
 from hpo.errors import DataError, StorageError
 from hpo.events import Event, OnEvent, StepDone, TrialEnded, TrialStarted
 from hpo.output import prepare_output
@@ -159,9 +160,37 @@ def test_facts_are_those_of_the_data(raw_study: StudyMaker, output: Path) -> Non
     assert recorder.facts is not None
     assert recorder.facts.data.rows == {"train": 240, "validation": 100, "test": 60}
     assert recorder.facts.data.labels == ["negative", "positive"]
-    assert recorder.facts.data.truncated == {"train": 0, "validation": 0}
+    assert recorder.facts.data.notes == []
     assert recorder.facts.machine.precision == "fp32"
-    assert set(recorder.facts.model.new_weights) == {"classifier.bias", "classifier.weight"}
+    assert recorder.facts.model.new_weights == ["classifier"]
+
+
+@pytest.mark.parametrize(
+    ("pruner", "told"),
+    [({"name": "median", "n_warmup_steps": 2}, []), ({"name": "median", "n_warmup_steps": 3}, ["evaluation 4, and"])],
+)
+def test_a_pruner_that_comes_too_late_is_told(
+    raw_study: StudyMaker, output: Path, pruner: dict[str, Any], told: list[str]
+) -> None:
+    recorder = Recorder()
+    tune(parse_study(raw_study(n_trials=1, pruner=pruner), "tiny.yaml"), output, recorder)
+    assert len(recorder.notes) == len(told)
+    assert all(part in note for note, part in zip(recorder.notes, told, strict=True))
+
+
+def test_truncation_is_counted_and_said(raw_study: StudyMaker, output: Path) -> None:
+    recorder = Recorder()
+    training = raw_study()["training"] | {"max_length": 14}  # sentences have 4 to 13 words, and two special tokens
+    outcome = tune(parse_study(raw_study(n_trials=1, training=training), "tiny.yaml"), output, recorder)
+    assert recorder.facts is not None
+    splits = load_splits(parse_study(raw_study(), "tiny.yaml").data, seed=0)
+    train, validation = (
+        sum(len(text.split()) > 12 for text in split.texts) for split in (splits.train, splits.validation)
+    )
+    assert train and validation
+    told = f"Truncated to 14 tokens: {train} of train and {validation} of validation."
+    assert recorder.facts.data.notes == [told]
+    assert told in outcome.report.markdown.read_text()
 
 
 def test_the_model_can_be_searched(raw_study: StudyMaker, output: Path, model_folder: Path, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from hpo.data.splits import Split
-from hpo.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -62,15 +61,11 @@ def tokenize_split(
     """Tokenize `split`, or read what an earlier call left in `cache_dir`.
 
     Args:
+        tokenizer: a fast one, which `load_pretrained` has made sure of.
         fingerprint: of the data (`Splits.fingerprint`).
         name: of the split within the data.
         cache_dir: made where it does not exist; None caches nothing.
     """
-    if not tokenizer.is_fast:
-        raise DataError(
-            f"the model must have a fast tokenizer (tokenizer.json), but got {type(tokenizer).__name__}. "
-            "Choose a model that has one."
-        )
     if cache_dir is None:
         return _tokenize(split, tokenizer, max_length)
     path = cache_dir / f"{_cache_key(tokenizer, max_length, fingerprint, name)}.safetensors"

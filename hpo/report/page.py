@@ -209,9 +209,11 @@ def _failures(table: pd.DataFrame) -> str:
 def _places(view: View, folder: Path) -> dict[str, str]:
     """What the commands on the page are called with, quoted for a shell."""
     stands_in_for = view.spec.fallback_for if view.spec else None
-    study = shlex.quote(stands_in_for or view.study.study_name)
+    call = view.study.user_attrs.get("call") or ["--study", stands_in_for or view.study.study_name]
+    if stands_in_for and "--fallback" not in call:  # or it would be the other study, once the Hub is there again
+        call = [*call, "--fallback", "always"]
     return {
-        "study": f"{study} --fallback always" if stands_in_for else study,
+        "call": shlex.join(call),
         "output": output_option(folder.parent),
         "best_yaml": shlex.quote((folder / "best.yaml").as_posix()),
     }

@@ -85,6 +85,7 @@ def load_pretrained(
         )
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
+    config.problem_type = "single_label_classification"  # a checkpoint may bring another, which pipelines follow
     if dropout is not None:
         set_dropout(config, dropout)
     try:
@@ -109,12 +110,23 @@ def load_pretrained(
             f"training.max_length must be at most the model's {positions} positions, but got {max_length}. Lower it."
         )
     new = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    _require_pretrained(spec, architecture.base_model_prefix, new)
     if local_path(spec.name):
         fingerprint = folder_fingerprint(Path(source))
     else:
         snapshot = _snapshots[spec] = path or hub_snapshot(spec)
         fingerprint = f"commit:{snapshot.name}"
     return Pretrained(model, tokenizer, fingerprint, tuple(new))
+
+
+def _require_pretrained(spec: ModelSpec, prefix: str, new: list[str]) -> None:
+    """Only the head, and a pooler that pretraining had no use for, may start from random weights."""
+    body = [key for key in new if key.startswith(f"{prefix}.") and "pooler" not in key]
+    if body:
+        raise DataError(
+            f"`{spec.name}` must hold the weights that its config.json describes, but got none of that shape for "
+            f"{len(body):,} of them, such as {body[0]}. Use the configuration that was saved with the weights."
+        )
 
 
 def num_positions(model: PreTrainedModel, default: int) -> int:
@@ -150,11 +162,17 @@ def hub_snapshot(spec: ModelSpec) -> Path:
     return Path(config).parent
 
 
-@functools.lru_cache(maxsize=8)
 def folder_fingerprint(folder: Path) -> str:
     """sha256 over the names and contents of a model folder's files (weights, configuration, vocabulary)."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix in FINGERPRINTED)
+    # Read once while nothing changes: an edited file is another model.
+    return _fingerprint(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths))
+
+
+@functools.lru_cache(maxsize=8)
+def _fingerprint(stamps: tuple[tuple[Path, int, int], ...]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.suffix in FINGERPRINTED):
+    for path, *_ in stamps:
         with path.open("rb") as file:
             digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return f"sha256:{digest.hexdigest()}"

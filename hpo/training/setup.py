@@ -77,8 +77,20 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
             f"Use {config.metric}_macro."
         )
 
+    _require_embeddings(config, pretrained, [train, validation])
+
     # 4. Set up the optimizer and the schedule.
     num_training_steps = max(1, round(training.num_train_epochs * math.ceil(len(train) / training.train_batch_size)))
     optimizer = build_optimizer(pretrained.model, training)
     schedule = build_schedule(optimizer, training, num_training_steps)
     return Setup(config, task, device, pretrained, splits, train, validation, optimizer, schedule, num_training_steps)
+
+
+def _require_embeddings(config: TrialConfig, pretrained: Pretrained, tokens: list[Tokens]) -> None:
+    known = int(pretrained.model.get_input_embeddings().get_parameter("weight").shape[0])
+    highest = max(int(split.input_ids.max()) for split in tokens)
+    if highest >= known:
+        raise DataError(
+            f"every token must have an embedding, but got token {highest} for the {known:,} embeddings of "
+            f"`{config.model.name}`. Use the tokenizer that was saved with the model."
+        )

@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerFast
 
 from hpo.data.splits import Split
 from hpo.data.tokens import Tokens, tokenize_split
-from hpo.errors import DataError
 
 VOCABULARY = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e", "f"])}
 SPLIT = Split(("a b", "c", "a b c d e f", "a b c"), np.array([0, 1, 1, 0]))
@@ -126,9 +125,3 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, caplog: 
     (tmp_path / "file").write_text("in the way")
     assert len(tokenize(tmp_path / "file")) == 4
     assert "cannot be written" in caplog.text
-
-
-def test_a_slow_tokenizer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Counting, "is_fast", False)
-    with pytest.raises(DataError, match="fast tokenizer"):
-        tokenize(None)

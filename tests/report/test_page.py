@@ -41,9 +41,8 @@ FACTS: dict[str, Any] = {
         "labels": ["bad", "good"],
         "fingerprint": "f" * 64,
         "notes": ["7 duplicates were removed."],
-        "truncated": {"train": 12, "validation": 0, "test": 0},
     },
-    "model": {"name": "tiny", "num_parameters": 1234567, "fingerprint": "e" * 64},
+    "model": {"name": "tiny", "num_parameters": 1234567, "new_weights": ["head"], "fingerprint": "e" * 64},
     "machine": {"device": "cpu", "precision": "fp32", "versions": {"torch": "2.13.0"}},
 }
 IMAGES = re.compile(r"!\[[^\]]+\]\((figures/\w+\.png)\)")
@@ -184,7 +183,7 @@ def test_data_model_and_machine() -> None:
     setting = section(page, "Data, model and machine")
     for told in ("films.csv (year = 2001)", "train 1,000", "validation 400", "test 300", "bad, good", "7 duplicates"):
         assert told in setting
-    for told in ("12 of train", "1,234,567", "cpu, fp32, torch 2.13.0"):
+    for told in ("new weights: head", "1,234,567", "cpu, fp32, torch 2.13.0"):
         assert told in setting
     assert r"Does \<b>it\</b> work?" in page
 
@@ -251,6 +250,16 @@ def test_the_commands_name_this_study_and_its_folder() -> None:
     other = page_of(study, Path("my runs/films"))
     assert "python -m hpo.run --study films --output 'my runs'" in other
     assert "--config 'my runs/films/best.yaml'" in other
+
+
+def test_the_study_goes_on_as_it_was_called() -> None:
+    """By path, and with what was set: the study's name alone would find nothing, or refuse what has changed."""
+    study = finished_study()
+    study.set_user_attr("call", ["--study", "my studies/films.yaml", "--set", "training.dropout=0.2", "--trials", "9"])
+    told = "python -m hpo.run --study 'my studies/films.yaml' --set training.dropout=0.2 --trials 9"
+    assert f"{told}\n" in page_of(study)
+    study.set_user_attr("spec", study.user_attrs["spec"] | {"fallback_for": "other"})
+    assert f"{told} --fallback always\n" in page_of(study)
 
 
 def test_a_report_replaces_the_last_one_and_leaves_other_files_alone(tmp_path: Path) -> None:

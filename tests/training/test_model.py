@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import (
     AutoConfig,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     BertForSequenceClassification,
     GPT2Config,
@@ -210,10 +211,12 @@ def test_the_encoder_is_the_saved_one(save: Save) -> None:
 def test_a_head_for_other_labels_is_replaced(save: Save) -> None:
     config = tiny_config("bert")
     config.num_labels = 3
+    config.problem_type = "multi_label_classification"
     pretrained = load(save(tiny_model(config)))
     assert pretrained.new_weights == ("classifier.bias", "classifier.weight")
     assert pretrained.model.get_parameter("classifier.weight").shape == (2, 32)
     assert pretrained.model.config.id2label == {0: "negative", 1: "positive"}
+    assert pretrained.model.config.problem_type == "single_label_classification"  # or a pipeline's scores are sigmoids
 
 
 def test_a_head_for_as_many_labels_is_kept(save: Save) -> None:
@@ -339,6 +342,25 @@ def test_damaged_folder(copy: Path, damage: Callable[[Path], None], message: str
         load(copy)
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "first"), [("num_hidden_layers", 3, "layer.2"), ("hidden_size", 64, "embeddings")]
+)
+def test_a_configuration_of_other_weights(copy: Path, setting: str, value: int, first: str) -> None:
+    """transformers would train what is missing, or has another shape, from random weights."""
+    path = copy / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {setting: value}))
+    with pytest.raises(DataError, match=rf"must hold the weights that its config\.json describes, .*bert\..*{first}"):
+        load(copy)
+
+
+def test_a_pooler_may_be_new(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Models pretrained on masked words alone have none."""
+    AutoModelForMaskedLM.from_config(tiny_config("bert")).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    new = load(tmp_path).new_weights
+    assert new == ("bert.pooler.dense.bias", "bert.pooler.dense.weight", "classifier.bias", "classifier.weight")
+
+
 @pytest.mark.parametrize("with_tokenizer", [True, False])
 def test_architecture_without_such_a_head(save: Save, with_tokenizer: bool) -> None:
     vision = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, image_size=32)
@@ -372,6 +394,12 @@ def test_fingerprint(model_folder: Path, tmp_path: Path) -> None:
     others = {changed("weight", other_weight), changed("name", other_name), original}
     assert len(others) == 3
     assert all(fingerprint.startswith("sha256:") for fingerprint in others)
+
+
+def test_the_fingerprint_of_a_folder_that_changes(copy: Path) -> None:
+    original = folder_fingerprint(copy)
+    (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
+    assert folder_fingerprint(copy) != original
 
 
 def test_the_loaded_class_has_the_tasks_head(model_folder: Path) -> None:

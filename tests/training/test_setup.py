@@ -1,5 +1,7 @@
 """What stands ready before the first step."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +109,16 @@ def test_precision_is_checked_against_the_device(
     else:
         with pytest.raises(DataError, match="Use precision: auto or fp32"):
             set_up(asked, None)
+
+
+def test_a_tokenizer_of_another_model(config: TrialConfig, model_folder: Path, tmp_path: Path) -> None:
+    """Of more words than the model has embeddings: an IndexError in mid-training, if nobody looks."""
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    words = tokenizer["model"]["vocab"]
+    words["film"], size = len(words), len(words)
+    path.write_text(json.dumps(tokenizer))
+    other = config.model_copy(update={"model": config.model.model_copy(update={"name": str(folder)})})
+    with pytest.raises(DataError, match=rf"got token {size} for the {size} embeddings.*Use the tokenizer"):
+        set_up(other, None)
