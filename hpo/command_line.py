@@ -4,20 +4,15 @@
 """
 
 import argparse
-import errno
 import logging
 import os
-import sqlite3
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from hpo.errors import HpoError
-from hpo.output import OUTPUT
-
-# Of the disk or its rights: nothing that a traceback would explain.
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG}
+from hpo.output import OUTPUT, disk_error
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +54,7 @@ def exit_code(command: Callable[[], int]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        cause = _disk_error(error)
+        cause = disk_error(error)
         if cause is None:
             raise
         print(
@@ -67,16 +62,3 @@ def exit_code(command: Callable[[], int]) -> int:
             file=sys.stderr,
         )
         return 2
-
-
-def _disk_error(error: BaseException | None) -> str | None:
-    """The disk's own words, if a full or forbidden disk is at the bottom of an error."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-            return str(error)
-        if isinstance(error, sqlite3.OperationalError) and any(
-            words in str(error) for words in ("disk is full", "disk I/O error", "readonly database")
-        ):
-            return str(error)
-        error = error.__cause__ or error.__context__
-    return None

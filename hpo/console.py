@@ -15,11 +15,12 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from hpo.events import Evaluated, Event, OnEvent, StepDone, TrialEnded, TrialStarted
+from hpo.facts import StudyFacts
 from hpo.output import output_option
 from hpo.report import best_trial, leaderboard, pruning_savings, trials_table
 from hpo.spec import StudySpec
 from hpo.study import INTERRUPTED, remaining_trials, total_trials
-from hpo.tune import Outcome, StudyFacts
+from hpo.tune import Outcome
 
 WORDS = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 COLOURS = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}

@@ -10,6 +10,7 @@ HpoError                 shown without a traceback
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 class HpoError(Exception):
@@ -50,13 +51,19 @@ class StorageError(HpoError):
 class TrialFailed(HpoError):
     """One trial ended by a crash of its own; `reason` is a short tag such as `out_of_memory`."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: str, message: str, details: str | None = None) -> None:
         self.reason = reason
+        self.details = details or message
+        """The traceback, where there is one."""
         super().__init__(message)
 
 
 class Diverged(TrialFailed):
     """The loss is not a finite number any more. The search learns from it: the trial ends PRUNED."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, step: int = 0, curve: Sequence[Any] = ()) -> None:
+        self.step = step
+        """The evaluation at which it was seen."""
+        self.curve = tuple(curve)
+        """The training since the evaluation before, as an `Evaluation` would have told it."""
         super().__init__("diverged", message)

@@ -11,13 +11,11 @@ from pydantic import Field, ValidationError
 
 from hpo.errors import Problem, SpecError
 from hpo.output import write_atomically
-from hpo.provenance import git_commit, versions
 from hpo.settings import Settings
 from hpo.spec import TrialConfig
-from hpo.study import stored_spec
+from hpo.study import COMMIT, stored_spec
 from hpo.study_file import parse_yaml
 
-COMMIT = "commit:"  # how the fingerprint of a model of the Hub begins
 HEADER = """\
 # The best trial of the study `{study}`. It runs again, to the same validation score, with
 #   python -m hpo.train --config {path}
@@ -52,9 +50,9 @@ class Exported(Settings):
     machine: dict[str, str]
     """The device and its precision: another one rounds differently."""
     versions: dict[str, str]
-    """Of Python and the packages that compute."""
+    """Of Python and the packages that computed it."""
     git_commit: str | None
-    """Of this code."""
+    """Of the code that ran the trial."""
     mlflow_run_id: str
     """The trial's run."""
 
@@ -79,8 +77,8 @@ def export_trial(study: optuna.Study, trial: FrozenTrial, path: Path) -> Exporte
         data_fingerprint=data["fingerprint"],
         model_fingerprint=fingerprint,
         machine=trial.user_attrs["machine"],
-        versions=versions(),
-        git_commit=git_commit(),
+        versions=trial.user_attrs["versions"],
+        git_commit=trial.user_attrs["git_commit"],
         mlflow_run_id=trial.user_attrs["mlflow_run_id"],
     )
     ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))

@@ -1,7 +1,9 @@
 """The output folder: its default, whether it can be written, and files that are there whole or not at all."""
 
+import errno
 import os
 import shlex
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,8 @@ from hpo.errors import StorageError
 OUTPUT = Path("mlruns")
 # Below this a study cannot keep its databases, let alone a model.
 MIN_FREE_MIB = 64
+# Of the disk or its rights: nothing that a traceback would explain.
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG}
 
 
 def output_option(output: Path) -> str:
@@ -69,3 +73,16 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def disk_error(error: BaseException | None) -> str | None:
+    """The disk's own words, if a full or forbidden disk is at the bottom of an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            return str(error)
+        if isinstance(error, sqlite3.OperationalError) and any(
+            words in str(error) for words in ("disk is full", "disk I/O error", "readonly database")
+        ):
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None

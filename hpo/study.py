@@ -7,7 +7,7 @@ import functools
 import json
 import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from hpo.spec import StudySpec
 COMPARABLE = ("task", "metric", "seed", "data", "model", "training", "search_space")
 NO_MATTER = "training.eval_batch_size"  # changes no result
 INTERRUPTED = "interrupted"
+COMMIT = "commit:"  # how the fingerprint of a model of the Hub begins
 ABSENT = object()
 
 
@@ -110,14 +111,45 @@ def open_study(spec: StudySpec, storage: optuna.storages.RDBStorage) -> optuna.S
     return study
 
 
-def set_aside(storage: optuna.storages.RDBStorage, name: str) -> str | None:
+def pinned(spec: StudySpec, storage: optuna.storages.RDBStorage) -> StudySpec:
+    """The spec with the Hub's commit that the study of that name began with, for `main` moves on.
+
+    Nothing is pinned where the spec names a revision, or where several models are searched.
+    """
+    if spec.model.revision or "model.name" in spec.search_space or spec.name not in study_names(storage):
+        return spec
+    stored = load_study(storage, spec.name)
+    fingerprint = stored.user_attrs.get("models", {}).get(spec.model.name, "")
+    if not ended_trials(stored) or not fingerprint.startswith(COMMIT):
+        return spec
+    model = spec.model.model_copy(update={"revision": fingerprint.removeprefix(COMMIT)})
+    return spec.model_copy(update={"model": model})
+
+
+def set_aside(storage: optuna.storages.RDBStorage, name: str) -> str:
     """`--fresh`: keeps the study of this name under a dated one, so that nothing is lost. Returns that name."""
-    if name not in study_names(storage):
-        return None
     kept = f"{name}-until-{datetime.now():%Y%m%d-%H%M%S}"
     optuna.copy_study(from_study_name=name, from_storage=storage, to_study_name=kept, to_storage=storage)
     optuna.delete_study(study_name=name, storage=storage)
     return kept
+
+
+def require_unchanged(study: optuna.Study, data: str, models: Mapping[str, str]) -> None:
+    """Holds fingerprints of the data, and of models by name, against those that the study's trials have seen.
+
+    Raises:
+        StorageError: the files are others than at the first trial.
+    """
+    known = {"data": study.user_attrs.get("data", {}).get("fingerprint", data)}
+    known |= {f"model `{name}`": found for name, found in study.user_attrs.get("models", {}).items()}
+    now = {"data": data, **{f"model `{name}`": found for name, found in models.items()}}
+    for what, found in now.items():
+        if found != known.get(what, found):
+            raise StorageError(
+                f"the {what} of the study `{study.study_name}` changed since its first trials, which makes them "
+                f"incomparable: the fingerprint was {known[what][:20]}, is {found[:20]}. Restore the files, start over "
+                f"with --fresh (the old study is kept), or use another name: --set name={study.study_name}-2."
+            )
 
 
 def total_trials(spec: StudySpec) -> int:
@@ -152,9 +184,14 @@ def position_of(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> int:
 
 
 def failure_reason(trial: FrozenTrial) -> str | None:
-    """Why a trial ended before its time. A failed one that says nothing was left behind by a dead driver."""
-    silent = INTERRUPTED if trial.state == TrialState.FAIL else None
-    reason: str | None = trial.user_attrs.get("result", {}).get("reason", silent)
+    """Why a trial ended before its time.
+
+    One that failed without having recorded so is not to blame: its driver died, or what it needs was not there.
+    """
+    result = trial.user_attrs.get("result", {})
+    if trial.state == TrialState.FAIL and result.get("state") != "FAIL":
+        return INTERRUPTED
+    reason: str | None = result.get("reason")
     return reason
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag, ViewType
+from mlflow.entities import LifecycleStage, Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils import mlflow_tags
 from sqlalchemy.exc import DatabaseError
@@ -58,25 +58,38 @@ class Tracker:
         return {experiment.name: experiment.experiment_id for experiment in experiments if experiment.name != "Default"}
 
     def start_study(self, name: str, run_id: str | None, description: str, tags: Mapping[str, str]) -> str:
-        """Creates the parent run, or sets the one of a resumed study running again. Returns its id."""
-        if run_id is not None:
+        """Creates the parent run, or sets the one of a resumed study running again. Returns its id.
+
+        A run that is not there any more, since a user deleted it or moved the database away, is created anew.
+        """
+        experiment_id = self._experiment(name)
+        if run_id is not None and self._is_there(run_id):
             self._client.update_run(run_id, status="RUNNING")
         else:
-            experiment = self._client.get_experiment_by_name(name)
-            experiment_id = (
-                experiment.experiment_id
-                if experiment
-                else self._client.create_experiment(
-                    name,
-                    artifact_location=(self._artifacts / name).as_uri(),
-                    # Or MLflow 3 opens the experiment as one of generative AI, without runs and charts.
-                    tags={"mlflow.experimentKind": "custom_model_development"},
-                )
-            )
             run_id = self._client.create_run(experiment_id, run_name=name, tags=_source_tags()).info.run_id
         self._client.set_tag(run_id, "mlflow.note.content", description)
         self._set_tags(run_id, tags)
         return run_id
+
+    def _experiment(self, name: str) -> str:
+        experiment = self._client.get_experiment_by_name(name)
+        if experiment is None:
+            made = self._client.create_experiment(
+                name,
+                artifact_location=(self._artifacts / name).as_uri(),
+                # Or MLflow 3 opens the experiment as one of generative AI, without runs and charts.
+                tags={"mlflow.experimentKind": "custom_model_development"},
+            )
+            return str(made)
+        if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
+            self._client.restore_experiment(experiment.experiment_id)
+        return str(experiment.experiment_id)
+
+    def _is_there(self, run_id: str) -> bool:
+        try:
+            return bool(self._client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE)
+        except MlflowException:
+            return False
 
     def end_study(self, run_id: str, status: str, metrics: Mapping[str, float], files: Iterable[Path]) -> None:
         """Gives the parent run its best metrics, its files (folders keep their name), and its end state."""
@@ -104,16 +117,22 @@ class Tracker:
         )
         return TrialRun(self, run.info.run_id)
 
-    def end_stale_trials(self, parent_run_id: str) -> None:
-        """Ends child runs that a dead driver left RUNNING."""
+    def running_trials(self, parent_run_id: str) -> list["TrialRun"]:
+        """The child runs that have no end yet: of trials that run, or of a dead driver."""
+        if not self._is_there(parent_run_id):
+            return []
         experiment_id = self._client.get_run(parent_run_id).info.experiment_id
-        stale = self._client.search_runs(
+        running = self._client.search_runs(
             [experiment_id],
             f"attributes.status = 'RUNNING' and tags.`{mlflow_tags.MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}'",
             run_view_type=ViewType.ALL,
         )
-        for run in stale:
-            TrialRun(self, run.info.run_id).end("FAIL", reason="interrupted", tags={}, metrics={})
+        return [TrialRun(self, run.info.run_id) for run in running]
+
+    def end_stale_study(self, run_id: str) -> None:
+        """Ends a parent run that a dead driver left RUNNING; any other end it has stays."""
+        if self._is_there(run_id) and self._client.get_run(run_id).info.status == "RUNNING":
+            self._client.set_terminated(run_id, "KILLED")
 
     def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         self._client.log_batch(run_id, tags=[RunTag(key, str(value)[:MAX_VALUE]) for key, value in tags.items()])

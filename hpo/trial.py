@@ -2,25 +2,39 @@
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 import torch
+from optuna.trial import FrozenTrial
 
 from hpo import space
 from hpo.errors import Diverged, HpoError, TrialFailed
 from hpo.events import Evaluated, OnEvent, StepDone, TrialEnded, TrialStarted
+from hpo.output import disk_error
+from hpo.provenance import git_commit, versions
 from hpo.search import build_pruner, build_sampler, derive_seed
 from hpo.spec import StudySpec, TrialConfig
-from hpo.study import INTERRUPTED, first_attempt, load_study, position_of, storage_of
-from hpo.tracking import Point, tracker_of
-from hpo.training.finetune import Evaluation, finetune
+from hpo.study import (
+    INTERRUPTED,
+    failure_reason,
+    first_attempt,
+    load_study,
+    position_of,
+    require_unchanged,
+    storage_of,
+)
+from hpo.tracking import Point, TrialRun, tracker_of
+from hpo.training.finetune import CurvePoint, Evaluation, finetune
 from hpo.training.setup import Setup, set_up
 
 FELL_BEHIND = "fell behind"
+# What a trial took, of its stored result, as MLflow is told it.
+COSTS = ("seconds", "optimizer_steps", "total_steps", "examples_per_second", "peak_memory_mib")
 
 
 @dataclass(frozen=True)
@@ -37,30 +51,71 @@ def run_trial(spec: StudySpec, job: Job, on_event: OnEvent = lambda event: None)
     """Runs the study's next trial. What the trial itself breaks is recorded and the study goes on.
 
     Raises:
-        HpoError: a mistake of the user's, that would break every trial alike.
+        HpoError: a mistake of the user's, that would break every trial alike. This one counts as interrupted.
     """
     study = load_study(storage_of(job.output), spec.name)
     study.sampler, study.pruner = build_sampler(spec, job.position), build_pruner(spec)
-    study.optimize(lambda trial: _Attempt(spec, job, study, trial, on_event).run(), n_trials=1, catch=(TrialFailed,))
+    attempts: list[_Attempt] = []
+
+    def objective(trial: optuna.Trial) -> float:
+        attempts.append(_Attempt(spec, job, study, trial, on_event))
+        return attempts[0].run()
+
+    try:
+        # An exception holds its frames, they hold the model, and it holds them until the next collection.
+        study.optimize(objective, n_trials=1, catch=(TrialFailed,), gc_after_trial=True)
+    finally:
+        for attempt in attempts:
+            attempt.tell_end()
 
 
 class _Attempt:
     """What is known of a running trial, so that its end can be told whatever ends it."""
 
     def __init__(self, spec: StudySpec, job: Job, study: optuna.Study, trial: optuna.Trial, on_event: OnEvent) -> None:
-        self.spec, self.trial, self.on_event = spec, trial, on_event
+        self.spec, self.job, self.study, self.trial, self.on_event = spec, job, study, trial, on_event
         self.started = time.perf_counter()
-        self.setup: Setup | None = None
-        self.last: Evaluation | None = None
-        self.cache = job.output / "cache"
         self.is_default = first_attempt(study, trial) == 0
+        self.track: TrialRun | None = None
+        self.details: str | None = None
+        self.last: Evaluation | None = None
+        self.total_steps = self.steps = 0
+
+    def run(self) -> float:
+        """The objective: the score of the last evaluation."""
+        try:
+            score = self._train(self._start())
+        except optuna.TrialPruned:
+            self._record("PRUNED", FELL_BEHIND, self.last.step if self.last else 0)
+            raise
+        except Diverged as error:
+            if self.track:
+                self.track.log_points(training_points(error.curve))
+            self.details = error.details
+            self._record("PRUNED", error.reason, error.step)
+            raise optuna.TrialPruned(str(error)) from error
+        except TrialFailed as error:
+            self.details = error.details
+            self._record("FAIL", error.reason)
+            raise
+        except KeyboardInterrupt:
+            self._record("FAIL", INTERRUPTED)
+            raise
+        self._record("COMPLETE")
+        return score
+
+    def _start(self) -> TrialConfig:
+        """Draws the configuration and opens the run."""
+        spec, trial, number = self.spec, self.trial, self.trial.number
         params = space.suggest(trial, spec)
-        self.config = space.trial_config(spec, params, derive_seed(spec.seed, "trial", position_of(study, trial)))
-        trial.set_user_attr("config", self.config.model_dump(mode="json"))
+        config = space.trial_config(spec, params, derive_seed(spec.seed, "trial", position_of(self.study, trial)))
+        trial.set_user_attr("config", config.model_dump(mode="json"))
+        trial.set_user_attr("versions", versions())
+        trial.set_user_attr("git_commit", git_commit())
         repeats = trial.user_attrs.get("retry_of")
-        self.track = tracker_of(job.output).start_trial(
-            job.parent_run_id,
-            trial.number,
+        self.track = tracker_of(self.job.output).start_trial(
+            self.job.parent_run_id,
+            number,
             tags={
                 "trial.default": str(self.is_default).lower(),
                 **({"trial.retry_of": str(repeats)} if repeats is not None else {}),
@@ -68,44 +123,25 @@ class _Attempt:
             },
         )
         trial.set_user_attr("mlflow_run_id", self.track.run_id)
-        self.track.log_params(flat_params(self.config))
-        on_event(TrialStarted(trial.number, dict(params)))
+        self.track.log_params(flat_params(config))
+        self.on_event(TrialStarted(number, dict(params)))
+        return config
 
-    def run(self) -> float:
-        """The objective: the score of the last evaluation."""
-        try:
-            score = self._train()
-        except optuna.TrialPruned:
-            self._end("PRUNED", FELL_BEHIND)
-            raise
-        except Diverged as error:
-            self._end("PRUNED", error.reason, traceback=str(error))
-            raise optuna.TrialPruned(str(error)) from error
-        except torch.OutOfMemoryError as error:
-            self._end("FAIL", "out_of_memory", traceback=traceback.format_exc())
-            raise TrialFailed("out_of_memory", str(error)) from None  # the frames hold the tensors
-        except HpoError as error:
-            self._end("FAIL", "wrong input", traceback=str(error))
-            raise
-        except Exception as error:
-            self._end("FAIL", "crashed", traceback=traceback.format_exc())
-            raise TrialFailed("crashed", f"{type(error).__name__}: {error}") from error
-        except KeyboardInterrupt:
-            self._end("FAIL", INTERRUPTED)
-            raise
-        self._end("COMPLETE", None)
-        return score
-
-    def _train(self) -> float:
-        number, spec, trial = self.trial.number, self.spec, self.trial
-        self.setup = setup = set_up(self.config, self.cache)
-        self.track.set_tags(setup_tags(setup))
-        trial.set_user_attr("model_fingerprint", setup.pretrained.fingerprint)
+    def _train(self, config: TrialConfig) -> float:
+        number, spec, trial, track = self.trial.number, self.spec, self.trial, self.track
+        assert track is not None
+        with _own_faults():
+            setup = set_up(config, self.job.output / "cache")
+        self.total_steps = setup.num_training_steps
+        fingerprint = setup.pretrained.fingerprint
+        require_unchanged(self.study, setup.splits.fingerprint, {config.model.name: fingerprint})
+        track.set_tags(setup_tags(setup))
+        trial.set_user_attr("model_fingerprint", fingerprint)
         trial.set_user_attr("machine", {"device": setup.device.name, "precision": setup.device.precision})
-        for evaluation in finetune(setup, self._step_counter(setup.num_training_steps)):
+        for evaluation in self._evaluations(setup):
             self.last = evaluation
             score = evaluation.metrics[spec.metric]
-            self.track.log_points(curve_points(evaluation))
+            track.log_points(curve_points(evaluation))
             trial.report(score, evaluation.step)
             self.on_event(Evaluated(number, evaluation.step, score))
             spent = evaluation.global_step == setup.num_training_steps
@@ -115,29 +151,83 @@ class _Attempt:
                 raise optuna.TrialPruned
         return score
 
-    def _step_counter(self, num_training_steps: int) -> Callable[[int], None]:
-        return lambda step: self.on_event(StepDone(self.trial.number, step, num_training_steps))
+    def _evaluations(self, setup: Setup) -> Iterator[Evaluation]:
+        evaluations = finetune(setup, self._count_step)
+        while True:
+            with _own_faults():
+                evaluation = next(evaluations, None)
+            if evaluation is None:
+                return
+            yield evaluation
 
-    def _end(self, state: str, reason: str | None, traceback: str | None = None) -> None:
-        """Writes the trial's result to Optuna and MLflow, and tells it."""
-        seconds, last, total = time.perf_counter() - self.started, self.last, 0
-        if self.setup is not None:
-            total = self.setup.num_training_steps
-        steps = last.global_step if last else 0
-        numbers = {
-            "seconds": seconds,
-            "optimizer_steps": steps,
-            "total_steps": total,
+    def _count_step(self, step: int) -> None:
+        self.steps = step
+        self.on_event(StepDone(self.trial.number, step, self.total_steps))
+
+    def _record(self, state: str, reason: str | None = None, step: int | None = None) -> None:
+        """Stores the result with the trial, before Optuna is told of its end: afterwards it takes no attributes."""
+        last = self.last
+        result = {
+            "state": state,
+            "reason": reason,
+            "step": step,  # the evaluation at which it was stopped
+            "metrics": dict(last.metrics) if last else {},
+            "seconds": time.perf_counter() - self.started,
+            "optimizer_steps": self.steps,
+            "total_steps": self.total_steps,
             "examples_per_second": last.examples_per_second if last else 0.0,
             "peak_memory_mib": last.memory_mib if last else 0.0,
         }
-        metrics = dict(last.metrics) if last else {}
-        self.trial.set_user_attr("result", {"metrics": metrics, "reason": reason, **numbers})
-        pruned_at = {"trial.pruned_step": str(last.step if last else 0)} if state == "PRUNED" else {}
-        self.track.end(state, reason=reason, tags=pruned_at, metrics=numbers, traceback=traceback)
-        score = metrics.get(self.spec.metric)
-        share = steps / total if total else 0.0
-        self.on_event(TrialEnded(self.trial.number, state, reason, score, metrics, share, seconds, self.is_default))
+        self.trial.set_user_attr("result", result)
+
+    def tell_end(self) -> None:
+        """Ends the run in MLflow with what Optuna has stored, and tells it. Nothing, if Optuna knows of no end."""
+        trial = self.study.get_trials(deepcopy=False)[self.trial.number]
+        if not trial.state.is_finished():
+            return
+        if self.track:
+            end_run(self.track, trial, self.details)
+        result = trial.user_attrs.get("result", {})
+        metrics = result.get("metrics", {})
+        self.on_event(
+            TrialEnded(
+                number=trial.number,
+                state=trial.state.name,
+                reason=failure_reason(trial),
+                score=metrics.get(self.spec.metric),
+                metrics=metrics,
+                share=self.steps / self.total_steps if self.total_steps else 0.0,
+                seconds=time.perf_counter() - self.started,
+                is_default=self.is_default,
+            )
+        )
+
+
+@contextmanager
+def _own_faults() -> Iterator[None]:
+    """What breaks in here is the trial's own fault: it fails with its traceback, and the study goes on.
+
+    A mistake of the user's, or a full disk, would break every other trial too: they pass, and end the study.
+    """
+    try:
+        yield
+    except HpoError:
+        raise
+    except torch.OutOfMemoryError as error:
+        # Without its frames, for they hold the tensors.
+        raise TrialFailed("out_of_memory", str(error), traceback.format_exc()) from None
+    except Exception as error:
+        if disk_error(error):
+            raise
+        raise TrialFailed("crashed", f"{type(error).__name__}: {error}", traceback.format_exc()) from error
+
+
+def end_run(run: TrialRun, trial: FrozenTrial, details: str | None = None) -> None:
+    """Ends a trial's run as Optuna has stored its end, with what it took and, if it crashed, its traceback."""
+    result = trial.user_attrs.get("result", {})
+    pruned_at = {"trial.pruned_step": str(result["step"])} if result.get("step") is not None else {}
+    costs = {name: result[name] for name in COSTS if name in result}
+    run.end(trial.state.name, reason=failure_reason(trial), tags=pruned_at, metrics=costs, traceback=details)
 
 
 def flat_params(config: TrialConfig) -> dict[str, Any]:
@@ -171,12 +261,17 @@ def setup_tags(setup: Setup) -> dict[str, str]:
 def curve_points(evaluation: Evaluation) -> list[Point]:
     """Scores by evaluation (the k of the k-th share of the budget, as the pruner sees it), curves by optimizer step."""
     scores: list[Point] = [(name, value, evaluation.step) for name, value in evaluation.metrics.items()]
-    scores.append(("epoch", evaluation.epoch, evaluation.step))
-    for point in evaluation.curve:
+    return [*scores, ("epoch", evaluation.epoch, evaluation.step), *training_points(evaluation.curve)]
+
+
+def training_points(curve: Sequence[CurvePoint]) -> list[Point]:
+    """The curves of the training, by optimizer step."""
+    points: list[Point] = []
+    for point in curve:
         at = point.global_step
-        scores += [
+        points += [
             ("train/loss", point.loss, at),
             ("train/learning_rate", point.learning_rate, at),
             ("train/grad_norm", point.grad_norm, at),
         ]
-    return scores
+    return points

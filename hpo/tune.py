@@ -11,64 +11,33 @@ import optuna
 import yaml
 from filelock import FileLock, Timeout
 
-from hpo.errors import StorageError
+from hpo.errors import HpoError, StorageError
 from hpo.events import OnEvent
 from hpo.export import export_trial
+from hpo.facts import StudyFacts, study_facts
 from hpo.output import prepare_output, write_atomically
-from hpo.provenance import versions
 from hpo.report import best_trial, write_report
 from hpo.report.page import ReportFiles
 from hpo.search import first_pruning
-from hpo.search_spec import ChoiceParameter, NoPruner
-from hpo.space import default_params, trial_config
+from hpo.search_spec import NoPruner
 from hpo.spec import StudySpec
 from hpo.study import (
+    INTERRUPTED,
     end_stale_trials,
     ended_trials,
+    load_study,
     next_position,
     open_storage,
     open_study,
+    pinned,
     remaining_trials,
     requeue_interrupted,
+    require_unchanged,
     set_aside,
+    study_names,
 )
 from hpo.tracking import Tracker, tracker_of
-from hpo.training.setup import Setup, set_up
-from hpo.trial import Job, run_trial
-
-
-@dataclass(frozen=True)
-class DataFacts:
-    rows: dict[str, int]
-    labels: list[str]
-    fingerprint: str
-    notes: list[str]
-    """What was removed, and what was truncated."""
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    name: str
-    num_parameters: int
-    fingerprint: str
-    new_weights: list[str]
-    """The modules that start from random weights: the head, and what else pretraining left out."""
-
-
-@dataclass(frozen=True)
-class MachineFacts:
-    device: str
-    precision: str
-    versions: dict[str, str]
-
-
-@dataclass(frozen=True)
-class StudyFacts:
-    """What a study runs on, known before its first trial."""
-
-    data: DataFacts
-    model: ModelFacts
-    machine: MachineFacts
+from hpo.trial import Job, end_run, run_trial
 
 
 @dataclass(frozen=True)
@@ -100,38 +69,62 @@ def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False
         call: the arguments of `hpo.run` that asked for this, for the report to repeat.
 
     Raises:
-        HpoError: data, model, storage or a changed study cannot be used; nothing was run then.
+        HpoError: data, model, storage or a changed study cannot be used. If trials have run before that, they are
+            reported first.
     """
     prepare_output(output)
     folder = output / spec.name
     with _only_driver(output, spec.name):
-        facts = study_facts(spec, output)
-        storage, tracker = open_storage(output), tracker_of(output)
-        notes = _set_aside(storage, spec.name, folder) if fresh else []
+        storage = open_storage(output)
+        pinned_spec = spec if fresh else pinned(spec, storage)
+        facts = study_facts(pinned_spec, output / "cache")
+        tracker = tracker_of(output)
+        notes = _set_aside(storage, tracker, spec.name, folder) if fresh else []
         study = open_study(spec, storage)
-        _store_facts(study, facts)
-        study.set_user_attr("call", list(call))
+        if ended_trials(study):
+            require_unchanged(study, facts.data.fingerprint, facts.models)
+        for name, value in {**asdict(facts), "call": list(call)}.items():  # report and export are made from these
+            study.set_user_attr(name, value)
         parent_run_id = _start_parent(study, spec, tracker)
-        tracker.end_stale_trials(parent_run_id)  # also those of trials that a changed study has left behind
-        if stale := end_stale_trials(study):
-            numbers = ", ".join(map(str, stale))
-            notes.append(f"Tried again, for the program was killed while it ran: trial {numbers}.")
-        requeue_interrupted(study)
-        notes += _pruning_notes(spec)
-
-        display.header(study, facts, notes)
-        deadline = time.monotonic() + spec.timeout if spec.timeout else float("inf")
-        interrupted = False
         try:
-            with display.running() as on_event:
-                while remaining_trials(study, spec) and time.monotonic() < deadline:
-                    run_trial(spec, Job(output, next_position(study), parent_run_id), on_event)
-        except KeyboardInterrupt:
-            interrupted = True
-        except BaseException:
-            tracker.end_study(parent_run_id, "FAILED", {}, [])
+            notes += [*_repair(study, tracker, parent_run_id), *_pruning_notes(spec)]
+            display.header(study, facts, notes)
+            deadline = time.monotonic() + spec.timeout if spec.timeout else float("inf")
+            stopped: HpoError | KeyboardInterrupt | None = None
+            try:
+                with display.running() as on_event:
+                    while remaining_trials(study, spec) and time.monotonic() < deadline:
+                        run_trial(pinned_spec, Job(output, next_position(study), parent_run_id), on_event)
+            except (HpoError, KeyboardInterrupt) as error:
+                stopped = error
+            outcome = _finish(study, folder, tracker, parent_run_id, stopped, time.monotonic() >= deadline)
+        except BaseException as error:  # also a second Ctrl-C, while the report is written
+            status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+            tracker.end_study(parent_run_id, status, {}, [])
             raise
-        return _finish(study, folder, tracker, parent_run_id, interrupted, time.monotonic() >= deadline)
+        if isinstance(stopped, HpoError):
+            raise stopped
+        return outcome
+
+
+def _repair(study: optuna.Study, tracker: Tracker, parent_run_id: str) -> list[str]:
+    """Ends what a dead driver left running, and queues what it interrupted once more."""
+    stale = end_stale_trials(study)
+    _end_runs(study, tracker, parent_run_id)
+    requeue_interrupted(study)
+    numbers = ", ".join(map(str, stale))
+    return [f"Tried again, for the program was killed while it ran: trial {numbers}."] if stale else []
+
+
+def _end_runs(study: optuna.Study, tracker: Tracker, parent_run_id: str) -> None:
+    """Ends the runs that are still open as Optuna knows their trials; those of trials that are gone as interrupted."""
+    trials = {trial.user_attrs.get("mlflow_run_id"): trial for trial in study.get_trials(deepcopy=False)}
+    for run in tracker.running_trials(parent_run_id):
+        trial = trials.get(run.run_id)
+        if trial is None:
+            run.end("FAIL", reason=INTERRUPTED, tags={}, metrics={})
+        elif trial.state.is_finished():
+            end_run(run, trial)
 
 
 def _pruning_notes(spec: StudySpec) -> list[str]:
@@ -145,67 +138,6 @@ def _pruning_notes(spec: StudySpec) -> list[str]:
     ]
 
 
-def study_facts(spec: StudySpec, output: Path) -> StudyFacts:
-    """Loads what every trial will load, so that a mistake shows before the first one.
-
-    Raises:
-        DataError: the data, a model, or what is asked of them cannot be used.
-    """
-    params = default_params(spec)
-    searched = spec.search_space.get("model.name")
-    names = searched.choices if isinstance(searched, ChoiceParameter) else [spec.model.name]
-    for name in names:
-        drawn = {**params, "model.name": name} if searched else params
-        setup = set_up(trial_config(spec, drawn, seed=0), output / "cache")
-        if name == spec.model.name:
-            facts = _facts(setup)
-    return facts
-
-
-def _facts(setup: Setup) -> StudyFacts:
-    splits, pretrained = setup.splits, setup.pretrained
-    return StudyFacts(
-        DataFacts(
-            rows={name: len(getattr(splits, name).texts) for name in ("train", "validation", "test")},
-            labels=list(splits.labels),
-            fingerprint=splits.fingerprint,
-            notes=[*splits.notes, *_truncation(setup)],
-        ),
-        ModelFacts(
-            setup.config.model.name,
-            pretrained.num_parameters,
-            pretrained.fingerprint,
-            sorted({key.rpartition(".")[0] for key in pretrained.new_weights}),
-        ),
-        MachineFacts(setup.device.name, setup.device.precision, versions()),
-    )
-
-
-def _truncation(setup: Setup) -> Iterator[str]:
-    counts = {"train": setup.train.n_truncated, "validation": setup.validation.n_truncated}
-    cut = [f"{count:,} of {name}" for name, count in counts.items() if count]
-    if cut:
-        yield f"Truncated to {setup.config.training.max_length} tokens: {' and '.join(cut)}."
-
-
-def _store_facts(study: optuna.Study, facts: StudyFacts) -> None:
-    """Into the study's attributes, from which report and export are made; refuses data that changed underneath."""
-    stored = study.user_attrs.get("data")
-    if stored and ended_trials(study):
-        for what, old, new in (
-            ("data", stored["fingerprint"], facts.data.fingerprint),
-            ("model", study.user_attrs["model"]["fingerprint"], facts.model.fingerprint),
-        ):
-            if old != new:
-                raise StorageError(
-                    f"the {what} of the study `{study.study_name}` changed since its first trials, which makes them "
-                    f"incomparable: the fingerprint was {old[:20]}, is {new[:20]}. Restore the files, start over with "
-                    f"--fresh (the old study is kept), or use another name: --set name={study.study_name}-2."
-                )
-    for name, value in asdict(facts).items():
-        study.set_user_attr(name, value)
-
-
 def _start_parent(study: optuna.Study, spec: StudySpec, tracker: Tracker) -> str:
     tags = {"fallback_for": spec.fallback_for} if spec.fallback_for else {}
     known = study.user_attrs.get("mlflow_parent_run_id")
@@ -215,9 +147,15 @@ def _start_parent(study: optuna.Study, spec: StudySpec, tracker: Tracker) -> str
 
 
 def _finish(
-    study: optuna.Study, folder: Path, tracker: Tracker, parent_run_id: str, interrupted: bool, timed_out: bool
+    study: optuna.Study,
+    folder: Path,
+    tracker: Tracker,
+    parent_run_id: str,
+    stopped: HpoError | KeyboardInterrupt | None,
+    timed_out: bool,
 ) -> Outcome:
     """Report and export of whatever has finished."""
+    _end_runs(study, tracker, parent_run_id)
     best = best_trial(study)
     best_yaml = folder / "best.yaml" if best else None
     if best and best_yaml:
@@ -226,10 +164,9 @@ def _finish(
     scores = best.user_attrs["result"]["metrics"] if best else {}
     metrics = {name.replace("eval/", "study/best_"): value for name, value in scores.items()}
     files = [study_file(study, folder), report.markdown, report.table, folder / "figures"]
-    tracker.end_study(
-        parent_run_id, "KILLED" if interrupted else "FINISHED", metrics, [*files, *([best_yaml] if best_yaml else [])]
-    )
-    return Outcome(study, report, best_yaml, interrupted, timed_out)
+    status = {type(None): "FINISHED", KeyboardInterrupt: "KILLED"}.get(type(stopped), "FAILED")
+    tracker.end_study(parent_run_id, status, metrics, [*files, *([best_yaml] if best_yaml else [])])
+    return Outcome(study, report, best_yaml, isinstance(stopped, KeyboardInterrupt), timed_out)
 
 
 def study_file(study: optuna.Study, folder: Path) -> Path:
@@ -239,10 +176,15 @@ def study_file(study: optuna.Study, folder: Path) -> Path:
     return path
 
 
-def _set_aside(storage: optuna.storages.RDBStorage, name: str, folder: Path) -> list[str]:
-    kept = set_aside(storage, name)
-    if kept is None:
+def _set_aside(storage: optuna.storages.RDBStorage, tracker: Tracker, name: str, folder: Path) -> list[str]:
+    if name not in study_names(storage):
         return []
+    study = load_study(storage, name)
+    end_stale_trials(study)
+    if parent_run_id := study.user_attrs.get("mlflow_parent_run_id"):
+        _end_runs(study, tracker, parent_run_id)
+        tracker.end_stale_study(parent_run_id)
+    kept = set_aside(storage, name)
     if folder.exists():
         folder.rename(folder.with_name(kept))
     return [f"The earlier study is kept as `{kept}`."]

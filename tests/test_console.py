@@ -9,13 +9,14 @@ from rich.console import Console
 
 from hpo.console import StudyConsole, fold, format_seconds, parameters, score_text, short, ui_command
 from hpo.events import Evaluated, StepDone, TrialEnded, TrialStarted
+from hpo.facts import DataFacts, MachineFacts, ModelFacts, StudyFacts
 from hpo.spec import StudySpec
-from hpo.tune import DataFacts, MachineFacts, ModelFacts, StudyFacts
 
 FACTS = StudyFacts(
     DataFacts({"train": 2400, "validation": 1000, "test": 1066}, ["neg", "pos"], "f" * 64, ["a note"]),
     ModelFacts("some/model", 22_713_986, "sha256:0", ["classifier", "bert.pooler"]),
     MachineFacts("a CPU", "bf16", {}),
+    {"some/model": "sha256:0"},
 )
 
 

@@ -23,8 +23,10 @@ def study(spec: StudySpec) -> optuna.Study:
         value=0.75,
         user_attrs={
             "config": config.model_dump(mode="json"),
-            "result": {"metrics": {"eval/accuracy": 0.75, "eval/loss": 0.1 + 0.2}, "reason": None},
+            "result": {"metrics": {"eval/accuracy": 0.75, "eval/loss": 0.1 + 0.2}, "state": "COMPLETE", "reason": None},
             "model_fingerprint": "sha256:1",
+            "versions": {"python": "3.11.7", "torch": "2.0.1"},
+            "git_commit": "abc-dirty",
             "machine": {"device": "a CPU", "precision": "fp32"},
             "mlflow_run_id": "run",
         },
@@ -43,6 +45,7 @@ def test_what_is_written_is_read_back(study: optuna.Study, spec: StudySpec, tmp_
     assert read.config.training.learning_rate == 1e-5
     assert read.config.training.max_grad_norm is None
     assert read.config.seed == 11
+    assert (read.versions["torch"], read.git_commit) == ("2.0.1", "abc-dirty")  # those of the trial, not today's
     assert read.config.data == spec.data
     assert list(path.parent.iterdir()) == [path]
 

@@ -54,6 +54,7 @@ FLOORS: dict[str, int] = {
     "hpo.report.page": 7,
     "hpo.report.tables": 7,
     "hpo.export": 7,
+    "hpo.facts": 8,
     "hpo.trial": 8,
     "hpo.tune": 9,
     # the command line

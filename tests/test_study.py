@@ -24,9 +24,11 @@ from hpo.study import (
     next_position,
     open_storage,
     open_study,
+    pinned,
     position_of,
     remaining_trials,
     requeue_interrupted,
+    require_unchanged,
     set_aside,
     stored_spec,
     study_names,
@@ -232,7 +234,7 @@ class TestOpening:
         if left != "queued":
             trial = study.ask()
         if left == "interrupted":
-            trial.set_user_attr("result", {"reason": INTERRUPTED})
+            trial.set_user_attr("result", {"state": "FAIL", "reason": INTERRUPTED})
             study.tell(trial, state=TrialState.FAIL)
         changed = make_spec(metric="eval/loss", training=TRAINING | {"dropout": 0.2})
         study = open_study(changed, storage)
@@ -250,6 +252,50 @@ class TestOpening:
         run(study, spec, 1)
         assert points(study) == [space.default_params(spec)]
 
+    @pytest.mark.parametrize(
+        ("fingerprint", "sections", "revision"),
+        [
+            ("commit:abc", {}, "abc"),
+            ("commit:abc", {"model": {"name": "acme/model", "revision": "v1"}}, "v1"),
+            ("commit:abc", {"model": {"name": "acme/other"}}, None),  # refused later, with a diff
+            ("sha256:abc", {}, None),  # a folder
+        ],
+    )
+    def test_a_model_of_the_hub_stays_at_its_commit(
+        self, make_spec: MakeSpec, storage: RDBStorage, fingerprint: str, sections: dict[str, Any], revision: str | None
+    ) -> None:
+        spec = make_spec(model={"name": "acme/model"})
+        assert pinned(spec, storage) == spec
+        study = open_study(spec, storage)
+        study.set_user_attr("models", {"acme/model": fingerprint})
+        assert pinned(spec, storage) == spec  # no trial has seen it yet
+        run(study, spec, 1)
+        asked = make_spec(**{"model": {"name": "acme/model"}} | sections)
+        assert pinned(asked, storage).model.revision == revision
+        assert pinned(asked, storage).training == asked.training
+
+    @pytest.mark.parametrize(
+        ("data", "models", "told"),
+        [
+            ("d", {"m": "1", "n": "2"}, None),
+            ("d", {"n": "2", "new": "9"}, None),
+            ("e", {"m": "1"}, "the data of"),
+            ("d", {"m": "1", "n": "3"}, "the model `n` of"),
+        ],
+    )
+    def test_changed_files_are_refused(
+        self, make_spec: MakeSpec, storage: RDBStorage, data: str, models: dict[str, str], told: str | None
+    ) -> None:
+        study = open_study(make_spec(), storage)
+        require_unchanged(study, data, models)
+        study.set_user_attr("data", {"fingerprint": "d"})
+        study.set_user_attr("models", {"m": "1", "n": "2"})
+        if told is None:
+            require_unchanged(study, data, models)
+        else:
+            with pytest.raises(StorageError, match=rf"{told} the study `tiny` changed .*--fresh.*--set name=tiny-2"):
+                require_unchanged(study, data, models)
+
     def test_fresh_keeps_everything_under_a_dated_name(self, make_spec: MakeSpec, storage: RDBStorage) -> None:
         spec = make_spec()
         study = open_study(spec, storage)
@@ -257,7 +303,7 @@ class TestOpening:
         run(study, spec, 3)
         before = points(study)
         kept = set_aside(storage, "tiny")
-        assert kept is not None and kept.startswith("tiny-until-20")
+        assert kept.startswith("tiny-until-20")
         assert study_names(storage) == [kept]
         old = load_study(storage, kept)
         assert points(old) == before
@@ -266,10 +312,6 @@ class TestOpening:
         assert old.user_attrs["data"] == {"fingerprint": "f"}
         assert stored_spec(old) == spec
         assert [trial.state.name for trial in open_study(make_spec(seed=1), storage).trials] == ["WAITING"]
-
-    def test_fresh_without_a_study_does_nothing(self, storage: RDBStorage) -> None:
-        assert set_aside(storage, "tiny") is None
-        assert study_names(storage) == []
 
 
 def score_of(trial: FrozenTrial) -> float:
@@ -287,7 +329,7 @@ class TestBudget:
         for state, reason in ends:
             trial = study.ask()
             if reason is not None:
-                trial.set_user_attr("result", {"reason": reason})
+                trial.set_user_attr("result", {"state": state.name, "reason": reason})
             study.tell(trial, 0.5 if state == TrialState.COMPLETE else None, state=state)
 
     @pytest.mark.parametrize(
@@ -416,6 +458,19 @@ class TestInterruption:
         assert [position_of(study, trial) for trial in study.trials] == [0, 1, 1, 1, 1, 2]
         assert next_position(study) == 3
 
+    @pytest.mark.parametrize("state", ["COMPLETE", "PRUNED"])
+    def test_a_trial_whose_driver_died_before_its_end_was_told_is_repeated(
+        self, make_spec: MakeSpec, storage: RDBStorage, state: str
+    ) -> None:
+        spec = make_spec(n_trials=1)
+        study = open_study(spec, storage)
+        self.interrupt(study, spec).set_user_attr("result", {"state": state, "reason": None})
+        end_stale_trials(study)
+        assert failure_reason(study.trials[0]) == INTERRUPTED
+        assert remaining_trials(study, spec) == 1
+        requeue_interrupted(study)
+        assert len(study.trials) == 2
+
     @pytest.mark.parametrize("reason", ["crashed", "out_of_memory"])
     def test_a_trial_that_failed_by_itself_is_not_repeated(
         self, make_spec: MakeSpec, storage: RDBStorage, reason: str
@@ -423,7 +478,7 @@ class TestInterruption:
         spec = make_spec()
         study = open_study(spec, storage)
         trial = self.interrupt(study, spec)
-        trial.set_user_attr("result", {"reason": reason})
+        trial.set_user_attr("result", {"state": "FAIL", "reason": reason})
         study.tell(trial, state=TrialState.FAIL)
         requeue_interrupted(study)
         assert len(study.trials) == 1

@@ -57,17 +57,37 @@ def test_batches_larger_than_mlflow_takes_are_whole(output: Path, client: Mlflow
     assert len(client.get_run(run.run_id).data.params) == 130
 
 
-def test_runs_of_a_killed_driver_are_ended(output: Path, client: MlflowClient) -> None:
+def test_runs_of_a_killed_driver_are_found(output: Path, client: MlflowClient) -> None:
     tracker = Tracker(output)
     parent, other = (tracker.start_study(name, None, "", {}) for name in ("study", "other"))
     stale, foreign = tracker.start_trial(parent, 0, {}), tracker.start_trial(other, 0, {})
     done = tracker.start_trial(parent, 1, {})
     done.end("COMPLETE", reason=None, tags={}, metrics={})
-    tracker.end_stale_trials(parent)
-    assert client.get_run(stale.run_id).info.status == "FAILED"
-    assert client.get_run(stale.run_id).data.tags["trial.reason"] == "interrupted"
-    assert client.get_run(done.run_id).info.status == "FINISHED"
-    assert client.get_run(foreign.run_id).info.status == "RUNNING"
+    assert [run.run_id for run in tracker.running_trials(parent)] == [stale.run_id]
+    assert [run.run_id for run in tracker.running_trials(other)] == [foreign.run_id]
+    tracker.end_stale_study(parent)
+    assert client.get_run(parent).info.status == "KILLED"
+    tracker.end_study(other, "FINISHED", {}, [])
+    tracker.end_stale_study(other)
+    assert client.get_run(other).info.status == "FINISHED"
+    for gone in ("0" * 32, "no id"):
+        assert tracker.running_trials(gone) == []
+        tracker.end_stale_study(gone)
+
+
+def test_what_a_user_deleted_is_made_anew(output: Path, client: MlflowClient) -> None:
+    tracker = Tracker(output)
+    parent = tracker.start_study("study", None, "", {})
+    client.delete_run(parent)
+    second = tracker.start_study("study", parent, "", {})
+    assert second != parent
+    assert client.get_run(second).info.status == "RUNNING"
+    client.delete_experiment(client.get_run(second).info.experiment_id)
+    third = tracker.start_study("study", second, "", {})
+    assert client.get_run(third).info.lifecycle_stage == "active"
+    assert len(tracker.studies()) == 1
+    moved = tracker.start_study("another study", "0" * 32, "", {})  # of a database that was moved away
+    assert client.get_run(moved).info.status == "RUNNING"
 
 
 def test_everything_lies_in_the_output_folder(output: Path, client: MlflowClient) -> None:

@@ -1,8 +1,11 @@
 """One trial for real: what it leaves in Optuna and in MLflow, however it ends."""
 
 import dataclasses
+import gc
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -20,7 +23,7 @@ from hpo.study import open_storage, open_study
 from hpo.study_file import parse_study
 from hpo.tracking import Tracker, tracking_uri
 from hpo.training.finetune import Evaluation
-from hpo.training.setup import Setup
+from hpo.training.setup import Setup, set_up
 from hpo.trial import Job, flat_params, run_trial
 
 
@@ -99,6 +102,11 @@ def test_diverged_trial_is_pruned_with_its_reason(raw_study: StudyMaker, output:
     assert run.data.tags["trial.state"] == "PRUNED"
     assert run.data.tags["trial.reason"] == "diverged"
     assert isinstance(events[-1], TrialEnded) and events[-1].state == "PRUNED"
+    # Seen at the first of 4 evaluations, after 8 of 30 steps, whose losses are told.
+    assert run.data.tags["trial.pruned_step"] == "1"
+    assert trial.user_attrs["result"]["optimizer_steps"] == 8
+    losses = MlflowClient(tracking_uri(output)).get_metric_history(run.info.run_id, "train/loss")
+    assert [point.step for point in losses] == list(range(1, 9))
 
 
 def test_trial_that_falls_behind_is_pruned_at_its_step(spec: StudySpec, output: Path) -> None:
@@ -127,9 +135,59 @@ def test_trial_that_falls_behind_is_pruned_at_its_step(spec: StudySpec, output: 
 
 
 def test_the_default_is_never_pruned(raw_study: StudyMaker, output: Path) -> None:
+    """Of two trials with one configuration, whose loss soon gets worse, only the second is pruned."""
+    training = raw_study()["training"] | {"learning_rate": 1.0, "num_evaluations": 10}
     pruner = {"name": "patient", "patience": 0, "wrapped": {"name": "none"}}
-    trial, _, _ = run_one(parse_study(raw_study(pruner=pruner), "x"), output)
-    assert trial.state.name == "COMPLETE"
+    space = {"dropout": {"choices": [0.1, 0.2]}}
+    spec = parse_study(raw_study(training=training, pruner=pruner, metric="eval/loss", search_space=space), "x")
+    study, parent = start(spec, output)
+    study.enqueue_trial({"dropout": 0.1})
+    for position in range(2):
+        run_trial(spec, Job(output, position, parent))
+    default, other = study.trials
+    losses = [default.intermediate_values[step] for step in range(1, 11)]
+    assert losses != sorted(losses, reverse=True)
+    assert (default.state.name, other.state.name) == ("COMPLETE", "PRUNED")
+
+
+def test_nobody_is_pruned_at_the_last_evaluation(raw_study: StudyMaker, output: Path) -> None:
+    """The rung of this pruner is the second of two evaluations, where the worse trial would be stopped."""
+    training = raw_study()["training"] | {"learning_rate": 0.01, "num_train_epochs": 4, "num_evaluations": 2}
+    pruner = {"name": "successive_halving", "min_resource": 2, "reduction_factor": 2}
+    space = {"learning_rate": {"choices": [0.01, 1e-7]}}
+    spec = parse_study(raw_study(training=training, pruner=pruner, search_space=space), "x")
+    study, parent = start(spec, output)
+    study.enqueue_trial({"learning_rate": 1e-7})
+    for position in range(2):
+        run_trial(spec, Job(output, position, parent))
+    better, worse = study.trials
+    assert better.value is not None and worse.value is not None and better.value > worse.value
+    assert worse.state.name == "COMPLETE"
+
+
+def test_a_trial_leaves_nothing_in_memory(raw_study: StudyMaker, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Least of all a pruned one, whose exception holds its frames, and they its model."""
+    models: list[weakref.ref[torch.nn.Module]] = []
+
+    def load(*args: Any, **kwargs: Any) -> Setup:
+        setup = set_up(*args, **kwargs)
+        models.append(weakref.ref(setup.pretrained.model))
+        return setup
+
+    pruner = {"name": "patient", "patience": 0, "wrapped": {"name": "none"}}
+    training = raw_study()["training"] | {"learning_rate": 1.0, "num_evaluations": 10}
+    space = {"dropout": {"choices": [0.1, 0.2]}}
+    spec = parse_study(raw_study(training=training, pruner=pruner, metric="eval/loss", search_space=space), "x")
+    study, parent = start(spec, output)
+    monkeypatch.setattr(trial_module, "set_up", load)
+    gc.disable()  # or a chance collection hides it
+    try:
+        for position in range(3):
+            run_trial(spec, Job(output, position, parent))
+            assert [model for model in models if model() is not None] == []
+    finally:
+        gc.enable()
+    assert "PRUNED" in {trial.state.name for trial in study.trials}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The driver: what it checks first, how it counts, and how it stops."""
 
 import os
+import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,17 +10,21 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from mlflow import MlflowClient
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from conftest import StudyMaker
+from hpo import tune as tune_module
 from hpo.data.splits import load_splits
 from hpo.errors import DataError, StorageError
 from hpo.events import Event, OnEvent, StepDone, TrialEnded, TrialStarted
-from hpo.output import prepare_output
-from hpo.study import load_study, open_storage
+from hpo.facts import StudyFacts
+from hpo.output import disk_error, prepare_output
+from hpo.study import load_study, open_storage, study_names
 from hpo.study_file import parse_study
 from hpo.tracking import tracking_uri
-from hpo.tune import StudyFacts, tune
+from hpo.tune import tune
 
 
 class Recorder:
@@ -140,6 +146,145 @@ def test_what_a_killed_driver_left_running_is_ended_and_tried_again(raw_study: S
     assert sorted(run.info.status for run in runs) == ["FAILED", "FINISHED", "FINISHED"]
 
 
+def states(output: Path, name: str = "tiny") -> dict[str, str]:
+    client = MlflowClient(tracking_uri(output))
+    runs = client.search_runs([client.get_experiment_by_name(name).experiment_id])
+    return {run.info.run_name: run.info.status for run in runs}
+
+
+def test_a_trial_that_has_ended_stays_so_whatever_comes_right_after(raw_study: StudyMaker, output: Path) -> None:
+    spec = parse_study(raw_study(n_trials=2), "tiny.yaml")
+    recorder = Recorder()
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, TrialEnded):
+            raise KeyboardInterrupt
+
+    recorder.take = interrupt  # type: ignore[method-assign]
+    outcome = tune(spec, output, recorder)
+    assert outcome.interrupted and outcome.best_yaml is not None
+    assert states(output) == {"tiny": "KILLED", "trial-0000": "FINISHED"}
+    again = Recorder()
+    tune(spec, output, again)
+    assert [event.number for event in again.ended] == [1]
+
+
+def test_a_run_that_was_not_ended_in_time_ends_as_its_trial_did(raw_study: StudyMaker, output: Path) -> None:
+    spec = parse_study(raw_study(n_trials=1), "tiny.yaml")
+    trial = tune(spec, output, Recorder()).study.trials[0]
+    MlflowClient(tracking_uri(output)).update_run(trial.user_attrs["mlflow_run_id"], status="RUNNING")
+    tune(spec, output, Recorder())
+    assert states(output) == {"tiny": "FINISHED", "trial-0000": "FINISHED"}
+
+
+def test_fresh_after_a_kill_leaves_nothing_running(raw_study: StudyMaker, output: Path) -> None:
+    spec = parse_study(raw_study(n_trials=1), "tiny.yaml")
+    study = tune(spec, output, Recorder()).study
+    client = MlflowClient(tracking_uri(output))
+    for run_id in (study.user_attrs["mlflow_parent_run_id"], study.trials[0].user_attrs["mlflow_run_id"]):
+        client.update_run(run_id, status="RUNNING")
+    study.ask()
+    tune(spec, output, Recorder(), fresh=True)
+    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert sorted(run.info.status for run in runs) == ["FINISHED", "FINISHED", "FINISHED", "KILLED"]
+    kept = next(name for name in study_names(open_storage(output)) if name != "tiny")
+    assert [trial.state.name for trial in load_study(open_storage(output), kept).trials] == ["COMPLETE", "FAIL"]
+
+
+def test_ctrl_c_while_the_report_is_written_ends_the_parent_run(
+    raw_study: StudyMaker, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune_module, "write_report", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tune(parse_study(raw_study(n_trials=1), "tiny.yaml"), output, Recorder())
+    assert states(output) == {"tiny": "KILLED", "trial-0000": "FINISHED"}
+
+
+def test_a_disk_that_fills_up_costs_no_trial(raw_study: StudyMaker, output: Path) -> None:
+    """A limit on the size of files is the full disk that every user may make."""
+    spec = parse_study(raw_study(n_trials=3), "tiny.yaml")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    recorder = Recorder()
+
+    def fill(event: Event) -> None:
+        if isinstance(event, StepDone) and event.number == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, ((output / "mlflow.db").stat().st_size, hard))
+
+    recorder.take = fill  # type: ignore[method-assign]
+    try:
+        with pytest.raises(Exception) as raised:
+            tune(spec, output, recorder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert disk_error(raised.value)
+    outcome = tune(spec, output, Recorder())
+    assert sum(trial.state.name != "FAIL" for trial in outcome.study.trials) == 3
+    assert set(states(output).values()) <= {"FINISHED", "KILLED", "FAILED"}
+
+
+@pytest.mark.parametrize("what", ["data", "model"])
+def test_files_that_change_while_the_study_runs_stop_it_and_cost_no_trial(
+    raw_study: StudyMaker, output: Path, tmp_path: Path, data_file: Path, model_folder: Path, what: str
+) -> None:
+    copy, model = tmp_path / "copy.csv", Path(shutil.copytree(model_folder, tmp_path / "copy"))
+    shutil.copy(data_file, copy)
+    changing = copy if what == "data" else model / "config.json"
+    original = changing.read_text()
+    data = raw_study()["data"] | {"train": str(copy)}
+    spec = parse_study(raw_study(data=data, model={"name": str(model)}), "tiny.yaml")
+    recorder = Recorder()
+
+    def edit(event: Event) -> None:
+        if isinstance(event, TrialEnded) and event.number == 0:
+            changing.write_text(original.replace("good", "great") if what == "data" else original + "\n")
+
+    recorder.take = edit  # type: ignore[method-assign]
+    with pytest.raises(StorageError, match=rf"the {what}.* of the study `tiny` changed"):
+        tune(spec, output, recorder)
+    assert (output / "tiny" / "report.md").exists() and (output / "tiny" / "best.yaml").exists()
+    assert states(output) == {"tiny": "FAILED", "trial-0000": "FINISHED", "trial-0001": "FAILED"}
+    with pytest.raises(StorageError, match="changed"):
+        tune(spec, output, Recorder())
+    changing.write_text(original)
+    outcome = tune(spec, output, Recorder())
+    assert [trial.state.name for trial in outcome.study.trials].count("FAIL") == 1
+    assert len(outcome.study.trials) == 4
+
+
+@pytest.mark.parametrize(
+    ("space", "model", "message"),
+    [
+        ({"max_length": {"choices": [32, 128]}}, {}, "64 positions, but got 128"),
+        ({"max_length": {"low": 16, "high": 512}}, {}, "64 positions, but got 512"),
+        ({"precision": {"choices": ["fp32", "bf16"]}}, {}, "precision bf16 needs a device"),
+        ({"dropout": {"choices": [None, 0.2]}}, {"dropout": None}, "dropout can be set for"),
+    ],
+)
+def test_what_the_space_may_draw_is_checked_before_the_first_trial(
+    raw_study: StudyMaker,
+    output: Path,
+    tmp_path: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+    space: dict[str, Any],
+    model: dict[str, Any],
+    message: str,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    sections = {"training": raw_study()["training"] | model, "search_space": space}
+    if "dropout" in space:
+        sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        AutoModel.from_config(AutoConfig.for_model("mpnet", **sizes)).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        sections["model"] = {"name": str(tmp_path)}
+    with pytest.raises(DataError, match=message):
+        tune(parse_study(raw_study(**sections), "tiny.yaml"), output, Recorder())
+    assert open_storage(output).get_all_studies() == []
+
+
 def test_no_trial_starts_after_the_timeout(raw_study: StudyMaker, output: Path) -> None:
     recorder = Recorder()
     outcome = tune(parse_study(raw_study(n_trials=50, timeout=0.001), "tiny.yaml"), output, recorder)
@@ -194,8 +339,6 @@ def test_truncation_is_counted_and_said(raw_study: StudyMaker, output: Path) -> 
 
 
 def test_the_model_can_be_searched(raw_study: StudyMaker, output: Path, model_folder: Path, tmp_path: Path) -> None:
-    import shutil
-
     other = Path(shutil.copytree(model_folder, tmp_path / "other"))
     space = {"model.name": {"choices": [str(model_folder), str(other)]}}
     spec = parse_study(raw_study(search_space=space, sampler={"name": "grid"}), "tiny.yaml")

@@ -164,7 +164,7 @@ def _row(study: optuna.Study, spec: StudySpec | None, trial: FrozenTrial) -> dic
         "reason": failure_reason(trial),
         "score": score,
         **{name: metrics.get(f"eval/{name}") for name in METRICS},
-        "evaluations": max(trial.intermediate_values, default=0),
+        "evaluations": result.get("step") or max(trial.intermediate_values, default=0),
         "num_evaluations": spec.training.num_evaluations if spec else None,
         **{name: result.get(name) for name in COSTS},
         "is_default": trial.number == 0 or (repeats is not None and first_attempt(study, trial) == 0),

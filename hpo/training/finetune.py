@@ -94,12 +94,15 @@ def finetune(setup: Setup, on_step: Callable[[int], None] = lambda global_step: 
             curve.clear()
             device.synchronize()
             train_seconds += time.perf_counter() - since
-            _require_finite("training loss", global_step, [point.loss for point in points])
+            step = evaluate_at[global_step]
+            if not all(math.isfinite(point.loss) for point in points):
+                raise Diverged(f"the training loss was not finite at step {global_step}", step, points)
             metrics = evaluate(setup)
-            _require_finite("validation loss", global_step, [metrics["eval/loss"]])
+            if not math.isfinite(metrics["eval/loss"]):
+                raise Diverged(f"the validation loss was not finite at step {global_step}", step, points)
             memory = max(memory, device.memory_mib())
             yield Evaluation(
-                step=evaluate_at[global_step],
+                step=step,
                 global_step=global_step,
                 epoch=examples / len(setup.train),
                 metrics=metrics,
@@ -125,8 +128,3 @@ def evaluate(setup: Setup) -> dict[str, float]:
     seen = np.concatenate(order)
     assert len(seen) == len(tokens)
     return setup.task.metrics(torch.cat(logits).cpu().numpy(), tokens.labels[seen])
-
-
-def _require_finite(what: str, global_step: int, values: list[float]) -> None:
-    if not all(math.isfinite(value) for value in values):
-        raise Diverged(f"the {what} was not finite at step {global_step}")

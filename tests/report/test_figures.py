@@ -54,7 +54,7 @@ def add(study: optuna.Study, number: int, state: TrialState) -> None:
     made = 4 if state == TrialState.COMPLETE else 1 + number % 3
     scores = {step: 0.5 + 0.05 * step + 0.001 * (number * 7 % 13) for step in range(1, made + 1)}
     metrics = {"eval/accuracy": scores[made], "eval/f1_macro": scores[made] - 0.01}
-    result = {"metrics": metrics, "seconds": 3.0, "optimizer_steps": 10 * made, "total_steps": 40, "reason": None}
+    result = {"metrics": metrics, "seconds": 3.0, "optimizer_steps": 10 * made, "total_steps": 40, "state": state.name}
     study.add_trial(
         create_trial(
             state=state,

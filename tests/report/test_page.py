@@ -68,7 +68,7 @@ def add(
 ) -> None:
     params = {"learning_rate": 2.34567e-05, "max_grad_norm": None} if params is None else params
     metrics = {"eval/accuracy": score, "eval/f1_macro": score and score - 0.01}
-    costs = {"seconds": 40.0 * made, "optimizer_steps": 10 * made, "total_steps": 40, "reason": reason}
+    costs = {"seconds": 40.0 * made, "optimizer_steps": 10 * made, "total_steps": 40, "reason": reason, "state": state}
     attributes: dict[str, Any] = {"result": {"metrics": metrics if score else {}} | costs}
     if retry_of is not None:
         attributes["retry_of"] = retry_of

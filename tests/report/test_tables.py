@@ -53,7 +53,8 @@ def add(
     retry_of: int | None = None,
 ) -> None:
     params = {"learning_rate": 1e-4} if params is None else params
-    attributes: dict[str, Any] = {} if result is None else {"result": {"metrics": {}, "reason": None} | result}
+    stored: dict[str, Any] = {"metrics": {}, "reason": None, "state": state}
+    attributes: dict[str, Any] = {} if result is None else {"result": stored | result}
     if retry_of is not None:
         attributes["retry_of"] = retry_of
     study.add_trial(

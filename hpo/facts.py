@@ -1,0 +1,118 @@
+"""What a study runs on, found out before its first trial: the data, the model, the machine."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpo.provenance import versions
+from hpo.search_spec import ChoiceParameter, RangeParameter
+from hpo.settings import Value
+from hpo.space import default_params, trial_config
+from hpo.space_checks import is_active
+from hpo.spec import StudySpec
+from hpo.training.setup import Setup, set_up
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    rows: dict[str, int]
+    labels: list[str]
+    fingerprint: str
+    notes: list[str]
+    """What was removed, and what was truncated."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    name: str
+    num_parameters: int
+    fingerprint: str
+    new_weights: list[str]
+    """The modules that start from random weights: the head, and what else pretraining left out."""
+
+
+@dataclass(frozen=True)
+class MachineFacts:
+    device: str
+    precision: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """What a study runs on, known before its first trial."""
+
+    data: DataFacts
+    model: ModelFacts
+    """Of the untuned default."""
+    machine: MachineFacts
+    models: dict[str, str]
+    """The fingerprint of each model that a trial may draw, by name."""
+
+
+def study_facts(spec: StudySpec, cache: Path) -> StudyFacts:
+    """Loads what the trials will load, at the ends of what they may draw, so that a mistake shows before the first one.
+
+    Raises:
+        DataError: the data, a model, or what is asked of them cannot be used.
+    """
+    default = default_params(spec)
+    setup = set_up(trial_config(spec, default, seed=0), cache)
+    models = {setup.config.model.name: setup.pretrained.fingerprint}
+    for params in _extremes(spec, default):
+        extreme = set_up(trial_config(spec, params, seed=0), cache)
+        models[extreme.config.model.name] = extreme.pretrained.fingerprint
+    return _facts(setup, models)
+
+
+def _extremes(spec: StudySpec, default: dict[str, Value]) -> Iterator[dict[str, Value]]:
+    """For every model and precision that is searched: the longest texts, and dropout if any may be drawn."""
+    for name, precision in itertools.product(*(_values(spec, key) for key in ("model.name", "precision"))):
+        params = dict(default)
+        for key, value in (("model.name", name), ("precision", precision)):
+            if value is not None:
+                params[key] = value
+        for key in ("max_length", "dropout"):
+            highest = max((value for value in _values(spec, key) if isinstance(value, int | float)), default=None)
+            if highest is not None and is_active(spec.search_space[key], params):
+                params[key] = highest
+        if params != default:
+            yield params
+
+
+def _values(spec: StudySpec, name: str) -> list[Value]:
+    """The choices, or the two ends, of a searched parameter; one None where it is not searched."""
+    match spec.search_space.get(name):
+        case ChoiceParameter(choices=choices):
+            return choices
+        case RangeParameter(low=low, high=high):
+            return [low, high]
+    return [None]
+
+
+def _facts(setup: Setup, models: dict[str, str]) -> StudyFacts:
+    splits, pretrained = setup.splits, setup.pretrained
+    return StudyFacts(
+        DataFacts(
+            rows={name: len(getattr(splits, name).texts) for name in ("train", "validation", "test")},
+            labels=list(splits.labels),
+            fingerprint=splits.fingerprint,
+            notes=[*splits.notes, *_truncation(setup)],
+        ),
+        ModelFacts(
+            setup.config.model.name,
+            pretrained.num_parameters,
+            pretrained.fingerprint,
+            sorted({key.rpartition(".")[0] for key in pretrained.new_weights}),
+        ),
+        MachineFacts(setup.device.name, setup.device.precision, versions()),
+        models,
+    )
+
+
+def _truncation(setup: Setup) -> Iterator[str]:
+    counts = {"train": setup.train.n_truncated, "validation": setup.validation.n_truncated}
+    cut = [f"{count:,} of {name}" for name, count in counts.items() if count]
+    if cut:
+        yield f"Truncated to {setup.config.training.max_length} tokens: {' and '.join(cut)}."
