@@ -6,7 +6,11 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("torch", "transformers", "optuna", "mlflow", "datasets", "pandas")
+# Those that can change a result, by their names as distributions.
+PACKAGES = (
+    *("torch", "transformers", "tokenizers", "optuna", "mlflow", "datasets"),
+    *("numpy", "pandas", "scipy", "scikit-learn"),
+)
 
 
 @functools.cache
@@ -26,6 +30,7 @@ def git_commit() -> str | None:
         ).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # or this is installed inside somebody else's checkout
         commit = git("rev-parse", "HEAD")
         return f"{commit}-dirty" if git("status", "--porcelain", "--untracked-files=no") else commit
     except (OSError, subprocess.SubprocessError):

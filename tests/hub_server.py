@@ -1,8 +1,9 @@
 """A Hugging Face Hub on loopback, so that tests run the real download and cache code with no network.
 
 Set HF_ENDPOINT to `HubServer.url` in a subprocess: the libraries read it once, when they are imported.
-A repository has one branch, main, whose one commit is named after the files' contents. Nothing a request
-says is joined to a path: repositories and files are looked up in listings, so nothing outside ROOT is read.
+A repository has the branch main, whose one commit is named after the files' contents; a folder NAME@BRANCH beside it
+is another branch, or an earlier commit. Nothing a request says is joined to a path: repositories and files are looked up
+in listings, so nothing outside ROOT is read.
 """
 
 import hashlib
@@ -45,6 +46,7 @@ def git_oid(content: bytes) -> str:
 class Repository:
     def __init__(self, repo_id: str, folder: Path) -> None:
         self.repo_id = repo_id
+        self.branch = folder.name.partition("@")[2] or "main"
         found = sorted(path for path in folder.rglob("*") if path.is_file())
         self.files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
         self.oids = {name: git_oid(content) for name, content in self.files.items()}
@@ -128,9 +130,11 @@ class HubServer:
         if part["id"] not in folders:
             # The Hub's answer to a stranger, who is not to know whether there is a private one.
             return missing("RepoNotFound", "Invalid username or password.", status=401)
-        repo = Repository(part["id"], folders[part["id"]])
-        if part["rev"] not in ("", "main", repo.commit):
+        repos = [Repository(part["id"], path) for name, path in folders.items() if name.split("@")[0] == part["id"]]
+        revisions = {repo.commit: repo for repo in repos} | {repo.branch: repo for repo in repos}
+        if (revision := part["rev"] or "main") not in revisions:
             return missing("RevisionNotFound", f"Invalid rev id: {part['rev']}")
+        repo = revisions[revision]
         match part.get("call"):
             case None:
                 return repo.file(part["path"], byte_range)

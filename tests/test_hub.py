@@ -19,11 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from safetensors.numpy import load_file, save_file
 
 from conftest import sentences
 from hpo.export import read_exported
 from hpo.hub import HubReference, endpoint, go_offline, hub_references, is_reachable
 from hpo.spec import StudySpec
+from hpo.study import load_study, open_storage
 from hpo.study_file import parse_study
 from hub_server import HubServer, Repository
 
@@ -198,6 +200,61 @@ def test_the_hub_then_its_cache_then_the_fallback(
     assert "fallback of the study `reviews`" in report
     assert mlflow_tags(output, "reviews-fallback", "fallback_for") == ["reviews", "reviews"]  # the study and its trial
     assert mlflow_tags(output, "reviews", "fallback_for") == []
+
+
+REVISION = """
+import sys
+from transformers import AutoModelForSequenceClassification
+from hpo.spec import ModelSpec
+from hpo.training.model import load_pretrained
+for revision in (None, "v2"):
+    spec = ModelSpec(name=sys.argv[1], revision=revision)
+    loaded = load_pretrained(
+        spec, AutoModelForSequenceClassification, ("a", "b"), dropout=None, max_length=16, device="cpu"
+    )
+    print(loaded.model.bert.embeddings.LayerNorm.bias[0].item(), len(loaded.tokenizer), loaded.fingerprint)
+"""
+
+
+@pytest.mark.timeout(120)
+def test_weights_and_tokenizer_are_of_the_revision(hub_root: Path, tmp_path: Path) -> None:
+    """Of the branch v2, whose weights and words are others."""
+    root = shutil.copytree(hub_root, tmp_path / "hub")
+    branch = shutil.copytree(root / "models" / MODEL, root / "models" / f"{MODEL}@v2")
+    weights = load_file(branch / "model.safetensors")
+    weights["embeddings.LayerNorm.bias"] += 1.0
+    save_file(weights, branch / "model.safetensors", metadata={"format": "pt"})
+    tokenizer = json.loads((branch / "tokenizer.json").read_text())
+    del tokenizer["model"]["vocab"]["more"]
+    (branch / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with HubServer(root) as server:
+        asked = Shell(server.url, tmp_path / "home")("-c", REVISION, MODEL)
+    assert asked.returncode == 0, asked.stderr
+    main, other = (line.split() for line in asked.stdout.splitlines())
+    assert float(other[0]) == float(main[0]) + 1.0
+    assert int(other[1]) == int(main[1]) - 1
+    assert main[2] == f"commit:{Repository(MODEL, root / 'models' / MODEL).commit}"
+    assert other[2] == f"commit:{Repository(MODEL, branch).commit}"
+
+
+@pytest.mark.timeout(120)
+def test_a_study_stays_at_the_commit_that_it_began_with(
+    hub_root: Path, study_file: Path, output: Path, tmp_path: Path
+) -> None:
+    """A model's `main` moves on, if only by a word in its README, and a study of days has to end."""
+    root = shutil.copytree(hub_root, tmp_path / "hub")
+    model = root / "models" / MODEL
+    commit = Repository(MODEL, model).commit
+    with HubServer(root) as server:
+        shell = Shell(server.url, tmp_path / "home")
+        assert shell.study(study_file, output).returncode == 0
+        shutil.copytree(model, root / "models" / f"{MODEL}@{commit}")
+        (model / "README.md").write_text("Better than before.\n")
+        ran = shell.study(study_file, output, "--trials", "2")
+    assert ran.returncode == 0, ran.stderr
+    trials = load_study(open_storage(output), "reviews").trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "COMPLETE"]
+    assert [trial.user_attrs["model_fingerprint"] for trial in trials] == [f"commit:{commit}"] * 2
 
 
 # One process for several commands: importing the libraries costs more than what is asked of them here.

@@ -10,8 +10,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from hpo.errors import DataError
@@ -86,11 +87,17 @@ def _read_file(path: Path, origin: str) -> pd.DataFrame:
         if suffix in (".jsonl", ".json"):
             content = path.read_text(encoding="utf-8-sig")
             return pd.DataFrame(json.loads(content) if suffix == ".json" else _json_lines(content))
+        separator = "\t" if suffix == ".tsv" else ","
+        # A tab-separated file has no quoting: GLUE's texts hold single, unbalanced quotes.
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if suffix == ".tsv" else csv.QUOTE_MINIMAL
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = next(csv.reader(file, delimiter=separator, quoting=quoting), [])
+        if repeated := [name for name in header if header.count(name) > 1]:  # pandas would rename the second
+            raise ValueError(f"two columns are named `{repeated[0]}`")
         frame = pd.read_csv(
             path,
-            sep="\t" if suffix == ".tsv" else ",",
-            # A tab-separated file has no quoting: GLUE's texts hold single, unbalanced quotes.
-            quoting=csv.QUOTE_NONE if suffix == ".tsv" else csv.QUOTE_MINIMAL,
+            sep=separator,
+            quoting=quoting,
             dtype=str,  # a text that looks like a number, or like `NA`, is a text
             keep_default_na=False,
             encoding="utf-8-sig",
@@ -170,7 +177,14 @@ def _labels(cells: Sequence[object], numbers: Sequence[int], column: str, origin
     _refuse(missing, numbers, "have a label", "no value", column, origin)
     fractions = [isinstance(value, float) for value in values]
     _refuse(fractions, numbers, "be a name or an integer", "a fraction", column, origin)
+    compound = [not isinstance(value, str | int) for value in values]
+    _refuse(compound, numbers, "be a name or an integer", "a list or another type", column, origin)
     names = [str(value) for value in values]
+    spaced = [name != name.strip() and name.strip() in names for name in set(names)]
+    if any(spaced):
+        _refuse(
+            [name != name.strip() for name in names], numbers, "be spelt alike", "white space around", column, origin
+        )
     # A csv file has no types: a column of `0` and `1`, or of `0.0` and `1.0`, holds integers.
     for suffix in ("", ".0"):
         if all(re.fullmatch(rf"(?:0|-?[1-9][0-9]*){re.escape(suffix)}", name) for name in names):
@@ -195,7 +209,7 @@ def _is_missing(cell: object) -> bool:
 
 def _plain(cell: object) -> object:
     """A numpy or pandas scalar as Python's own, and a whole float (what a missing value makes of 1) as an integer."""
-    value = cell.item() if hasattr(cell, "item") else cell
+    value = cell.item() if isinstance(cell, np.generic) else cell
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

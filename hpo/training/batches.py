@@ -16,10 +16,14 @@ BATCHES_PER_POOL = 50
 def training_order(
     lengths: NDArray[np.int64], batch_size: int, generator: np.random.Generator
 ) -> list[NDArray[np.int64]]:
-    """One epoch's batches of example indices: random pools, sorted by length within, batches in random order."""
-    order = generator.permutation(len(lengths))
+    """One epoch's batches of example indices: random pools, sorted by length within, batches in random order.
+
+    What is left over for a smaller batch is drawn at random: the end of a sorted pool would be the longest examples,
+    and each of them would weigh as much as several others, every epoch.
+    """
+    order, rest = np.split(generator.permutation(len(lengths)), [len(lengths) // batch_size * batch_size])
     pool_size = batch_size * BATCHES_PER_POOL
-    batches = []
+    batches = [rest] if len(rest) else []
     for start in range(0, len(order), pool_size):
         pool = order[start : start + pool_size]
         pool = pool[np.argsort(lengths[pool], kind="stable")]

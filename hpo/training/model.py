@@ -4,9 +4,11 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -62,8 +64,8 @@ def load_pretrained(
     path = local_path(spec.name) or _snapshots.get(spec)
     source = str(path or spec.name)
     try:
-        config = AutoConfig.from_pretrained(source, revision=spec.revision)
-    except (OSError, ValueError, KeyError) as error:
+        config = AutoConfig.from_pretrained(source, revision=spec.revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise _cannot_load(spec, error) from error
     if type(config) not in auto_model._model_mapping:
         raise DataError(
@@ -72,7 +74,7 @@ def load_pretrained(
         )
     architecture = auto_model._model_mapping[type(config)]
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=spec.revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=spec.revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise _cannot_load(spec, error) from error
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
@@ -83,6 +85,8 @@ def load_pretrained(
             f"`{spec.name}` must have a fast tokenizer with a padding token, but got {type(tokenizer).__name__} "
             f"with pad_token={tokenizer.pad_token}. Choose another model."
         )
+    if config.pad_token_id is None:  # GPT-2 and its kin have none, and find the last real token by it
+        config.pad_token_id = tokenizer.pad_token_id
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
     config.problem_type = "single_label_classification"  # a checkpoint may bring another, which pipelines follow
@@ -93,15 +97,16 @@ def load_pretrained(
             source,
             revision=spec.revision,
             config=config,
+            trust_remote_code=False,  # left out, transformers would ask on the terminal, and run the code on a `y`
             dtype=torch.float32,  # the default, "auto", would train a half-precision checkpoint in half precision
             # Eager attention's backward pass is twice as fast as sdpa's on a CPU (design facts), sdpa wins on a GPU.
             attn_implementation="sdpa" if device == "cuda" and architecture._supports_sdpa else "eager",
             ignore_mismatched_sizes=True,  # a head for other labels is replaced
             output_loading_info=True,
         )
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UnpicklingError, EOFError, RuntimeError, ValueError, KeyError) as error:
         raise DataError(
-            f"`{spec.name}` must have weights that can be read, but got: {_first_line(error)}. "
+            f"`{spec.name}` must have weights that can be read into it, but got: {_first_line(error)}. "
             "Save or download them again, or choose another model."
         ) from error
     positions = min(num_positions(model, default=max_length), tokenizer.model_max_length)
@@ -135,7 +140,8 @@ def num_positions(model: PreTrainedModel, default: int) -> int:
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             # RoBERTa and its kin count positions from behind the padding token's id.
             return int(module.num_embeddings - module.padding_idx - 1)
-    return int(getattr(model.config, "max_position_embeddings", default))
+    positions = int(getattr(model.config, "max_position_embeddings", default))
+    return positions if positions > 0 else default  # XLNet's is -1
 
 
 def set_dropout(config: PretrainedConfig, probability: float) -> None:

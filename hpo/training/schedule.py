@@ -24,8 +24,9 @@ def schedule_arguments(training: TrainingSpec, num_training_steps: int) -> Mappi
     arguments: dict[str, dict[str, float]] = {
         "cosine_with_restarts": {"num_cycles": NUM_CYCLES},
         "polynomial": {"power": POWER, "lr_end": 0.0},
-        # Without warm-up upstream decays over 10,000 steps, which is no decay at all in a short run.
-        "inverse_sqrt": {"timescale": warmup or max(1, num_training_steps // 10)},
+        # Upstream's time scale is the warm-up, or 10,000 steps without one: no decay at all in a short run, and with a
+        # warm-up of one step hardly anything else.
+        "inverse_sqrt": {"timescale": max(warmup, num_training_steps // 10, 1)},
         "warmup_stable_decay": {
             "num_decay_steps": min(max(1, round(DECAY_SHARE * num_training_steps)), num_training_steps - warmup)
         },

@@ -195,6 +195,37 @@ def test_columns_of_the_wrong_type(tmp_path: Path) -> None:
         read(tmp_path / "b.parquet")
 
 
+@pytest.mark.parametrize("label", [[0, 1], [1], {"a": 1}, b"pos"])
+def test_labels_that_are_no_single_value(tmp_path: Path, label: Any) -> None:
+    pd.DataFrame({"text": ["a", "b"], "label": [label, label]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"be a name or an integer, but got a list or another type .* rows 1, 2 "):
+        read(tmp_path / "a.parquet")
+    if not isinstance(label, bytes):
+        write(tmp_path / "a.jsonl", "".join(json.dumps({"text": text, "label": label}) + "\n" for text in "ab"))
+        with pytest.raises(DataError, match="be a name or an integer, but got a list"):
+            read(tmp_path / "a.jsonl")
+
+
+def test_a_list_is_no_value_to_keep_rows_by(tmp_path: Path) -> None:
+    pd.DataFrame({"text": ["a", "b"], "label": [0, 1], "tags": [[1, 2], [3]]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="no row is left"):
+        read(tmp_path / "a.parquet", where={"tags": 3})
+
+
+def test_labels_that_differ_in_white_space_only(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", "text,label\na,pos\nb, pos\nc,neg \nd,neg\n")
+    with pytest.raises(DataError, match=r"be spelt alike, but got white space around .* rows 2, 3 "):
+        read(tmp_path / "a.csv")
+    write(tmp_path / "b.csv", "text,label\na, pos\nb, neg\n")  # odd, but of two classes
+    assert read(tmp_path / "b.csv").labels == [" pos", " neg"]
+
+
+def test_two_columns_of_one_name(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", "text,label,text\na,0,b\n")
+    with pytest.raises(DataError, match="two columns are named `text`"):
+        read(tmp_path / "a.csv")
+
+
 @pytest.mark.parametrize("key", ["split", "subset"])
 def test_split_and_subset_are_for_the_hub(tmp_path: Path, key: str) -> None:
     FRAME.to_csv(tmp_path / "a.csv", index=False)

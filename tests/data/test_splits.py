@@ -284,6 +284,16 @@ def test_a_class_that_the_cap_left_out(study: Study) -> None:
         study.load(**given, max_rows=2)
 
 
+def test_the_cap_comes_after_duplicates_and_follows_the_seed(study: Study) -> None:
+    train = rows_of({0: 40, 1: 40})
+    test = train[:20] + train[40:60]
+    given: dict[str, Any] = {"train": train, "validation": rows_of({0: 2, 1: 2}, "v"), "test": test}
+    capped = [study.load(**given, max_rows=40, seed=seed) for seed in (0, 1)]
+    assert [len(splits.train) for splits in capped] == [40, 40]  # all that no other split has
+    smaller = [set(study.load(**given, max_rows=10, seed=seed).train.texts) for seed in (0, 1, 0)]
+    assert smaller[0] == smaller[2] != smaller[1]
+
+
 def test_a_class_without_rows_is_said(study: Study) -> None:
     splits = study.load(**three(test=[("s", 1)]), labels=["a", "b"])
     assert splits.notes == ("test: no row of 'a'.",)

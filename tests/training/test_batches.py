@@ -38,6 +38,14 @@ def test_every_example_once_an_epoch(batch_size: int, sizes: list[int]) -> None:
     assert sorted(np.concatenate(batches).tolist()) == list(range(103))
 
 
+def test_what_is_left_over_is_drawn_at_random() -> None:
+    """And not always the longest, which alone in a batch would weigh as much as ten others."""
+    left = [min(training_order(LENGTHS, 10, np.random.default_rng(seed)), key=len) for seed in range(200)]
+    assert {len(batch) for batch in left} == {3}
+    times = np.bincount(np.concatenate(left), minlength=103)
+    assert times.max() <= 20 and (times > 0).sum() > 90  # 600 draws of 103: about 6 each
+
+
 def test_epochs_are_whole_and_differ() -> None:
     # Eleven batches an epoch.
     order = epochs(seed=3, n_batches=33)
@@ -55,7 +63,7 @@ def test_the_seed_makes_the_order() -> None:
 def test_batches_are_of_similar_length_and_in_random_order() -> None:
     # Within a pool the lengths of one batch end where those of another start.
     assert len(LENGTHS) <= 10 * BATCHES_PER_POOL
-    batches = training_order(LENGTHS, 10, np.random.default_rng(0))
+    batches = [batch for batch in training_order(LENGTHS, 10, np.random.default_rng(0)) if len(batch) == 10]
     spans = [(int(LENGTHS[batch].min()), int(LENGTHS[batch].max())) for batch in batches]
     in_order = sorted(spans)
     assert all(before[1] <= after[0] for before, after in pairwise(in_order))

@@ -36,6 +36,22 @@ def test_bf16_without_units_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_device("bf16")
 
 
+@pytest.mark.parametrize(("has_units", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_precision_of_a_gpu(monkeypatch: pytest.MonkeyPatch, has_units: bool, dtype: torch.dtype) -> None:
+    """By what the driver says that it computes in itself: emulated bf16 is slower than float32."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    asked: list[bool] = []
+
+    def is_bf16_supported(including_emulation: bool = True) -> bool:
+        asked.append(including_emulation)
+        return has_units
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    device = choose_device("auto")
+    assert (device.type, device.name, device.dtype, asked) == ("cuda", "a GPU", dtype, [False])
+
+
 @pytest.mark.parametrize(("features", "result"), [({}, torch.float32), ({"amx_bf16": True}, torch.bfloat16)])
 def test_autocast(monkeypatch: pytest.MonkeyPatch, features: dict[str, bool], result: torch.dtype) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)

@@ -1,5 +1,6 @@
 """Real training of a two-layer model on sentences whose label is in one word."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from itertools import chain, combinations
@@ -17,7 +18,7 @@ from hpo.errors import DataError, Diverged
 from hpo.spec import SchedulerType, StudySpec, TrainingSpec, TrialConfig
 from hpo.training import finetune as finetune_module
 from hpo.training.batches import Batch, collate, endless_training_order
-from hpo.training.finetune import CurvePoint, Evaluation, evaluation_steps, finetune
+from hpo.training.finetune import CurvePoint, Evaluation, evaluate, evaluation_steps, finetune
 from hpo.training.schedule import build_schedule
 from hpo.training.setup import set_up
 
@@ -290,6 +291,35 @@ def test_a_validation_loss_that_is_not_finite(make_config: ConfigMaker) -> None:
     )
     with pytest.raises(Diverged, match="the validation loss was not finite at step 1"):
         train(config)
+
+
+# Evaluation
+
+
+def test_the_scores_are_those_of_the_validation_rows(make_config: ConfigMaker) -> None:
+    """Told apart from train's: of three rows that the model gets right, wrong, right."""
+    setup = set_up(make_config(eval_batch_size=2), None)
+    model = setup.pretrained.model.eval()
+    rows = [setup.validation.input_ids[slice(*setup.validation.offsets[at : at + 2])] for at in range(3)]
+    with torch.inference_mode():
+        predicted = [int(model(input_ids=torch.tensor(row[None], dtype=torch.int64)).logits.argmax()) for row in rows]
+    three = Tokens(
+        input_ids=np.concatenate(rows),
+        offsets=np.cumsum([0, *map(len, rows)]),
+        labels=np.array(predicted) ^ np.array([0, 1, 0]),
+        n_truncated=0,
+    )
+    assert evaluate(dataclasses.replace(setup, validation=three))["eval/accuracy"] == 2 / 3
+
+
+@pytest.mark.skipif(not HAS_BF16, reason="needs a CPU that computes in bf16")
+def test_evaluation_computes_in_the_same_precision(make_config: ConfigMaker) -> None:
+    setup = set_up(make_config(precision="bf16"), None)
+    seen: list[torch.dtype] = []
+    classifier = setup.pretrained.model.get_submodule("classifier")
+    classifier.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    evaluate(setup)
+    assert set(seen) == {torch.bfloat16}
 
 
 # Precision

@@ -296,6 +296,22 @@ def _cut_weights(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
 
 
+def _pickle(content: bytes) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        (folder / "pytorch_model.bin").write_bytes(content)
+
+    return damage
+
+
+def _configure(**settings: Any) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+    return damage
+
+
 def _remove_config(folder: Path) -> None:
     (folder / "config.json").unlink()
 
@@ -325,8 +341,13 @@ def _remove_padding(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_remove_weights, r"must have weights that can be read, but got: .*Save or download them again"),
-        (_cut_weights, r"must have weights that can be read, but got: .*Save or download them again"),
+        (_remove_weights, r"must have weights that can be read into it, but got: .*Save or download them again"),
+        (_cut_weights, r"must have weights that can be read into it, but got: .*Save or download them again"),
+        (_pickle(b""), r"must have weights that can be read into it, but got: .*Save or download them again"),
+        (_pickle(b"version https://git-lfs.github.com/spec/v1\n"), r"must have weights that can be read into it"),
+        (_configure(num_attention_heads=3), r"must have weights that can be read into it, but got: .*multiple"),
+        (_configure(hidden_act="nope"), r"must have weights that can be read into it, but got: .*nope"),
+        (_configure(hidden_size="32"), r"must be a model that transformers can load, but got .*hidden_size"),
         (_remove_config, r"must be a model that transformers can load, but got .*Check the Hub id or the folder"),
         (_break_config, r"must be a model that transformers can load, but got .*Check the Hub id or the folder"),
         (_unknown_architecture, r"must be a model that transformers can load, but got .*`unheard-of`.*Check"),
@@ -351,6 +372,32 @@ def test_a_configuration_of_other_weights(copy: Path, setting: str, value: int, 
     path.write_text(json.dumps(json.loads(path.read_text()) | {setting: value}))
     with pytest.raises(DataError, match=rf"must hold the weights that its config\.json describes, .*bert\..*{first}"):
         load(copy)
+
+
+def test_code_of_a_model_is_never_run(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers would ask on the terminal whether it may, for a model type that it does not know."""
+    (copy / "configuration_own.py").write_text("raise SystemExit('code of the model was run')\n")
+    config = {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}
+    (copy / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(DataError, match="must be a model that transformers can load"):
+        load(copy)
+
+
+def test_a_model_without_a_padding_token_takes_the_tokenizers(save: Save) -> None:
+    """Such as GPT-2, which finds each text's last token by it and takes no batch without."""
+    model = load(save(tiny_model(AutoConfig.for_model("gpt2", vocab_size=32, n_embd=32, n_layer=1, n_head=2)))).model
+    assert model.config.pad_token_id == 0
+    texts = torch.tensor([[5, 6, 7], [5, 6, 0]])
+    logits = model(input_ids=texts, attention_mask=(texts > 0).long()).logits
+    alone = model(input_ids=texts[1:, :2], attention_mask=torch.ones(1, 2, dtype=torch.int64)).logits
+    assert torch.allclose(logits[1], alone[0], atol=1e-6)
+
+
+def test_a_model_without_a_bound_on_positions(save: Save) -> None:
+    config = AutoConfig.for_model("xlnet", vocab_size=32, d_model=32, n_layer=1, n_head=2, d_inner=64, pad_token_id=0)
+    assert config.max_position_embeddings == -1
+    assert load(save(tiny_model(config)), max_length=1000).model.config.model_type == "xlnet"
 
 
 def test_a_pooler_may_be_new(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -1,9 +1,11 @@
 """The seven schedules at each step, against numbers worked out by hand."""
 
 import itertools
+from itertools import pairwise
 from math import sqrt
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -69,6 +71,13 @@ BY_HAND: list[tuple[str, int, float, list[float]]] = [
 @pytest.mark.parametrize(("name", "num_training_steps", "warmup_ratio", "expected"), BY_HAND)
 def test_by_hand(name: str, num_training_steps: int, warmup_ratio: float, expected: list[float]) -> None:
     assert factors(name, num_training_steps, warmup_ratio)[: len(expected)] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", get_args(SchedulerType))
+def test_a_little_more_warm_up_changes_little(name: str) -> None:
+    """A searched `warmup_ratio` has no cliff, such as the one of upstream's inverse_sqrt between none and one step."""
+    means = [float(np.mean(factors(name, 94, warmup / 94))) for warmup in range(19)]
+    assert max(abs(before - after) for before, after in pairwise(means)) < 0.04
 
 
 def test_every_schedule_of_the_spec_is_here() -> None:
