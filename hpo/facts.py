@@ -48,7 +48,7 @@ class StudyFacts:
     """Of the untuned default."""
     machine: MachineFacts
     models: dict[str, str]
-    """The fingerprint of each model that a trial may draw, by name."""
+    """The fingerprint of each model that a trial may draw, by its reference."""
 
 
 def study_facts(spec: StudySpec, cache: Path) -> StudyFacts:
@@ -59,20 +59,18 @@ def study_facts(spec: StudySpec, cache: Path) -> StudyFacts:
     """
     default = default_params(spec)
     setup = set_up(trial_config(spec, default, seed=0), cache)
-    models = {setup.config.model.name: setup.pretrained.fingerprint}
+    models = {setup.config.model.reference: setup.pretrained.fingerprint}
     for params in _extremes(spec, default):
         extreme = set_up(trial_config(spec, params, seed=0), cache)
-        models[extreme.config.model.name] = extreme.pretrained.fingerprint
+        models[extreme.config.model.reference] = extreme.pretrained.fingerprint
     return _facts(setup, models)
 
 
 def _extremes(spec: StudySpec, default: dict[str, Value]) -> Iterator[dict[str, Value]]:
     """For every model and precision that is searched: the longest texts, and dropout if any may be drawn."""
-    for name, precision in itertools.product(*(_values(spec, key) for key in ("model.name", "precision"))):
-        params = dict(default)
-        for key, value in (("model.name", name), ("precision", precision)):
-            if value is not None:
-                params[key] = value
+    kinds = [name for name in ("model.name", "model.revision", "precision") if name in spec.search_space]
+    for drawn in itertools.product(*(_values(spec, kind) for kind in kinds)):
+        params = default | dict(zip(kinds, drawn, strict=True))
         for key in ("max_length", "dropout"):
             highest = max((value for value in _values(spec, key) if isinstance(value, int | float)), default=None)
             if highest is not None and is_active(spec.search_space[key], params):
@@ -82,13 +80,13 @@ def _extremes(spec: StudySpec, default: dict[str, Value]) -> Iterator[dict[str, 
 
 
 def _values(spec: StudySpec, name: str) -> list[Value]:
-    """The choices, or the two ends, of a searched parameter; one None where it is not searched."""
+    """The choices, or the two ends, of a searched parameter."""
     match spec.search_space.get(name):
         case ChoiceParameter(choices=choices):
             return choices
         case RangeParameter(low=low, high=high):
             return [low, high]
-    return [None]
+    return []
 
 
 def _facts(setup: Setup, models: dict[str, str]) -> StudyFacts:

@@ -1,6 +1,7 @@
 """Is the Hub there? Found out once, in at most three seconds, before any library retries for half a minute."""
 
 import http.client
+import itertools
 import json
 import os
 import threading
@@ -13,6 +14,7 @@ from typing import Literal
 
 from hpo.references import parse_reference
 from hpo.search_spec import ChoiceParameter
+from hpo.settings import Value
 from hpo.spec import StudySpec, TrialConfig
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -49,11 +51,16 @@ class HubState:
 
 def hub_references(spec: StudySpec | TrialConfig) -> list[HubReference]:
     """Everything that a study, or one trial, takes from the Hub."""
-    searched = spec.search_space.get("model.name") if isinstance(spec, StudySpec) else None
-    models = searched.choices if isinstance(searched, ChoiceParameter) else [spec.model.name]
+    space = spec.search_space if isinstance(spec, StudySpec) else {}
+
+    def drawn(name: str, default: str | None) -> list[Value]:
+        searched = space.get(name)
+        return searched.choices if isinstance(searched, ChoiceParameter) else [default]
+
+    models = itertools.product(drawn("model.name", spec.model.name), drawn("model.revision", spec.model.revision))
     sources = [source for source in (spec.data.train, spec.data.validation, spec.data.test) if source]
     references = [
-        *(HubReference("model", str(name), spec.model.revision) for name in models),
+        *(HubReference("model", str(name), None if revision is None else str(revision)) for name, revision in models),
         *(HubReference("dataset", source.source, subset=source.subset) for source in sources),
     ]
     return [reference for reference in dict.fromkeys(references) if parse_reference(reference.name).kind == "hub"]
@@ -68,12 +75,19 @@ def settle(references: Sequence[HubReference]) -> HubState:
     missing = tuple(reference.name for reference in references if not is_cached(reference))
     if missing:
         verb = "is" if len(missing) == 1 else "are"
-        return HubState(f"the Hub ({endpoint()}) {state} and {', '.join(missing)} {verb} not cached", missing)
-    return HubState(f"The Hub ({endpoint()}) {state}; its cached files serve.")
+        return HubState(f"the Hub ({shown_endpoint()}) {state} and {', '.join(missing)} {verb} not cached", missing)
+    return HubState(f"The Hub ({shown_endpoint()}) {state}; its cached files serve.")
 
 
 def endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", DEFAULT_ENDPOINT).rstrip("/")
+
+
+def shown_endpoint() -> str:
+    """The address without a name and password in it, to be told."""
+    scheme, separator, rest = endpoint().rpartition("://")
+    host, *path = rest.split("/")
+    return scheme + separator + "/".join([host.rpartition("@")[2], *path])
 
 
 def is_switched_off() -> bool:

@@ -24,6 +24,15 @@ def output_option(output: Path) -> str:
     return "" if output == OUTPUT else f" --output {shlex.quote(output.as_posix())}"
 
 
+def require_addressable(output: Path) -> None:
+    """Raises `StorageError` if a database in this folder would have another address than it is meant to have."""
+    if set("?%") & set(str(output.resolve())):
+        raise StorageError(
+            "--output must be a path without `?` and `%`, which mean something else in a database's address, but got "
+            f"{output.resolve()}. Give another one."
+        )
+
+
 def prepare_output(output: Path) -> None:
     """Makes the output folder and writes to it once.
 

@@ -5,6 +5,7 @@ Nothing is downloaded here and no package is imported: a package is only located
 
 import difflib
 import importlib.util
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -56,7 +57,7 @@ def local_path(text: str) -> Path | None:
     if reference.kind == "hub":
         return None
     if reference.kind == "file":
-        path = Path(reference.location).expanduser()
+        path = Path(os.path.expanduser(reference.location))  # Path's own raises for a user that is not there
         if not path.exists():
             raise DataError(f"the file or folder must exist, but got `{text}`.{_way_out(path)}")
         return path

@@ -10,6 +10,8 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from hpo.settings import Settings, Value, rule_broken
 
+Allowed = Annotated[list[Value], Field(min_length=1)]
+
 
 class RangeParameter(Settings):
     """A number between two bounds; an integer where the setting it searches is one."""
@@ -22,7 +24,7 @@ class RangeParameter(Settings):
     """Draw on a logarithmic scale."""
     step: Annotated[int | float, Field(gt=0)] | None = None
     """Draw only `low`, `low + step`, ... Default: any float, every integer."""
-    when: dict[str, list[Value]] = {}
+    when: dict[str, Allowed] = {}
     """Search this only when another searched parameter has one of these values: `{optimizer: [sgd]}`.
     Otherwise it keeps its value of `training`."""
 
@@ -57,7 +59,7 @@ class ChoiceParameter(Settings):
 
     choices: Annotated[list[Value], Field(min_length=2)]
     """The values to choose from."""
-    when: dict[str, list[Value]] = {}
+    when: dict[str, Allowed] = {}
     """Search this only when another searched parameter has one of these values: `{optimizer: [sgd]}`.
     Otherwise it keeps its value of `training`."""
 

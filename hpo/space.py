@@ -13,7 +13,7 @@ from optuna.distributions import (
 
 from hpo.search_spec import ChoiceParameter, Parameter
 from hpo.settings import Value
-from hpo.space_checks import grid_values, is_active, is_integer
+from hpo.space_checks import MODEL, grid_values, is_active, is_integer
 from hpo.spec import StudySpec, TrialConfig
 
 
@@ -55,14 +55,15 @@ def default_params(spec: StudySpec) -> dict[str, Value]:
     drawn: dict[str, Value] = {}
     for name, parameter in spec.search_space.items():
         if is_active(parameter, drawn):
-            drawn[name] = spec.model.name if name == "model.name" else getattr(spec.training, name)
+            section = spec.model if name.startswith(MODEL) else spec.training
+            drawn[name] = getattr(section, name.removeprefix(MODEL))
     return drawn
 
 
 def trial_config(spec: StudySpec, params: Mapping[str, Value], seed: int) -> TrialConfig:
     """The whole configuration of a trial: the study's defaults with `params` set over them."""
-    training: dict[str, Any] = {name: value for name, value in params.items() if name != "model.name"}
-    model = {"name": params["model.name"]} if "model.name" in params else {}
+    training: dict[str, Any] = {name: value for name, value in params.items() if not name.startswith(MODEL)}
+    model = {name.removeprefix(MODEL): value for name, value in params.items() if name.startswith(MODEL)}
     return TrialConfig(
         task=spec.task,
         metric=spec.metric,

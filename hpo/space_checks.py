@@ -4,6 +4,7 @@ Works on plain data as far as it can be read, so that these mistakes are shown t
 """
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hpo.errors import Problem
 from hpo.search_spec import ChoiceParameter, Parameter
-from hpo.settings import Value
+from hpo.settings import Settings, Value
 from hpo.spec import ModelSpec, TrainingSpec
 
 # Settings that do something only beside certain values of another one. Searching them elsewhere would be a no-op.
@@ -27,6 +28,13 @@ NOT_SEARCHED = {
     "eval_batch_size": "it changes no result",
     "num_evaluations": "trials are compared at equal evaluations",
 }
+# Of the study's whole, which would make its trials incomparable.
+APART = {"data": "trials are compared on the same rows", "seed": "the search would choose the luckiest one"}
+MODEL = "model."
+SEARCHABLE = [
+    *(name for name in TrainingSpec.model_fields if name not in NOT_SEARCHED),
+    *(f"{MODEL}{name}" for name in ModelSpec.model_fields),
+]
 _parameter: TypeAdapter[Parameter] = TypeAdapter(Parameter)
 
 
@@ -68,6 +76,8 @@ def search_space_problems(raw: Mapping[str, Any]) -> list[Problem]:
         return []
     space: dict[str, Parameter] = {}
     for name, value in declared.items():
+        if not isinstance(name, str):
+            continue
         try:
             space[name] = _parameter.validate_python(value)
         except ValidationError:
@@ -80,9 +90,9 @@ def search_space_problems(raw: Mapping[str, Any]) -> list[Problem]:
         found = list(_name_problems(name)) or [
             *_value_problems(name, parameter),
             *_when_problems(name, parameter, space, list(declared)),
-            *_no_op_problems(name, parameter, defaults, "optimizer" in declared),
+            *_no_op_problems(name, parameter, defaults, space, "optimizer" in declared),
         ]
-        if not found and defaults is not None and is_active(parameter, drawn):
+        if not found and name in defaults and is_active(parameter, drawn):
             drawn[name] = defaults[name]
             found = list(_default_problems(name, parameter, defaults[name]))
         problems += [Problem(path, f"{name}: {rule}", way_out) for rule, way_out in found]
@@ -95,22 +105,33 @@ def search_space_problems(raw: Mapping[str, Any]) -> list[Problem]:
 Finding = tuple[str, str]
 
 
-def _defaults(raw: Mapping[str, Any]) -> dict[str, Value] | None:
-    """The untuned default's value of everything that can be searched, or None if a section cannot be read."""
+def _defaults(raw: Mapping[str, Any]) -> dict[str, Value]:
+    """The untuned default's value of everything that can be searched, as far as its section can be read."""
+    training, model = _readable(TrainingSpec, raw.get("training")), _readable(ModelSpec, raw.get("model"))
+    return training | {f"{MODEL}{name}": value for name, value in model.items()}
+
+
+def _readable(section: type[Settings], given: Any) -> dict[str, Value]:
+    """The settings of a section that are right, whatever is wrong with the others."""
     try:
-        training = TrainingSpec.model_validate(raw.get("training") or {})
-        model = ModelSpec.model_validate(raw.get("model"))
-    except ValidationError:
-        return None
-    return {**training.model_dump(), "model.name": model.name}
+        return section.model_validate({} if given is None else given).model_dump()
+    except ValidationError as error:
+        if not isinstance(given, Mapping):
+            return {}
+        wrong = {details["loc"][0]: details["type"] for details in error.errors()}
+        misspelt = "extra_forbidden" in wrong.values()  # then what is absent may have been meant by it
+        made = section.model_construct(**{name: value for name, value in given.items() if name in section.model_fields})
+        settings = made.model_dump(warnings=False, exclude_unset=misspelt)
+        return {name: value for name, value in settings.items() if name not in wrong}
 
 
 def _name_problems(name: str) -> Iterator[Finding]:
     if name in NOT_SEARCHED:
         yield f"cannot be searched: {NOT_SEARCHED[name]}", "Set it in `training`."
-    elif name not in TrainingSpec.model_fields and name != "model.name":
-        searchable = [field for field in TrainingSpec.model_fields if field not in NOT_SEARCHED] + ["model.name"]
-        yield "a searched parameter must be a setting of a trial", did_you_mean(name, searchable)
+    elif name.partition(".")[0] in APART:
+        yield f"cannot be searched: {APART[name.partition('.')[0]]}", "Make a study of each."
+    elif name not in SEARCHABLE:
+        yield "a searched parameter must be a setting of a trial", did_you_mean(name, SEARCHABLE)
 
 
 def _value_problems(name: str, parameter: Parameter) -> Iterator[Finding]:
@@ -121,16 +142,18 @@ def _value_problems(name: str, parameter: Parameter) -> Iterator[Finding]:
         candidates = [("low", parameter.low), ("high", parameter.high)]
         if is_integer(name) and parameter.step is not None:
             candidates.append(("step", parameter.step))
-    section, field = (ModelSpec, "name") if name == "model.name" else (TrainingSpec, name)
+    of_model = name.startswith(MODEL)
+    section: type[Settings] = ModelSpec if of_model else TrainingSpec
+    others = {"name": "any"} if of_model else {}
     for key, value in candidates:
         try:
-            section.model_validate({field: value})
+            section.model_validate(others | {name.removeprefix(MODEL): value})
         except ValidationError as error:
             details = error.errors()[0]
-            message = details["msg"].removeprefix("Input should be ")
+            message = re.sub(r"^.*? should ", "", details["msg"])
             options = re.findall(r"'([^']+)'", message) if details["type"] == "literal_error" else []
             way_out = did_you_mean(str(value), options) if options else "Change it."
-            yield f"{key} must be {message}, but got {value!r}", way_out
+            yield f"{key} must {message}, but got {value!r}", way_out
 
 
 def _when_problems(
@@ -159,21 +182,43 @@ def _when_problems(
             )
 
 
+def _needed(name: str, space: Mapping[str, Parameter]) -> dict[str, list[Value]]:
+    """The values that every other parameter must have for this one to be searched, by its `when` and by theirs."""
+    earlier = dict(itertools.takewhile(lambda item: item[0] != name, space.items()))
+    needed: dict[str, list[Value]] = {}
+    for parent, values in space[name].when.items():
+        more = _needed(parent, {**earlier, parent: earlier[parent]}) if parent in earlier else {}
+        for other, allowed in [(parent, values), *more.items()]:
+            needed[other] = [value for value in needed.get(other, allowed) if _among(value, allowed)]
+    return needed
+
+
 def _no_op_problems(
-    name: str, parameter: Parameter, defaults: Mapping[str, Value] | None, parent_searched: bool
+    name: str,
+    parameter: Parameter,
+    defaults: Mapping[str, Value],
+    space: Mapping[str, Parameter],
+    parent_searched: bool,
 ) -> Iterator[Finding]:
+    if any(not values for values in _needed(name, space).values()):
+        yield (
+            "must be searched in some trials, but its `when` and those it builds on exclude each other",
+            "Widen one.",
+        )
     if name not in APPLIES_WHEN:
         return
     parent, needed = APPLIES_WHEN[name]
     listed = ", ".join(str(value) for value in needed)
     if parent_searched:
-        given = parameter.when.get(parent)
-        if not given or not all(_among(value, list(needed)) for value in given):
+        searched = space.get(parent)
+        choices = searched.choices if isinstance(searched, ChoiceParameter) else []
+        given = parameter.when.get(parent, choices)
+        if not all(_among(value, list(needed)) for value in given):
             yield (
                 f"only {parent}={listed} has it, but it is searched beside others too",
                 (f"Add `when: {{{parent}: [{listed}]}}`."),
             )
-    elif defaults is not None and defaults[parent] not in needed:
+    elif parent in defaults and defaults[parent] not in needed:
         yield (
             f"only {parent}={listed} has it, but got {parent}={defaults[parent]}",
             f"Set `training.{parent}`.",

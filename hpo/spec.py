@@ -107,6 +107,11 @@ class ModelSpec(Settings):
     revision: NonEmpty | None = None
     """The Hub revision (branch, tag or commit). Default: `main`."""
 
+    @property
+    def reference(self) -> str:
+        """Name and revision in one, as the Hub's tools write them."""
+        return f"{self.name}@{self.revision}" if self.revision else self.name
+
 
 class TrainingSpec(Settings):
     """One fine-tuning run. What the search space does not name stays as it stands here."""
@@ -197,7 +202,8 @@ class StudySpec(Settings):
     training: TrainingSpec = TrainingSpec()
     """The untuned default: trial 0 is exactly this."""
     search_space: Annotated[SearchSpace, Field(min_length=1)]
-    """What is searched: a field of `training` by its name, or `model.name`. The default must lie within."""
+    """What is searched: a field of `training` by its name, `model.name` or `model.revision`. The default must lie
+    within."""
     sampler: Sampler = TpeSampler()
     """How the next point is chosen."""
     pruner: Pruner = MedianPruner()

@@ -22,6 +22,7 @@ from hpo.errors import StorageError
 from hpo.output import opening
 from hpo.search import build_pruner
 from hpo.search_spec import GridSampler
+from hpo.space_checks import MODEL
 from hpo.spec import StudySpec
 
 # Trials are comparable only while these stand. `n_trials`, `timeout`, sampler and pruner may change on the way.
@@ -116,7 +117,8 @@ def pinned(spec: StudySpec, storage: optuna.storages.RDBStorage) -> StudySpec:
 
     Nothing is pinned where the spec names a revision, or where several models are searched.
     """
-    if spec.model.revision or "model.name" in spec.search_space or spec.name not in study_names(storage):
+    searched = any(name.startswith(MODEL) for name in spec.search_space)
+    if spec.model.revision or searched or spec.name not in study_names(storage):
         return spec
     stored = load_study(storage, spec.name)
     fingerprint = stored.user_attrs.get("models", {}).get(spec.model.name, "")

@@ -12,6 +12,7 @@ from hpo.command_line import add_verbose, exit_code, quiet
 from hpo.errors import DataError
 from hpo.export import Exported, read_exported
 from hpo.hub import hub_references, settle
+from hpo.output import prepare_output
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,6 +43,7 @@ def train(exported: Exported, folder: Path, console: Console) -> int:
     from hpo.training.finetune import finetune
     from hpo.training.setup import set_up
 
+    prepare_output(folder)  # before the training, not after it
     console.print(f"{escape(exported.study)}, trial {exported.trial}: {escape(config.model.name)}, seed {config.seed}")
     setup = set_up(config, cache_dir=None)
     _require_same("data", exported.data_fingerprint, setup.splits.fingerprint)

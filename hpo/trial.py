@@ -134,7 +134,7 @@ class _Attempt:
             setup = set_up(config, self.job.output / "cache")
         self.total_steps = setup.num_training_steps
         fingerprint = setup.pretrained.fingerprint
-        require_unchanged(self.study, setup.splits.fingerprint, {config.model.name: fingerprint})
+        require_unchanged(self.study, setup.splits.fingerprint, {config.model.reference: fingerprint})
         track.set_tags(setup_tags(setup))
         trial.set_user_attr("model_fingerprint", fingerprint)
         trial.set_user_attr("machine", {"device": setup.device.name, "precision": setup.device.precision})

@@ -15,7 +15,7 @@ from hpo.errors import HpoError, StorageError
 from hpo.events import OnEvent
 from hpo.export import export_trial
 from hpo.facts import StudyFacts, study_facts
-from hpo.output import prepare_output, write_atomically
+from hpo.output import prepare_output, require_addressable, write_atomically
 from hpo.report import best_trial, write_report
 from hpo.report.page import ReportFiles
 from hpo.search import first_pruning
@@ -72,6 +72,7 @@ def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False
         HpoError: data, model, storage or a changed study cannot be used. If trials have run before that, they are
             reported first.
     """
+    require_addressable(output)
     prepare_output(output)
     folder = output / spec.name
     with _only_driver(output, spec.name):
@@ -83,7 +84,8 @@ def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False
         study = open_study(spec, storage)
         if ended_trials(study):
             require_unchanged(study, facts.data.fingerprint, facts.models)
-        for name, value in {**asdict(facts), "call": list(call)}.items():  # report and export are made from these
+        known = {"models": study.user_attrs.get("models", {}) | facts.models, "call": list(call)}
+        for name, value in {**asdict(facts), **known}.items():  # report and export are made from these
             study.set_user_attr(name, value)
         parent_run_id = _start_parent(study, spec, tracker)
         try:

@@ -69,7 +69,7 @@ def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
 
 def free_port(wanted: int) -> int:
     """The first free port from `wanted` on, of a hundred. Raises `StorageError` if there is none."""
-    for port in range(wanted, min(wanted + 100, 2**16)):
+    for port in range(max(wanted, 1), min(wanted + 100, 2**16)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

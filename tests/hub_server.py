@@ -1,9 +1,9 @@
 """A Hugging Face Hub on loopback, so that tests run the real download and cache code with no network.
 
 Set HF_ENDPOINT to `HubServer.url` in a subprocess: the libraries read it once, when they are imported.
-A repository has the branch main, whose one commit is named after the files' contents; a folder NAME@BRANCH beside it
-is another branch, or an earlier commit. Nothing a request says is joined to a path: repositories and files are looked up
-in listings, so nothing outside ROOT is read.
+A repository has the branch main, whose one commit is named after the files' contents; a folder NAME@BRANCH beside
+it is another branch, or an earlier commit. Nothing a request says is joined to a path: repositories and files are
+looked up in listings, so nothing outside ROOT is read.
 """
 
 import hashlib

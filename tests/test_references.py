@@ -115,6 +115,11 @@ def test_a_home_path_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert local_path("~/train.csv") == tmp_path / "train.csv"
 
 
+def test_a_home_of_nobody_is_a_path_that_is_not_there() -> None:
+    with pytest.raises(DataError, match=r"must exist, but got `~no-such-user/train\.csv`"):
+        local_path("~no-such-user/train.csv")
+
+
 def test_references_import_no_heavy_library() -> None:
     code = "import sys, hpo.references; print({'torch', 'transformers', 'datasets', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

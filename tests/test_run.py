@@ -213,6 +213,33 @@ def test_output_that_is_a_file_is_told(study_path: Path, tmp_path: Path, capsys:
     assert "--output" in refused(capsys, "--study", study_path, "--output", tmp_path / "file")
 
 
+@pytest.mark.parametrize("name", ["what?", "50%25"])
+def test_output_that_a_databases_address_cannot_hold(
+    study_path: Path, tmp_path: Path, capsys: Capture, name: str
+) -> None:
+    told = refused(capsys, "--study", study_path, "--output", tmp_path / name)
+    assert name in told and "Give another one" in told
+    assert not (tmp_path / name).exists()
+
+
+def test_a_study_whose_tracker_was_moved_away_goes_on(study_path: Path, output: Path) -> None:
+    """As the message on a damaged database says that one may."""
+    assert run("--study", study_path, "--output", output, "--trials", 1) == 0
+    (output / "mlflow.db").rename(output / "damaged.db")
+    resumed = hpo("run", "--study", study_path, "--output", output, "--trials", 2)
+    assert resumed.returncode == 0, resumed.stderr
+    assert len(load_study(open_storage(output), "tiny").trials) == 2
+
+
+def test_a_model_folder_that_cannot_be_written_is_told_before_the_training(study_path: Path, output: Path) -> None:
+    assert run("--study", study_path, "--output", output, "--trials", 1) == 0
+    (output / "file").write_text("x")
+    told = hpo("train", "--config", output / "tiny" / "best.yaml", "--output", output / "file")
+    assert told.returncode == 2
+    assert "--output must be a folder that can be written" in told.stderr and "accuracy" not in told.stdout
+    assert (output / "file").read_text() == "x"
+
+
 def test_mistakes_of_the_command_line_are_told(study_path: Path, output: Path, capsys: Capture) -> None:
     told = refused(capsys, "--study", study_path, "--output", output, "--trials", 0, "--set", "training.dropot=1")
     assert "n_trials" in told and "`dropout`" in told

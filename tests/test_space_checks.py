@@ -55,6 +55,10 @@ def test_nothing_to_say(space: dict[str, Any], training: dict[str, Any]) -> None
     [
         ({"learning_rat": {"low": 1, "high": 2}}, {}, "must be a setting of a trial", "Did you mean `learning_rate`?"),
         ({"zzz": {"low": 1, "high": 2}}, {}, "must be a setting of a trial", "Choose one of optimizer, learning_rate"),
+        ({"data.max_rows": {"choices": [9, 99]}}, {}, "compared on the same rows", "Make a study of each."),
+        ({"seed": {"low": 0, "high": 9}}, {}, "would choose the luckiest one", "Make a study of each."),
+        ({"model.revision": {"choices": ["v1", ""]}}, {}, "choices must have at least 1 character, but got ''", ""),
+        ({"model.revision": {"choices": ["v1", "v2"]}}, {}, "but got model.revision=None", "Add it to ['v1', 'v2']"),
         ({"eval_batch_size": {"choices": [1, 2]}}, {}, "it changes no result", "Set it in `training`."),
         ({"num_evaluations": {"choices": [1, 2]}}, {}, "compared at equal evaluations", "Set it in `training`."),
         ({"train_batch_size": {"choices": [0, 32]}}, {}, "choices must be greater than or equal to 1, but got 0", ""),
@@ -155,16 +159,34 @@ def test_the_grid_has_no_conditions() -> None:
     assert "every combination, but got a parameter with `when`" in problem.rule
 
 
+def test_conditions_that_exclude_each_other() -> None:
+    space = {
+        "optimizer": OPTIMIZERS,
+        "lr_scheduler_type": {"choices": ["linear", "cosine"], "when": {"optimizer": ["sgd"]}},
+        "warmup_ratio": {"low": 0.0, "high": 0.2, "when": {"lr_scheduler_type": ["linear"], "optimizer": ["adamw"]}},
+        "momentum": {"low": 0.5, "high": 0.99, "when": {"lr_scheduler_type": ["linear"], "optimizer": ["sgd"]}},
+    }
+    (problem,) = problems(space)
+    assert problem.path == "search_space.warmup_ratio"
+    assert "must be searched in some trials, but its `when` and those it builds on exclude each other" in problem.rule
+
+
+def test_no_condition_is_needed_where_every_choice_has_it() -> None:
+    space = {"optimizer": {"choices": ["adamw", "adam"]}, "adam_beta1": BETA}
+    assert problems(space) == []
+
+
 def test_all_mistakes_at_once_also_beside_sections_that_cannot_be_read() -> None:
     space = {
         "dropuot": {"low": 0.0, "high": 0.3},
         "learning_rate": 3,  # left to its own section
         "train_batch_size": {"choices": [0, -1]},
+        1: {"low": 1, "high": 2},  # no name, as its section says
         "momentum": MOMENTUM,
     }
     found = problems(space, {"dropout": 7})
     assert [problem.path.removeprefix("search_space.") for problem in found] == [
-        *("dropuot", "train_batch_size", "train_batch_size"),
+        *("dropuot", "train_batch_size", "train_batch_size", "momentum"),
     ]
 
 

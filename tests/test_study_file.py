@@ -135,6 +135,10 @@ class TestYaml:
         assert problem.rule.startswith("this is not valid YAML: ") and rule in problem.rule
         assert "\n" not in problem.rule
 
+    def test_one_section_merged_into_another(self) -> None:
+        text = "a: &defaults {x: 1, y: 2}\nb:\n  <<: *defaults\n  y: 3\n"
+        assert parse_yaml(text, "f")["b"] == {"x": 1, "y": 3}
+
     def test_one_key_in_two_sections_is_none_twice(self) -> None:
         assert parse_yaml("a: {x: 1}\nb: {x: 1}", "a.yaml") == {"a": {"x": 1}, "b": {"x": 1}}
 

@@ -58,3 +58,6 @@ def test_a_taken_port_is_passed_over() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         assert free_port(port) > port
+    assert 0 < free_port(-1) <= 99
+    with pytest.raises(StorageError, match="Give another with --port"):
+        free_port(70_000)

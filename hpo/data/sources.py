@@ -180,11 +180,10 @@ def _labels(cells: Sequence[object], numbers: Sequence[int], column: str, origin
     compound = [not isinstance(value, str | int) for value in values]
     _refuse(compound, numbers, "be a name or an integer", "a list or another type", column, origin)
     names = [str(value) for value in values]
-    spaced = [name != name.strip() and name.strip() in names for name in set(names)]
-    if any(spaced):
-        _refuse(
-            [name != name.strip() for name in names], numbers, "be spelt alike", "white space around", column, origin
-        )
+    distinct = set(names)
+    if any(name != name.strip() and name.strip() in distinct for name in distinct):
+        spaced = [name != name.strip() for name in names]
+        _refuse(spaced, numbers, "be spelt alike", "white space around", column, origin)
     # A csv file has no types: a column of `0` and `1`, or of `0.0` and `1.0`, holds integers.
     for suffix in ("", ".0"):
         if all(re.fullmatch(rf"(?:0|-?[1-9][0-9]*){re.escape(suffix)}", name) for name in names):
