@@ -18,6 +18,7 @@ from hpo.events import Evaluated, Event, OnEvent, StepDone, TrialEnded, TrialSta
 from hpo.facts import StudyFacts
 from hpo.output import output_option
 from hpo.report import best_trial, leaderboard, pruning_savings, trials_table
+from hpo.report.page import count
 from hpo.spec import StudySpec
 from hpo.study import INTERRUPTED, remaining_trials, total_trials
 from hpo.tune import Outcome
@@ -51,7 +52,7 @@ class StudyConsole:
             (
                 "data",
                 f"{escape(spec.data.train.source)}\n{rows['train']:,} train, {rows['validation']:,} validation, "
-                f"{rows['test']:,} test rows (held back); labels: {escape(labels)}",
+                f"{rows['test']:,} test rows (held back)\nlabels: {escape(labels)}",
             ),
             (
                 "model",
@@ -64,7 +65,10 @@ class StudyConsole:
                 f"{', '.join(spec.search_space)}\n"
                 f"{spec.sampler.name} sampler, {spec.pruner.name} pruner, by {spec.metric}",
             ),
-            ("budget", f"{self.total} trials{resumed} of {spec.training.num_train_epochs:g} epochs{limit}"),
+            (
+                "budget",
+                f"{count(self.total, 'trial')}{resumed} of {count(spec.training.num_train_epochs, 'epoch')}{limit}",
+            ),
             ("output", f"{escape(str(self.output / spec.name))}  (MLflow: {escape(ui_command(self.output))})"),
         ]
         grid = Table.grid(padding=(0, 2))

@@ -5,10 +5,13 @@ A trial's state is told truly: COMPLETE is FINISHED, PRUNED is KILLED with the t
 """
 
 import functools
+import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from urllib.parse import quote
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 
@@ -25,6 +28,9 @@ from hpo.provenance import git_commit, versions
 RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 # MLflow's own limits for one batch.
 MAX_METRICS, MAX_PARAMS, MAX_VALUE = 1000, 100, 6000
+# 50 ids of 32 characters, quoted, fit into a tag, and more curves than that are no comparison.
+MAX_COMPARED = 50
+COMPARE = "[Compare the best"
 Point = tuple[str, float, int]
 
 
@@ -67,7 +73,7 @@ class Tracker:
             self._client.update_run(run_id, status="RUNNING")
         else:
             run_id = self._client.create_run(experiment_id, run_name=name, tags=_source_tags()).info.run_id
-        self._client.set_tag(run_id, "mlflow.note.content", description)
+        self._client.set_tag(run_id, mlflow_tags.MLFLOW_RUN_NOTE, description)
         self._set_tags(run_id, tags)
         return run_id
 
@@ -91,8 +97,23 @@ class Tracker:
         except MlflowException:
             return False
 
-    def end_study(self, run_id: str, status: str, metrics: Mapping[str, float], files: Iterable[Path]) -> None:
-        """Gives the parent run its best metrics, its files (folders keep their name), and its end state."""
+    def end_study(
+        self,
+        run_id: str,
+        status: str,
+        metrics: Mapping[str, float] = MappingProxyType({}),
+        files: Iterable[Path] = (),
+        compare: Sequence[str] = (),
+    ) -> None:
+        """Gives the parent run its end state, and what there is to show.
+
+        Args:
+            metrics: the best scores.
+            files: to be kept with it; folders keep their name.
+            compare: runs, the best first, of which the description links to MLflow's comparison.
+        """
+        if compare:
+            self._link_comparison(run_id, compare[:MAX_COMPARED])
         self._log_metrics(run_id, [(name, value, 0) for name, value in metrics.items()])
         for path in files:
             if path.is_dir():
@@ -100,6 +121,14 @@ class Tracker:
             elif path.exists():
                 self._client.log_artifact(run_id, str(path))
         self._client.set_terminated(run_id, status)
+
+    def _link_comparison(self, run_id: str, compare: Sequence[str]) -> None:
+        """MLflow opens a study with its children folded away, and has no other place for a link to all of them."""
+        run = self._client.get_run(run_id)
+        told = run.data.tags.get(mlflow_tags.MLFLOW_RUN_NOTE, "").partition(COMPARE)[0].rstrip()
+        runs, experiments = (quote(json.dumps(ids)) for ids in (list(compare), [run.info.experiment_id]))
+        link = f"{COMPARE} {len(compare)} trials](#/compare-runs?runs={runs}&experiments={experiments})"
+        self._client.set_tag(run_id, mlflow_tags.MLFLOW_RUN_NOTE, f"{told}\n\n{link}".strip())
 
     def start_trial(self, parent_run_id: str, number: int, tags: Mapping[str, str]) -> "TrialRun":
         """Creates the child run of a trial."""

@@ -16,7 +16,7 @@ from hpo.events import OnEvent
 from hpo.export import export_trial
 from hpo.facts import StudyFacts, study_facts
 from hpo.output import prepare_output, require_addressable, write_atomically
-from hpo.report import best_trial, write_report
+from hpo.report import best_trial, leaderboard, trials_table, write_report
 from hpo.report.page import ReportFiles
 from hpo.search import first_pruning
 from hpo.search_spec import NoPruner
@@ -102,7 +102,7 @@ def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False
             outcome = _finish(study, folder, tracker, parent_run_id, stopped, time.monotonic() >= deadline)
         except BaseException as error:  # also a second Ctrl-C, while the report is written
             status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-            tracker.end_study(parent_run_id, status, {}, [])
+            tracker.end_study(parent_run_id, status)
             raise
         if isinstance(stopped, HpoError):
             raise stopped
@@ -167,7 +167,15 @@ def _finish(
     metrics = {name.replace("eval/", "study/best_"): value for name, value in scores.items()}
     files = [study_file(study, folder), report.markdown, report.table, folder / "figures"]
     status = {type(None): "FINISHED", KeyboardInterrupt: "KILLED"}.get(type(stopped), "FAILED")
-    tracker.end_study(parent_run_id, status, metrics, [*files, *([best_yaml] if best_yaml else [])])
+    runs = {trial.number: trial.user_attrs.get("mlflow_run_id") for trial in study.get_trials(deepcopy=False)}
+    ranked = leaderboard(trials_table(study), "score", study.direction.name.lower())["number"]
+    tracker.end_study(
+        parent_run_id,
+        status,
+        metrics,
+        files=[*files, *([best_yaml] if best_yaml else [])],
+        compare=[run for number in ranked if (run := runs[number])],
+    )
     return Outcome(study, report, best_yaml, isinstance(stopped, KeyboardInterrupt), timed_out)
 
 

@@ -396,7 +396,7 @@ class TestInterruption:
     @staticmethod
     def interrupt(study: optuna.Study, spec: StudySpec) -> optuna.Trial:
         """The next trial draws its point, and then nothing is heard of it."""
-        study.sampler = build_sampler(spec, len(study.trials))
+        study.sampler = build_sampler(spec, next_position(study))
         trial = study.ask()
         space.suggest(trial, spec)
         return trial
@@ -457,6 +457,26 @@ class TestInterruption:
         run(study, spec, 2)
         assert [position_of(study, trial) for trial in study.trials] == [0, 1, 1, 1, 1, 2]
         assert next_position(study) == 3
+
+    @pytest.mark.parametrize("name", ["tpe", "random", "gp", "qmc"])
+    def test_the_points_after_an_interruption_are_those_that_would_have_come_without(
+        self, make_spec: MakeSpec, tmp_path: Path, name: str
+    ) -> None:
+        """Not so CMA-ES, which counts its generations by trial numbers, nor the grid, whose order follows them."""
+        startup = {"n_startup_trials": 3} if name in {"tpe", "gp"} else {}
+        spec = make_spec(sampler={"name": name, **startup}, n_trials=8)
+        for folder in ("whole", "stopped"):
+            (tmp_path / folder).mkdir()
+        whole, stopped = (open_study(spec, open_storage(tmp_path / folder)) for folder in ("whole", "stopped"))
+        run(whole, spec, 8)
+        for before in (0, 4, 0):
+            run(stopped, spec, before)
+            self.interrupt(stopped, spec)
+            end_stale_trials(stopped)
+            requeue_interrupted(stopped)
+        run(stopped, spec, 4)
+        ended = [trial.params for trial in stopped.trials if trial.state == TrialState.COMPLETE]
+        assert ended == points(whole)
 
     @pytest.mark.parametrize("state", ["COMPLETE", "PRUNED"])
     def test_a_trial_whose_driver_died_before_its_end_was_told_is_repeated(

@@ -1,8 +1,11 @@
 """MLflow: states are true, nothing is dropped by its limits, one database an output folder."""
 
+import json
+import re
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from mlflow import MlflowClient
@@ -47,6 +50,21 @@ def test_a_resumed_study_keeps_its_parent_run(output: Path, client: MlflowClient
     assert client.get_run(parent).info.status == "RUNNING"
 
 
+def test_the_parent_run_links_to_a_comparison_of_its_trials(output: Path, client: MlflowClient) -> None:
+    tracker = Tracker(output)
+    parent = tracker.start_study("study", None, "what it asks", {})
+    ids = [f"{number:032x}" for number in range(60)]
+    for compared in (ids[:2], ids):  # a resumed study, whose second link replaces the first
+        tracker.end_study(parent, "FINISHED", compare=compared)
+    note = client.get_run(parent).data.tags["mlflow.note.content"]
+    text, link = note.split("\n\n")
+    assert text == "what it asks"
+    found = re.fullmatch(r"\[Compare the best 50 trials\]\(#/compare-runs\?runs=(.+)&experiments=(.+)\)", link)
+    assert found
+    assert json.loads(unquote(found[1])) == ids[:50]
+    assert json.loads(unquote(found[2])) == [client.get_run(parent).info.experiment_id]
+
+
 def test_batches_larger_than_mlflow_takes_are_whole(output: Path, client: MlflowClient) -> None:
     tracker = Tracker(output)
     run = tracker.start_trial(tracker.start_study("study", None, "", {}), 0, {})
@@ -67,7 +85,7 @@ def test_runs_of_a_killed_driver_are_found(output: Path, client: MlflowClient) -
     assert [run.run_id for run in tracker.running_trials(other)] == [foreign.run_id]
     tracker.end_stale_study(parent)
     assert client.get_run(parent).info.status == "KILLED"
-    tracker.end_study(other, "FINISHED", {}, [])
+    tracker.end_study(other, "FINISHED")
     tracker.end_stale_study(other)
     assert client.get_run(other).info.status == "FINISHED"
     for gone in ("0" * 32, "no id"):

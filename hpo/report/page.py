@@ -77,7 +77,7 @@ def render(view: View, folder: Path, drawn: set[str]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"md": _escape, "time": _time, "count": _count}
+    environment.filters |= {"md": _escape, "time": _time, "count": count}
     attributes = view.study.user_attrs
     return environment.get_template("report.md.j2").render(
         view=view,
@@ -273,8 +273,9 @@ def _time(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def count(number: float, noun: str) -> str:
+    """`1 trial`, `16 trials`, `0.5 epochs`."""
+    return f"{number:g} {noun}{'' if number == 1 else 's'}"
 
 
 def _first_up(text: str) -> str:
