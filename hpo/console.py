@@ -18,13 +18,14 @@ from hpo.events import Evaluated, Event, OnEvent, StepDone, TrialEnded, TrialSta
 from hpo.facts import StudyFacts
 from hpo.output import output_option
 from hpo.report import best_trial, leaderboard, pruning_savings, trials_table
-from hpo.report.page import count
+from hpo.report.page import against_default, count
+from hpo.report.tables import state_counts, view_of
 from hpo.spec import StudySpec
 from hpo.study import INTERRUPTED, remaining_trials, total_trials
 from hpo.tune import Outcome
 
-WORDS = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
-COLOURS = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
+WORDS = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", INTERRUPTED: "stopped"}
+COLOURS = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", INTERRUPTED: "dim"}
 
 
 class StudyConsole:
@@ -37,6 +38,7 @@ class StudyConsole:
         self.now: float | None = None
         self.best: float | None = None
         self.seconds: list[float] = []
+        self.width = len("trial 10 step 100/100 now 0.0000 best 0.0000")
 
     def header(self, study: optuna.Study, facts: StudyFacts, notes: list[str]) -> None:
         """Study, data, model, device, budget, and where to look."""
@@ -104,7 +106,7 @@ class StudyConsole:
         table = trials_table(outcome.study)
         self.console.print()
         self.console.print(leaderboard_table(table, self.spec))
-        counts = table["state"].value_counts()
+        counts = state_counts(table)
         ended = [f"{counts[state]} {word}" for state, word in WORDS.items() if state in counts]
         saved = pruning_savings(table).share_saved
         self.console.print(f"{', '.join(ended)}; pruning saved {saved:.0%} of the planned training steps.")
@@ -114,12 +116,14 @@ class StudyConsole:
             )
         if outcome.interrupted:
             self.console.print("Interrupted. The same command goes on from here.")
-        self.console.print(
-            "[dim]The best of several trials on the split that chose it is an optimistic number; "
-            "the test split has not been read.[/]"
-        )
-        self._notice()
         best = outcome.best_yaml
+        if best:
+            self.console.print(against_default(view_of(outcome.study)))
+            self.console.print(
+                "[dim]The best of several trials on the split that chose it is an optimistic number; "
+                "the test split has not been read.[/]"
+            )
+        self._notice()
         pointers = {
             "report": outcome.report.markdown,
             "best": best,
@@ -138,12 +142,15 @@ class StudyConsole:
         match event:
             case TrialStarted(number=number):
                 self.now = None
-                progress.update(bar, description=f"trial {number}", left=self._time_left())
+                progress.update(bar, description=f"trial {number}".ljust(self.width), left=self._time_left())
             case StepDone(number=number, step=step, num_training_steps=steps):
                 scores = {"now": self.now, "best": self.best}
                 told = "".join(f" {name} {score:.4f}" for name, score in scores.items() if score is not None)
+                told = f"trial {number} step {step}/{steps}{told}"
+                self.width = max(self.width, len(told))  # or the bar would jump whenever a number gets longer
+                share = step / steps
                 progress.update(
-                    bar, completed=self.done + step / steps, description=f"trial {number} step {step}/{steps}{told}"
+                    bar, completed=self.done + share, description=told.ljust(self.width), left=self._time_left(share)
                 )
             case Evaluated(score=score):
                 self.now = score
@@ -162,7 +169,8 @@ class StudyConsole:
         told = "  ".join(f"{name.removeprefix('eval/')} {score_text(score):>6}" for name, score in scores.items())
         why = f"{event.reason} at {event.share:.0%}" if event.reason else ""
         marks = [why, "[bold]default[/]" if event.is_default else "", "[bold green]best[/]" if better else ""]
-        state = f"[{COLOURS[event.state]}]{WORDS[event.state]:8}[/]"
+        kind = INTERRUPTED if event.reason == INTERRUPTED else event.state
+        state = f"[{COLOURS[kind]}]{WORDS[kind]:8}[/]"
         took = format_seconds(event.seconds)
         self.console.print(f"trial {event.number:<3} {state}  {told}  {took:>5}  {' '.join(filter(None, marks))}")
 
@@ -171,10 +179,11 @@ class StudyConsole:
             return score is not None
         return score > self.best if self.spec.direction == "maximize" else score < self.best
 
-    def _time_left(self) -> str:
+    def _time_left(self, share: float = 0.0) -> str:
+        """Of what is still to run, of which the running trial has done its share, at the mean time of those before."""
         if not self.seconds:
             return ""
-        left = (self.total - self.done) * sum(self.seconds) / len(self.seconds)
+        left = (self.total - self.done - share) * sum(self.seconds) / len(self.seconds)
         return f"{format_seconds(left)} left"
 
 

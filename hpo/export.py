@@ -91,6 +91,11 @@ def export_trial(study: optuna.Study, trial: FrozenTrial, path: Path) -> Exporte
 
 def read_exported(path: Path) -> Exported:
     """Reads a `best.yaml`. Raises `SpecError` if it is none."""
+    if not path.is_file():
+        there = sorted(map(str, path.parent.parent.glob("*/best.yaml"))) if path.parent.parent.is_dir() else []
+        way_out = f"There is {', '.join(there)}." if there else "Run a study first, or check the path."
+        rule = "an exported configuration must be a file that is there"
+        raise SpecError(str(path), [Problem("--config", rule, way_out)])
     try:
         raw: Any = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:

@@ -33,8 +33,8 @@ def choose_study(
     if spec.fallback is None or fallback == "never":
         why = "it has no `fallback:`" if spec.fallback is None else "--fallback never forbids its stand-in"
         raise DataError(
-            f"the study `{spec.name}` needs the Hub, but {hub.notice}, and {why}. Connect, or set "
-            "data.train and model.name to files with --set."
+            f"the study `{spec.name}` needs the Hub, but {hub.notice}, and {why}. Connect, or set what is not cached "
+            "(data.train, data.test, model.name) to files with --set."
         )
     stand_in = _stand_in(path, overrides)
     return stand_in, f"FALLBACK: `{stand_in.name}` runs instead of `{spec.name}`: {hub.notice}."

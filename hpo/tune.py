@@ -12,9 +12,10 @@ import yaml
 from filelock import FileLock, Timeout
 
 from hpo.errors import HpoError, StorageError
-from hpo.events import OnEvent
+from hpo.events import Event, OnEvent, StepDone
 from hpo.export import export_trial
 from hpo.facts import StudyFacts, study_facts
+from hpo.interrupt import CtrlC
 from hpo.output import prepare_output, require_addressable, write_atomically
 from hpo.report import best_trial, leaderboard, trials_table, write_report
 from hpo.report.page import ReportFiles
@@ -90,13 +91,17 @@ def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False
         parent_run_id = _start_parent(study, spec, tracker)
         try:
             notes += [*_repair(study, tracker, parent_run_id), *_pruning_notes(spec)]
+            if not remaining_trials(study, spec):
+                notes.append("Nothing is left to run: raise n_trials (--trials) to go on.")
             display.header(study, facts, notes)
             deadline = time.monotonic() + spec.timeout if spec.timeout else float("inf")
             stopped: HpoError | KeyboardInterrupt | None = None
             try:
-                with display.running() as on_event:
+                with CtrlC() as ctrl_c, display.running() as on_event:
                     while remaining_trials(study, spec) and time.monotonic() < deadline:
-                        run_trial(pinned_spec, Job(output, next_position(study), parent_run_id), on_event)
+                        job = Job(output, next_position(study), parent_run_id)
+                        run_trial(pinned_spec, job, _interruptible(on_event, ctrl_c))
+                        ctrl_c.check()
             except (HpoError, KeyboardInterrupt) as error:
                 stopped = error
             outcome = _finish(study, folder, tracker, parent_run_id, stopped, time.monotonic() >= deadline)
@@ -107,6 +112,17 @@ def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False
         if isinstance(stopped, HpoError):
             raise stopped
         return outcome
+
+
+def _interruptible(on_event: OnEvent, ctrl_c: CtrlC) -> OnEvent:
+    """Looks for a dropped Ctrl-C at every step; not at the end of a trial, which is told whatever ended it."""
+
+    def tell(event: Event) -> None:
+        on_event(event)
+        if isinstance(event, StepDone):
+            ctrl_c.check()
+
+    return tell
 
 
 def _repair(study: optuna.Study, tracker: Tracker, parent_run_id: str) -> list[str]:
@@ -159,10 +175,7 @@ def _finish(
     """Report and export of whatever has finished."""
     _end_runs(study, tracker, parent_run_id)
     best = best_trial(study)
-    best_yaml = folder / "best.yaml" if best else None
-    if best and best_yaml:
-        export_trial(study, best, best_yaml)
-    report = write_report(study, folder)
+    best_yaml, report = _export_and_report(study, folder)
     scores = best.user_attrs["result"]["metrics"] if best else {}
     metrics = {name.replace("eval/", "study/best_"): value for name, value in scores.items()}
     files = [study_file(study, folder), report.markdown, report.table, folder / "figures"]
@@ -195,9 +208,18 @@ def _set_aside(storage: optuna.storages.RDBStorage, tracker: Tracker, name: str,
         _end_runs(study, tracker, parent_run_id)
         tracker.end_stale_study(parent_run_id)
     kept = set_aside(storage, name)
-    if folder.exists():
-        folder.rename(folder.with_name(kept))
+    tracker.rename_study(name, kept)
+    if folder.exists():  # its files name the study and themselves, in commands to be copied
+        _export_and_report(load_study(storage, kept), folder.rename(folder.with_name(kept)))
     return [f"The earlier study is kept as `{kept}`."]
+
+
+def _export_and_report(study: optuna.Study, folder: Path) -> tuple[Path | None, ReportFiles]:
+    best = best_trial(study)
+    best_yaml = folder / "best.yaml" if best else None
+    if best and best_yaml:
+        export_trial(study, best, best_yaml)
+    return best_yaml, write_report(study, folder)
 
 
 @contextmanager

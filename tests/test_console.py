@@ -1,6 +1,7 @@
 """What the terminal shows, in 80 columns, on a terminal and in a pipe."""
 
 import io
+import re
 from pathlib import Path
 
 import optuna
@@ -79,11 +80,12 @@ def test_a_resumed_study_remembers_its_best(spec: StudySpec) -> None:
 
 
 def test_an_interrupted_trial_is_not_counted(spec: StudySpec) -> None:
-    console, _ = shown(spec, terminal=False)
+    console, stream = shown(spec, terminal=False)
     console.header(optuna.create_study(direction="maximize"), FACTS, [])
     with console.running() as on_event:
         on_event(ended(0, "FAIL", None, "interrupted"))
         assert console.done == 0
+        assert re.search(r"trial 0 +stopped .* interrupted at 25%", stream.getvalue())
         on_event(ended(1, "FAIL", None, "crashed"))
         assert console.done == 1
 
@@ -98,7 +100,7 @@ def test_live_bar_shows_trial_step_scores_and_time_left(spec: StudySpec) -> None
         on_event(StepDone(1, 5, 10))
     text = stream.getvalue()
     assert "trial 1 step 5/10 now 0.6000 best 0.8000" in text
-    assert "2:02 left" in text  # two more trials of a minute and a second
+    assert "1:32 left" in text  # one trial and a half of a minute and a second
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`best.yaml`: the whole configuration, read back as it was written, and refused where it is broken."""
 
+import re
 from pathlib import Path
 
 import optuna
@@ -76,3 +77,11 @@ def test_a_broken_file_is_a_mistake_of_the_users(text: str, tmp_path: Path) -> N
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="--config"):
         read_exported(tmp_path / "none.yaml")
+
+
+def test_a_missing_file_is_told_with_those_there(study: optuna.Study, tmp_path: Path) -> None:
+    """After `make run` without the Hub the study has its fallback's name."""
+    there = tmp_path / "sst2-fallback" / "best.yaml"
+    export_trial(study, study.trials[0], there)
+    with pytest.raises(SpecError, match=rf"must be a file that is there .* There is {re.escape(str(there))}\."):
+        read_exported(tmp_path / "sst2" / "best.yaml")

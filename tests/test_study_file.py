@@ -264,7 +264,7 @@ class TestMistakes:
                 "exclude each other",
                 "Remove one of them.",
             ),
-            ("training.train_batch_size=0", "training.train_batch_size", "greater than or equal to 1", "Change it."),
+            ("training.train_batch_size=0", "training.train_batch_size", "greater than or equal to 1", "Raise it."),
             (
                 "search_space.train_batch_size={choices: [0, 32]}",
                 "search_space.train_batch_size",
@@ -298,7 +298,7 @@ class TestMistakes:
             ("n_trials='30'", "n_trials", "must be a valid integer, but got n_trials='30'", "Write a number, without"),
             ("n_trials=3.0", "n_trials", "must be a valid integer, but got n_trials=3.0", "Change it."),
             ("n_trials=yes", "n_trials", "must be a valid integer, but got n_trials=True", "Change it."),
-            ("n_trials=0", "n_trials", "must be greater than or equal to 1", "Change it."),
+            ("n_trials=0", "n_trials", "must be greater than or equal to 1", "Raise it."),
             ("data.validation_size=ten", "data.validation_size", "a valid integer or a valid number", "Write a number"),
             ("data.validation_size=0", "data.validation_size", "greater than or equal to 1 or greater than 0", ""),
             ("description=no", "description", "must be a valid string, but got description=False", "Quote it: YAML"),
@@ -308,7 +308,7 @@ class TestMistakes:
             ("data.text_column=3", "data.text_column", "must be a valid string", "Quote it."),
             ("name=a b", "name", "but got name='a b'", "Use letters, digits,"),
             ("name=../mine", "name", "but got name='../mine'", "Use letters, digits,"),
-            ("seed=-1", "seed", "must be greater than or equal to 0", "Change it."),
+            ("seed=-1", "seed", "must be greater than or equal to 0", "Raise it."),
         ],
     )
     def test_one_is_said_once(self, write: Write, override: str, path: str, rule: str, way_out: str) -> None:

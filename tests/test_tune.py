@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,6 +147,34 @@ def test_what_a_killed_driver_left_running_is_ended_and_tried_again(raw_study: S
     assert sorted(run.info.status for run in runs) == ["FAILED", "FINISHED", "FINISHED"]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_is_heard_where_python_drops_its_exception(
+    raw_study: StudyMaker, output: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Such as while garbage is collected, where half of them fall in a study of short steps."""
+
+    class Finalized:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    recorder = Recorder()
+
+    def collect(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 5:
+            Finalized()  # collected at once
+        recorder.events.append(event)
+
+    recorder.take = collect  # type: ignore[method-assign]
+    before = signal.getsignal(signal.SIGINT)
+    outcome = tune(parse_study(raw_study(n_trials=2), "tiny.yaml"), output, recorder)
+    assert outcome.interrupted
+    steps = [event.step for event in recorder.events if isinstance(event, StepDone)]
+    assert steps == [1, 2, 3, 4, 5]
+    assert states(output) == {"tiny": "KILLED", "trial-0000": "FAILED"}
+    assert "Exception ignored" not in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def states(output: Path, name: str = "tiny") -> dict[str, str]:
     client = MlflowClient(tracking_uri(output))
     runs = client.search_runs([client.get_experiment_by_name(name).experiment_id])
@@ -179,15 +208,19 @@ def test_a_run_that_was_not_ended_in_time_ends_as_its_trial_did(raw_study: Study
 
 def test_fresh_after_a_kill_leaves_nothing_running(raw_study: StudyMaker, output: Path) -> None:
     spec = parse_study(raw_study(n_trials=1), "tiny.yaml")
-    study = tune(spec, output, Recorder()).study
+    study = tune(spec, output, Recorder(), call=["--study", "tiny.yaml"]).study
     client = MlflowClient(tracking_uri(output))
     for run_id in (study.user_attrs["mlflow_parent_run_id"], study.trials[0].user_attrs["mlflow_run_id"]):
         client.update_run(run_id, status="RUNNING")
     study.ask()
     tune(spec, output, Recorder(), fresh=True)
-    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
-    assert sorted(run.info.status for run in runs) == ["FINISHED", "FINISHED", "FINISHED", "KILLED"]
     kept = next(name for name in study_names(open_storage(output)) if name != "tiny")
+    assert states(output) == {"tiny": "FINISHED", "trial-0000": "FINISHED"}
+    assert states(output, kept) == {"tiny": "KILLED", "trial-0000": "FINISHED"}
+    best = (output / kept / "best.yaml").read_text()
+    assert f"--config {output / kept / 'best.yaml'}" in best
+    report = (output / kept / "report.md").read_text()
+    assert f"--study tiny.yaml --set name={kept}" in report
     assert [trial.state.name for trial in load_study(open_storage(output), kept).trials] == ["COMPLETE", "FAIL"]
 
 
@@ -308,6 +341,15 @@ def test_facts_are_those_of_the_data(raw_study: StudyMaker, output: Path) -> Non
     assert recorder.facts.data.notes == []
     assert recorder.facts.machine.precision == "fp32"
     assert recorder.facts.model.new_weights == ["classifier"]
+
+
+def test_a_finished_study_says_that_nothing_is_left(raw_study: StudyMaker, output: Path) -> None:
+    spec = parse_study(raw_study(n_trials=1), "tiny.yaml")
+    first, second = Recorder(), Recorder()
+    tune(spec, output, first)
+    tune(spec, output, second)
+    assert first.notes == []
+    assert second.notes == ["Nothing is left to run: raise n_trials (--trials) to go on."]
 
 
 @pytest.mark.parametrize(

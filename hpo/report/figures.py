@@ -26,7 +26,7 @@ MOST_COMPARED: Final = 40
 Style = dict[str, Any]
 COMPLETE: Final[Style] = {"marker": "o", "s": 30, "facecolor": BLUE, "edgecolor": "white", "linewidth": 0.6}
 PRUNED: Final[Style] = {"marker": "v", "s": 26, "facecolor": "none", "edgecolor": GREY, "linewidth": 0.9}
-BEST: Final[Style] = {"marker": "o", "s": 110, "facecolor": RED, "edgecolor": "white", "linewidth": 0.8, "zorder": 5}
+BEST: Final[Style] = {"marker": "o", "s": 64, "facecolor": RED, "edgecolor": "white", "linewidth": 0.8, "zorder": 5}
 DEFAULT: Final[Style] = {"marker": "D", "s": 44, "facecolor": "white", "edgecolor": BLACK, "zorder": 6}
 
 
@@ -189,7 +189,7 @@ def _scatter_states(axes: Axes, view: View, column: str, places: dict[str, int] 
 
 def _jittered(rows: pd.DataFrame, column: str, places: dict[str, int]) -> list[float]:
     """The place of each category, moved aside by the trial's number so that equal ones do not hide each other."""
-    spread = rows["number"].map(lambda number: (number * 0.618034) % 1 - 0.5)
+    spread = rows["number"].map(lambda number: (number * 0.618034 + 0.5) % 1 - 0.5)  # 0, the default, stays in place
     return [places[str(value)] + 0.44 * aside for value, aside in zip(rows[column], spread, strict=True)]
 
 
@@ -227,14 +227,16 @@ def pruning(view: View) -> Figure | None:
     done = ended["optimizer_steps"].astype("float64")
     missing = ended["total_steps"].astype("float64") - done
     failed = ended["state"] == "FAIL"
-    axes.bar(ended["number"], done, width=0.8, color=BLUE, label="made")
-    for rows, colour, label in ((~failed, PALE, "saved by stopping early"), (failed, ORANGE, "lost by failing")):
+    for rows, colour, label in ((~failed, BLUE, "made"), (failed, ORANGE, "made in vain: failed or interrupted")):
         if rows.any():
-            numbers, made = ended["number"][rows], done[rows]
-            axes.bar(numbers, missing[rows], bottom=made, width=0.8, color=colour, label=label)
+            axes.bar(ended["number"][rows], done[rows], width=0.8, color=colour, label=label)
+    if (~failed).any():
+        numbers, made = ended["number"][~failed], done[~failed]
+        axes.bar(numbers, missing[~failed], bottom=made, width=0.8, color=PALE, label="saved by stopping early")
     axes.set_xlim(-0.7, max(4, ended["number"].max()) + 0.7)
     axes.set_ylim(0, 1.05 * max(done + missing))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(axis="x", visible=False)
     _legend_below(figure)
     return figure

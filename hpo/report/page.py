@@ -22,7 +22,7 @@ from hpo.report import tables
 from hpo.report.figures import FIGURES, png
 from hpo.report.tables import METRICS, PARAM, View
 from hpo.spec import DataSpec
-from hpo.study import remaining_trials, total_trials
+from hpo.study import INTERRUPTED, remaining_trials, total_trials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +113,15 @@ def _answer(view: View) -> Iterator[str]:
     yield f"**The best trial{so_far} is trial {view.best}: {score}**" + (
         f" (one binomial standard error on {rows:,} validation rows)." if _error(view, best) is not None else "."
     )
-    yield _against_default(view, best)
+    yield against_default(view)
     yield _caveat(view, best)
 
 
-def _against_default(view: View, best: "pd.Series[Any]") -> str:
+def against_default(view: View) -> str:
+    """How the best trial stands to the untuned default, in a sentence."""
+    best = _row(view, view.best)
+    if best is None:
+        return "No trial is complete yet."
     default = _row(view, view.default)
     if default is None:
         return "The untuned default has not started."
@@ -146,11 +150,11 @@ def _caveat(view: View, best: "pd.Series[Any]") -> str:
 
 def _progress(view: View) -> dict[str, Any]:
     """The states in words, the trials still to end (None if the study file is not known), and the time spent."""
-    counts = view.table["state"].value_counts()
+    counts = tables.state_counts(view.table)
     pruned = view.table.loc[view.table["state"] == "PRUNED", "reason"].value_counts()
     why = ", ".join(f"{count} {reason}" for reason, count in pruned.items())
-    words = {"COMPLETE": "complete", "PRUNED": f"pruned ({why})" if why else "pruned"}
-    words |= {"FAIL": "failed", "RUNNING": "running"}
+    words = {"COMPLETE": "complete", "PRUNED": f"pruned ({why})" if len(pruned) > 1 else "pruned"}
+    words |= {"FAIL": "failed", INTERRUPTED: "interrupted", "RUNNING": "running"}
     return {
         "states": ", ".join(f"{counts[state]} {word}" for state, word in words.items() if state in counts),
         "left": remaining_trials(view.study, view.spec) if view.spec else None,
@@ -228,11 +232,15 @@ def _validation_rows(view: View) -> int:
 
 
 def _error(view: View, row: "pd.Series[Any]") -> float | None:
-    """The binomial standard error of an accuracy; None for other metrics or an unknown number of rows."""
+    """The binomial standard error of an accuracy; None for other metrics or an unknown number of rows.
+
+    With two rows right and two wrong added (Agresti and Coull 1998), or a perfect score would be a certain one.
+    """
     rows = _validation_rows(view)
     if view.spec is None or view.spec.metric != "eval/accuracy" or not rows:
         return None
-    return math.sqrt(max(0.0, row["score"] * (1 - row["score"])) / rows)
+    share = (row["score"] * rows + 2) / (rows + 4)
+    return math.sqrt(share * (1 - share) / (rows + 4))
 
 
 def _markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.output import write_atomically
 from hpo.spec import StudySpec
-from hpo.study import failure_reason, first_attempt, stored_spec
+from hpo.study import INTERRUPTED, failure_reason, first_attempt, stored_spec
 
 # What `eval/<name>` is called in words.
 METRICS: Final = {
@@ -244,6 +244,11 @@ def importances(study: optuna.Study) -> dict[str, float] | None:
         shares = get_param_importances(study, evaluator=evaluator, params=names, normalize=True)
     told = len(set(shares.values())) > 1 or len(shares) == 1
     return shares if told else None
+
+
+def state_counts(table: pd.DataFrame) -> "pd.Series[int]":
+    """How many trials are in each state; one that was interrupted, and is tried again, is no failure."""
+    return table["state"].mask(table["reason"] == INTERRUPTED, INTERRUPTED).value_counts()
 
 
 def pruning_savings(table: pd.DataFrame) -> Savings:

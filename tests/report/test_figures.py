@@ -137,7 +137,7 @@ def test_bars_stack_what_was_made_and_what_was_saved() -> None:
     figure = pruning(view(5, states="CCPCF"))
     assert figure is not None
     bars = [[round(bar.get_height()) for bar in group] for group in figure.axes[0].containers]
-    assert bars == [[40, 40, 30, 40, 20], [0, 0, 10, 0], [20]]
+    assert bars == [[40, 40, 30, 40], [20], [0, 0, 10, 0]]  # what the failed one missed is not saved
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])

@@ -131,12 +131,12 @@ def linked(files: ReportFiles) -> set[Path]:
 
 def test_the_answer_says_best_default_error_and_caveat() -> None:
     answer = section(page_of(finished_study()), "Answer")
-    # sqrt(0.9 * 0.1 / 400) = 0.0150 and sqrt(0.8 * 0.2 / 400) = 0.0200
-    assert "trial 1: validation accuracy 0.9000 ± 0.0150" in answer
+    # With 2 right and 2 wrong added: 362/404 = 0.89604, sqrt(0.89604 * 0.10396 / 404) = 0.01518; 322/404: 0.02001
+    assert "trial 1: validation accuracy 0.9000 ± 0.0152" in answer
     assert "0.8000 ± 0.0200" in answer
     assert "0.1000 higher" in answer
     # Blom: the largest of 3 normal draws, at (3 - 0.375) / (3 + 0.25) = 0.8077, is 0.869 standard errors up.
-    assert "about 0.0130 better" in answer
+    assert "about 0.0132 better" in answer
     assert "400 validation rows" in answer
     assert "test split has not been read" in answer
     assert "3 complete, 2 pruned (1 fell behind, 1 diverged), 1 failed" in answer
@@ -224,6 +224,20 @@ def test_a_loss_is_lower_not_higher_and_has_no_binomial_error() -> None:
     assert "0.1000 lower" in answer
     assert "±" not in answer
     assert table(section(page, "Trials"))[0][2:5] == ["Loss", "Accuracy", "Macro F1"]
+
+
+def test_a_perfect_score_is_not_a_certain_one() -> None:
+    study = new_study()
+    study.set_user_attr("data", FACTS["data"] | {"rows": {"validation": 20}})
+    add(study, "COMPLETE", 1.0)
+    # 22/24 = 0.9167, sqrt(0.9167 * 0.0833 / 24) = 0.0564
+    assert "1.0000 ± 0.0564" in section(page_of(study), "Answer")
+
+
+def test_an_interrupted_trial_is_no_failure() -> None:
+    study = finished_study()
+    add(study, "FAIL", 0.7, made=2, reason="interrupted")
+    assert "1 failed, 1 interrupted" in section(page_of(study), "Answer")
 
 
 def test_a_fallback_says_so_right_under_the_title(tmp_path: Path) -> None:
