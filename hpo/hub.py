@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hpo.references import parse_reference
+from hpo.errors import DataError
+from hpo.references import local_path, parse_reference
 from hpo.search_spec import ChoiceParameter
 from hpo.settings import Value
 from hpo.spec import StudySpec, TrialConfig
@@ -47,6 +48,23 @@ class HubState:
     """What the user must be told; None where the Hub answers or is not needed."""
     missing: tuple[str, ...] = ()
     """What is needed, and in no cache."""
+
+
+def require_local(spec: StudySpec) -> None:
+    """Raises `DataError` with every file, folder and package that a study names and that is not there."""
+    sources = {name: getattr(spec.data, name) for name in ("train", "validation", "test")}
+    named = [(f"data.{name}", source.source) for name, source in sources.items() if source]
+    searched = spec.search_space.get("model.name")
+    choices = searched.choices if isinstance(searched, ChoiceParameter) else []
+    named += [("model.name", name) for name in dict.fromkeys([spec.model.name, *map(str, choices)])]
+    missing = []
+    for key, text in named:
+        try:
+            local_path(text)
+        except DataError as error:
+            missing.append(f"{key}: {error}")
+    if missing:
+        raise DataError("\n".join(missing))
 
 
 def hub_references(spec: StudySpec | TrialConfig) -> list[HubReference]:

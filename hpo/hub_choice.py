@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from hpo.errors import DataError
-from hpo.hub import hub_references, settle
+from hpo.hub import hub_references, require_local, settle
 from hpo.spec import StudySpec
 from hpo.study_file import OWN_SECTIONS, read_study, section_of
 
@@ -20,13 +20,16 @@ def choose_study(
 
     Raises:
         SpecError: the study file has mistakes.
-        DataError: the Hub is needed, cannot be reached and has nothing cached, and no fallback may stand in.
+        DataError: a file, folder or package is not there; or the Hub is needed, cannot be reached and has nothing
+            cached, and no fallback may stand in.
     """
-    spec = read_study(path, overrides)
     if fallback == "always":
-        stand_in = _stand_in(path, overrides)
+        spec, stand_in = read_study(path, overrides), _stand_in(path, overrides)
+        require_local(stand_in)
         settle(hub_references(stand_in))
         return stand_in, f"FALLBACK: `{stand_in.name}` runs instead of `{spec.name}`, as asked."
+    spec = read_study(path, overrides)
+    require_local(spec)
     hub = settle(hub_references(spec))
     if not hub.missing:
         return spec, hub.notice
@@ -37,6 +40,7 @@ def choose_study(
             "(data.train, data.test, model.name) to files with --set."
         )
     stand_in = _stand_in(path, overrides)
+    require_local(stand_in)
     return stand_in, f"FALLBACK: `{stand_in.name}` runs instead of `{spec.name}`: {hub.notice}."
 
 

@@ -41,6 +41,15 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return make
 
 
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the studies here name is there."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("local.csv", "a.csv"):
+        Path(name).touch()
+    Path("model").mkdir()
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
     def make(**sections: Any) -> Path:

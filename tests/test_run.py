@@ -241,6 +241,14 @@ def test_a_model_folder_that_cannot_be_written_is_told_before_the_training(study
     assert (output / "file").read_text() == "x"
 
 
+def test_everything_that_is_not_there_is_told_at_once(study_path: Path, output: Path, capsys: Capture) -> None:
+    missing = ("data.train=./none.csv", "data.test=package://nothing/x.csv", "data.test_size=null", "model.name=./none")
+    told = refused(capsys, "--study", study_path, "--output", output, *(f"--set={text}" for text in missing))
+    lines = told.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["data.train", "data.test", "model.name"]
+    assert "`./none.csv`" in lines[0] and "pip install nothing" in lines[1] and "`./none`" in lines[2]
+
+
 def test_mistakes_of_the_command_line_are_told(study_path: Path, output: Path, capsys: Capture) -> None:
     told = refused(capsys, "--study", study_path, "--output", output, "--trials", 0, "--set", "training.dropot=1")
     assert "n_trials" in told and "`dropout`" in told
