@@ -128,7 +128,7 @@ def against_default(view: View) -> str:
     if default["state"] != "COMPLETE":
         return f"The untuned default (trial {view.default}) is not complete: {_state(default)}."
     if view.default == view.best:
-        return "That is the untuned default itself: no trial is better than it."
+        return "The untuned default is itself the best: no trial is better."
     gain = best["score"] - default["score"]
     change = f"{abs(gain):.4f} {'lower' if gain < 0 else 'higher'}" if gain else "the same"
     error = _error(view, default)

@@ -175,7 +175,7 @@ def test_a_failure_names_the_trial_that_repeats_it() -> None:
     add(study, "COMPLETE", 0.8, retry_of=0)
     page = page_of(study)
     assert table(section(page, "Failures"))[1:] == [["0", "interrupted", "0 of 40", "trial 1"]]
-    assert "untuned default itself" in section(page, "Answer")
+    assert "untuned default is itself the best" in section(page, "Answer")
 
 
 def test_data_model_and_machine() -> None:
