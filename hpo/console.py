@@ -17,7 +17,7 @@ from rich.table import Table
 from hpo.events import Evaluated, Event, OnEvent, StepDone, TrialEnded, TrialStarted
 from hpo.facts import StudyFacts
 from hpo.output import output_option
-from hpo.report import best_trial, leaderboard, pruning_savings, trials_table
+from hpo.report import best_trial, leaderboard, pruning_savings
 from hpo.report.page import against_default, count
 from hpo.report.tables import state_counts, view_of
 from hpo.spec import StudySpec
@@ -103,7 +103,8 @@ class StudyConsole:
 
     def summary(self, outcome: Outcome) -> None:
         """The top five, what to open next, and the caveat."""
-        table = trials_table(outcome.study)
+        view = view_of(outcome.study)
+        table = view.table
         self.console.print()
         self.console.print(leaderboard_table(table, self.spec))
         counts = state_counts(table)
@@ -118,7 +119,7 @@ class StudyConsole:
             self.console.print("Interrupted. The same command goes on from here.")
         best = outcome.best_yaml
         if best:
-            self.console.print(against_default(view_of(outcome.study)))
+            self.console.print(against_default(view))
             self.console.print(
                 "[dim]The best of several trials on the split that chose it is an optimistic number; "
                 "the test split has not been read.[/]"

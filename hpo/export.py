@@ -13,7 +13,7 @@ from hpo.errors import Problem, SpecError
 from hpo.output import write_atomically
 from hpo.settings import Settings
 from hpo.spec import TrialConfig
-from hpo.study import COMMIT, stored_spec
+from hpo.study import stored_spec
 from hpo.study_file import parse_yaml
 
 HEADER = """\
@@ -62,9 +62,7 @@ def export_trial(study: optuna.Study, trial: FrozenTrial, path: Path) -> Exporte
     spec, data, result = stored_spec(study), study.user_attrs["data"], trial.user_attrs["result"]
     config = TrialConfig.model_validate_json(json.dumps(trial.user_attrs["config"]))
     fingerprint = trial.user_attrs["model_fingerprint"]
-    if fingerprint.startswith(COMMIT):  # pinned: `main` moves on
-        model = config.model.model_copy(update={"revision": fingerprint.removeprefix(COMMIT)})
-        config = config.model_copy(update={"model": model})
+    config = config.model_copy(update={"model": config.model.pinned(fingerprint)})
     exported = Exported(
         study=study.study_name,
         fallback_for=spec.fallback_for,
@@ -92,7 +90,7 @@ def export_trial(study: optuna.Study, trial: FrozenTrial, path: Path) -> Exporte
 def read_exported(path: Path) -> Exported:
     """Reads a `best.yaml`. Raises `SpecError` if it is none."""
     if not path.is_file():
-        there = sorted(map(str, path.parent.parent.glob("*/best.yaml"))) if path.parent.parent.is_dir() else []
+        there = sorted(map(str, path.parent.parent.glob("*/best.yaml")))
         way_out = f"There is {', '.join(there)}." if there else "Run a study first, or check the path."
         rule = "an exported configuration must be a file that is there"
         raise SpecError(str(path), [Problem("--config", rule, way_out)])

@@ -67,20 +67,21 @@ def study_facts(spec: StudySpec, cache: Path) -> StudyFacts:
 
 
 def _extremes(spec: StudySpec, default: dict[str, Value]) -> Iterator[dict[str, Value]]:
-    """For every model and precision that is searched: the longest texts, and dropout if any may be drawn."""
+    """For every model and precision that is searched: the longest texts, and a dropout where the default has none."""
     kinds = [name for name in ("model.name", "model.revision", "precision") if name in spec.search_space]
-    for drawn in itertools.product(*(_values(spec, kind) for kind in kinds)):
+    for drawn in itertools.product(*(_ends(spec, kind) for kind in kinds)):
         params = default | dict(zip(kinds, drawn, strict=True))
-        for key in ("max_length", "dropout"):
-            highest = max((value for value in _values(spec, key) if isinstance(value, int | float)), default=None)
-            if highest is not None and is_active(spec.search_space[key], params):
-                params[key] = highest
+        for name in ("max_length", "dropout"):
+            numbers = [value for value in _ends(spec, name) if isinstance(value, int | float)]
+            needed = name == "max_length" or params.get(name) is None  # a dropout that is set once can be set
+            if numbers and needed and is_active(spec.search_space[name], params):
+                params[name] = max(numbers)
         if params != default:
             yield params
 
 
-def _values(spec: StudySpec, name: str) -> list[Value]:
-    """The choices, or the two ends, of a searched parameter."""
+def _ends(spec: StudySpec, name: str) -> list[Value]:
+    """The choices, or the two bounds, of a searched parameter; nothing where it is not searched."""
     match spec.search_space.get(name):
         case ChoiceParameter(choices=choices):
             return choices

@@ -1,7 +1,6 @@
 """Is the Hub there? Found out once, in at most three seconds, before any library retries for half a minute."""
 
 import http.client
-import itertools
 import json
 import os
 import threading
@@ -14,8 +13,6 @@ from typing import Literal
 
 from hpo.errors import DataError
 from hpo.references import local_path, parse_reference
-from hpo.search_spec import ChoiceParameter
-from hpo.settings import Value
 from hpo.spec import StudySpec, TrialConfig
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -52,13 +49,10 @@ class HubState:
 
 def require_local(spec: StudySpec) -> None:
     """Raises `DataError` with every file, folder and package that a study names and that is not there."""
-    sources = {name: getattr(spec.data, name) for name in ("train", "validation", "test")}
-    named = [(f"data.{name}", source.source) for name, source in sources.items() if source]
-    searched = spec.search_space.get("model.name")
-    choices = searched.choices if isinstance(searched, ChoiceParameter) else []
-    named += [("model.name", name) for name in dict.fromkeys([spec.model.name, *map(str, choices)])]
+    named = [(f"data.{name}", source.source) for name, source in spec.data.sources.items()]
+    named += [("model.name", model.name) for model in spec.models]
     missing = []
-    for key, text in named:
+    for key, text in dict.fromkeys(named):
         try:
             local_path(text)
         except DataError as error:
@@ -69,17 +63,9 @@ def require_local(spec: StudySpec) -> None:
 
 def hub_references(spec: StudySpec | TrialConfig) -> list[HubReference]:
     """Everything that a study, or one trial, takes from the Hub."""
-    space = spec.search_space if isinstance(spec, StudySpec) else {}
-
-    def drawn(name: str, default: str | None) -> list[Value]:
-        searched = space.get(name)
-        return searched.choices if isinstance(searched, ChoiceParameter) else [default]
-
-    models = itertools.product(drawn("model.name", spec.model.name), drawn("model.revision", spec.model.revision))
-    sources = [source for source in (spec.data.train, spec.data.validation, spec.data.test) if source]
     references = [
-        *(HubReference("model", str(name), None if revision is None else str(revision)) for name, revision in models),
-        *(HubReference("dataset", source.source, subset=source.subset) for source in sources),
+        *(HubReference("model", model.name, model.revision) for model in spec.models),
+        *(HubReference("dataset", source.source, subset=source.subset) for source in spec.data.sources.values()),
     ]
     return [reference for reference in dict.fromkeys(references) if parse_reference(reference.name).kind == "hub"]
 

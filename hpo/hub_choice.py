@@ -23,12 +23,11 @@ def choose_study(
         DataError: a file, folder or package is not there; or the Hub is needed, cannot be reached and has nothing
             cached, and no fallback may stand in.
     """
+    spec = read_study(path, overrides)
     if fallback == "always":
-        spec, stand_in = read_study(path, overrides), _stand_in(path, overrides)
-        require_local(stand_in)
+        stand_in = _stand_in(path, overrides)
         settle(hub_references(stand_in))
         return stand_in, f"FALLBACK: `{stand_in.name}` runs instead of `{spec.name}`, as asked."
-    spec = read_study(path, overrides)
     require_local(spec)
     hub = settle(hub_references(spec))
     if not hub.missing:
@@ -40,7 +39,6 @@ def choose_study(
             "(data.train, data.test, model.name) to files with --set."
         )
     stand_in = _stand_in(path, overrides)
-    require_local(stand_in)
     return stand_in, f"FALLBACK: `{stand_in.name}` runs instead of `{spec.name}`: {hub.notice}."
 
 
@@ -53,4 +51,6 @@ def _stand_in(path: Path, overrides: Sequence[str]) -> StudySpec:
             "from the Hub (data.train, data.test, model.name) to files, leave those --set out, or set the stand-in's "
             f"own: --set fallback.{chosen[0]}."
         )
-    return read_study(path, overrides, fallback=True)
+    stand_in = read_study(path, overrides, fallback=True)
+    require_local(stand_in)
+    return stand_in

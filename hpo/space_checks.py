@@ -90,7 +90,7 @@ def search_space_problems(raw: Mapping[str, Any]) -> list[Problem]:
         found = list(_name_problems(name)) or [
             *_value_problems(name, parameter),
             *_when_problems(name, parameter, space, list(declared)),
-            *_no_op_problems(name, parameter, defaults, space, "optimizer" in declared),
+            *_no_op_problems(name, parameter, space, list(declared), defaults),
         ]
         if not found and name in defaults and is_active(parameter, drawn):
             drawn[name] = defaults[name]
@@ -167,19 +167,23 @@ def _when_problems(
             )
         elif order.index(parent) >= order.index(name):
             yield f"`when` must name a parameter declared before, but got `{parent}`", "Move it above."
-        elif isinstance(space.get(parent), ChoiceParameter):
-            choices = space[parent].choices  # type: ignore[union-attr]
+        elif isinstance(searched := space.get(parent), ChoiceParameter):
             for value in values:
-                if not _among(value, choices):
+                if not _among(value, searched.choices):
                     yield (
                         f"`when` must use choices of `{parent}`, but got {value!r}",
-                        f"Choose from {choices}.",
+                        f"Choose from {searched.choices}.",
                     )
         elif parent in space:
             yield (
                 f"`when` must name a parameter with `choices`, but `{parent}` is a range",
                 "Give it choices.",
             )
+    if any(not values for values in _needed(name, space).values()):
+        yield (
+            "must be searched in some trials, but its `when` and those it builds on exclude each other",
+            "Widen one.",
+        )
 
 
 def _needed(name: str, space: Mapping[str, Parameter]) -> dict[str, list[Value]]:
@@ -187,7 +191,7 @@ def _needed(name: str, space: Mapping[str, Parameter]) -> dict[str, list[Value]]
     earlier = dict(itertools.takewhile(lambda item: item[0] != name, space.items()))
     needed: dict[str, list[Value]] = {}
     for parent, values in space[name].when.items():
-        more = _needed(parent, {**earlier, parent: earlier[parent]}) if parent in earlier else {}
+        more = _needed(parent, earlier) if parent in earlier else {}
         for other, allowed in [(parent, values), *more.items()]:
             needed[other] = [value for value in needed.get(other, allowed) if _among(value, allowed)]
     return needed
@@ -196,20 +200,15 @@ def _needed(name: str, space: Mapping[str, Parameter]) -> dict[str, list[Value]]
 def _no_op_problems(
     name: str,
     parameter: Parameter,
-    defaults: Mapping[str, Value],
     space: Mapping[str, Parameter],
-    parent_searched: bool,
+    order: list[str],
+    defaults: Mapping[str, Value],
 ) -> Iterator[Finding]:
-    if any(not values for values in _needed(name, space).values()):
-        yield (
-            "must be searched in some trials, but its `when` and those it builds on exclude each other",
-            "Widen one.",
-        )
     if name not in APPLIES_WHEN:
         return
     parent, needed = APPLIES_WHEN[name]
     listed = ", ".join(str(value) for value in needed)
-    if parent_searched:
+    if parent in order:
         searched = space.get(parent)
         choices = searched.choices if isinstance(searched, ChoiceParameter) else []
         given = [value for value in parameter.when.get(parent, choices) if _among(value, choices)]

@@ -5,11 +5,13 @@ them into the JSON schema that editors use. Imports neither torch, transformers 
 once.
 """
 
+import itertools
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from hpo.search_spec import MedianPruner, Pruner, Sampler, SearchSpace, TpeSampler
+from hpo.references import COMMIT
+from hpo.search_spec import ChoiceParameter, MedianPruner, Pruner, Sampler, SearchSpace, TpeSampler
 from hpo.settings import NonEmpty, Settings, rule_broken
 
 Metric = Literal[
@@ -86,6 +88,12 @@ class DataSpec(Settings):
     max_rows: Annotated[int, Field(ge=2)] | None = None
     """At most this many rows in each split, drawn by the study's seed, stratified by label."""
 
+    @property
+    def sources(self) -> dict[str, SplitSource]:
+        """The splits that are given, by their names."""
+        given = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: source for name, source in given.items() if source is not None}
+
     @model_validator(mode="after")
     def _one_way_to_each_split(self) -> "DataSpec":
         for split in ("validation", "test"):
@@ -111,6 +119,12 @@ class ModelSpec(Settings):
     def reference(self) -> str:
         """Name and revision in one, as the Hub's tools write them."""
         return f"{self.name}@{self.revision}" if self.revision else self.name
+
+    def pinned(self, fingerprint: str) -> "ModelSpec":
+        """With the commit of a Hub model's fingerprint as its revision, for `main` moves on; a folder as it is."""
+        if not fingerprint.startswith(COMMIT):
+            return self
+        return self.model_copy(update={"revision": fingerprint.removeprefix(COMMIT)})
 
 
 class TrainingSpec(Settings):
@@ -214,6 +228,17 @@ class StudySpec(Settings):
     """Set by the program in a fallback study: the name of the study it stands in for."""
 
     @property
+    def models(self) -> list[ModelSpec]:
+        """Every model that a trial may draw; the study's own where none is searched."""
+        searched = (self.search_space.get(f"model.{field}") for field in ("name", "revision"))
+        names, revisions = (
+            parameter.choices if isinstance(parameter, ChoiceParameter) else [default]
+            for parameter, default in zip(searched, (self.model.name, self.model.revision), strict=True)
+        )
+        drawn = itertools.product(names, revisions)
+        return [ModelSpec.model_validate({"name": name, "revision": revision}) for name, revision in drawn]
+
+    @property
     def direction(self) -> Literal["minimize", "maximize"]:
         """Optuna's direction of `metric`."""
         return "minimize" if self.metric == "eval/loss" else "maximize"
@@ -236,3 +261,8 @@ class TrialConfig(Settings):
     """Of the new head's weights, the order of the examples and dropout."""
     data_seed: Annotated[int, Field(ge=0)]
     """Of the splits: the study's seed, so that all its trials see the same ones."""
+
+    @property
+    def models(self) -> list[ModelSpec]:
+        """The one that it has, as a study's `models`."""
+        return [self.model]

@@ -22,14 +22,13 @@ from hpo.errors import StorageError
 from hpo.output import opening
 from hpo.search import build_pruner
 from hpo.search_spec import GridSampler
-from hpo.space_checks import MODEL
 from hpo.spec import StudySpec
 
 # Trials are comparable only while these stand. `n_trials`, `timeout`, sampler and pruner may change on the way.
 COMPARABLE = ("task", "metric", "seed", "data", "model", "training", "search_space")
-NO_MATTER = "training.eval_batch_size"  # changes no result
 INTERRUPTED = "interrupted"
-COMMIT = "commit:"  # how the fingerprint of a model of the Hub begins
+# What a trial took, in its stored result.
+COSTS = ("optimizer_steps", "total_steps", "seconds", "examples_per_second", "peak_memory_mib")
 ABSENT = object()
 
 
@@ -117,15 +116,11 @@ def pinned(spec: StudySpec, storage: optuna.storages.RDBStorage) -> StudySpec:
 
     Nothing is pinned where the spec names a revision, or where several models are searched.
     """
-    searched = any(name.startswith(MODEL) for name in spec.search_space)
-    if spec.model.revision or searched or spec.name not in study_names(storage):
+    if spec.model.revision or len(spec.models) > 1 or spec.name not in study_names(storage):
         return spec
     stored = load_study(storage, spec.name)
     fingerprint = stored.user_attrs.get("models", {}).get(spec.model.name, "")
-    if not ended_trials(stored) or not fingerprint.startswith(COMMIT):
-        return spec
-    model = spec.model.model_copy(update={"revision": fingerprint.removeprefix(COMMIT)})
-    return spec.model_copy(update={"model": model})
+    return spec.model_copy(update={"model": spec.model.pinned(fingerprint)}) if ended_trials(stored) else spec
 
 
 def set_aside(storage: optuna.storages.RDBStorage, name: str) -> str:
@@ -235,9 +230,14 @@ def _incomparable(spec: StudySpec, study: optuna.Study) -> list[str]:
     """One line for every setting that makes new trials incomparable with the stored ones."""
     if "spec" not in study.user_attrs:  # its driver died right after creating it
         return []
-    stored, wanted = study.user_attrs["spec"], spec.model_dump(mode="json")
-    lines = [line for key in COMPARABLE for line in _differences(key, stored.get(key), wanted.get(key))]
-    return [line for line in lines if not line.startswith(f"  {NO_MATTER}:")]
+    stored, wanted = _comparable(study.user_attrs["spec"]), _comparable(spec.model_dump(mode="json"))
+    return [line for key in COMPARABLE for line in _differences(key, stored[key], wanted[key])]
+
+
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: settings.get(key) for key in COMPARABLE}
+    training = {name: value for name, value in (kept["training"] or {}).items() if name != "eval_batch_size"}
+    return kept | {"training": training}  # without what changes no result
 
 
 def _refusal(name: str, differences: list[str]) -> StorageError:

@@ -16,7 +16,7 @@ from urllib.parse import quote
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
 
 from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage, Metric, Param, RunTag, ViewType
+from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils import mlflow_tags
 from sqlalchemy.exc import DatabaseError
@@ -69,7 +69,7 @@ class Tracker:
         A run that is not there any more, since a user deleted it or moved the database away, is created anew.
         """
         experiment_id = self._experiment(name)
-        if run_id is not None and self._is_there(run_id):
+        if run_id is not None and self._find(run_id):
             self._client.update_run(run_id, status="RUNNING")
         else:
             run_id = self._client.create_run(experiment_id, run_name=name, tags=_source_tags()).info.run_id
@@ -91,11 +91,13 @@ class Tracker:
             self._client.restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)
 
-    def _is_there(self, run_id: str) -> bool:
+    def _find(self, run_id: str) -> Run | None:
+        """The run, or None if it was deleted, or is of a database that was moved away."""
         try:
-            return bool(self._client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE)
+            run = self._client.get_run(run_id)
         except MlflowException:
-            return False
+            return None
+        return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
     def end_study(
         self,
@@ -148,11 +150,11 @@ class Tracker:
 
     def running_trials(self, parent_run_id: str) -> list["TrialRun"]:
         """The child runs that have no end yet: of trials that run, or of a dead driver."""
-        if not self._is_there(parent_run_id):
+        parent = self._find(parent_run_id)
+        if parent is None:
             return []
-        experiment_id = self._client.get_run(parent_run_id).info.experiment_id
         running = self._client.search_runs(
-            [experiment_id],
+            [parent.info.experiment_id],
             f"attributes.status = 'RUNNING' and tags.`{mlflow_tags.MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}'",
             run_view_type=ViewType.ALL,
         )
@@ -165,7 +167,8 @@ class Tracker:
 
     def end_stale_study(self, run_id: str) -> None:
         """Ends a parent run that a dead driver left RUNNING; any other end it has stays."""
-        if self._is_there(run_id) and self._client.get_run(run_id).info.status == "RUNNING":
+        run = self._find(run_id)
+        if run is not None and run.info.status == "RUNNING":
             self._client.set_terminated(run_id, "KILLED")
 
     def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:

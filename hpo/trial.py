@@ -20,6 +20,7 @@ from hpo.provenance import git_commit, versions
 from hpo.search import build_pruner, build_sampler, derive_seed
 from hpo.spec import StudySpec, TrialConfig
 from hpo.study import (
+    COSTS,
     INTERRUPTED,
     failure_reason,
     first_attempt,
@@ -33,8 +34,6 @@ from hpo.training.finetune import CurvePoint, Evaluation, finetune
 from hpo.training.setup import Setup, set_up
 
 FELL_BEHIND = "fell behind"
-# What a trial took, of its stored result, as MLflow is told it.
-COSTS = ("seconds", "optimizer_steps", "total_steps", "examples_per_second", "peak_memory_mib")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Protocol
 import optuna
 import yaml
 from filelock import FileLock, Timeout
+from optuna.trial import FrozenTrial
 
 from hpo.errors import HpoError, StorageError
 from hpo.events import Event, OnEvent, StepDone
@@ -39,6 +40,8 @@ from hpo.study import (
 )
 from hpo.tracking import Tracker, tracker_of
 from hpo.trial import Job, end_run, run_trial
+
+BEST_YAML = "best.yaml"
 
 
 @dataclass(frozen=True)
@@ -174,8 +177,8 @@ def _finish(
 ) -> Outcome:
     """Report and export of whatever has finished."""
     _end_runs(study, tracker, parent_run_id)
-    best = best_trial(study)
-    best_yaml, report = _export_and_report(study, folder)
+    best, report = _export_and_report(study, folder)
+    best_yaml = folder / BEST_YAML if best else None
     scores = best.user_attrs["result"]["metrics"] if best else {}
     metrics = {name.replace("eval/", "study/best_"): value for name, value in scores.items()}
     files = [study_file(study, folder), report.markdown, report.table, folder / "figures"]
@@ -214,12 +217,12 @@ def _set_aside(storage: optuna.storages.RDBStorage, tracker: Tracker, name: str,
     return [f"The earlier study is kept as `{kept}`."]
 
 
-def _export_and_report(study: optuna.Study, folder: Path) -> tuple[Path | None, ReportFiles]:
+def _export_and_report(study: optuna.Study, folder: Path) -> tuple[FrozenTrial | None, ReportFiles]:
+    """Everything in the study's folder that is made from storage; returns the best trial with it."""
     best = best_trial(study)
-    best_yaml = folder / "best.yaml" if best else None
-    if best and best_yaml:
-        export_trial(study, best, best_yaml)
-    return best_yaml, write_report(study, folder)
+    if best:
+        export_trial(study, best, folder / BEST_YAML)
+    return best, write_report(study, folder)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class HeldOut:
 def hold_out(
     texts: Sequence[str], labels: NDArray[np.int64], classes: Sequence[str], data: DataSpec, seed: int
 ) -> HeldOut:
-    """Draw the splits that `data` does not give: test first, so that it is the same whatever validation's size.
+    """Draw the one or two splits that `data` does not give: test first, the same whatever validation's size.
 
     Raises:
         DataError: there are too few rows or sentences, of all or of one class.
@@ -37,14 +37,14 @@ def hold_out(
     rows = [tuple(text.split()) for text in texts]
     whole = whole_sentences(rows) if data.hold_out == "sentences" else np.arange(len(rows))
     pool, held = whole, {}
-    for name in [name for name in ("test", "validation") if getattr(data, name) is None]:
+    for name in [name for name in ("test", "validation") if name not in data.sources]:
         asked = getattr(data, f"{name}_size") or DEFAULT_SHARE
         size = asked if isinstance(asked, int) else max(1, round(asked * len(whole)))
         _check(name, asked, size, labels[pool], classes, data.hold_out)
         drawn = stratified_sample(labels[pool], size, stream(seed, f"hold out {name}"))
         held[name] = pool[drawn]
         pool = np.delete(pool, drawn)
-    taken = np.concatenate([np.array([], dtype=np.int64), *held.values()])
+    taken = np.concatenate(list(held.values()))
     keep = np.ones(len(rows), dtype=bool)
     keep[taken] = False
     if data.hold_out == "sentences":

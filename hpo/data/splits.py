@@ -70,8 +70,7 @@ def load_splits(data: DataSpec, seed: int) -> Splits:
 
     The result is kept in the process, so that every trial but the first has it at once.
     """
-    sources = [source.source for source in (data.train, data.validation, data.test) if source is not None]
-    paths = [path for path in map(local_path, sources) if path is not None]
+    paths = [path for source in data.sources.values() if (path := local_path(source.source)) is not None]
     # Where a file lies and when it was changed belong to the key: an edited file is another data set.
     stamps = tuple((str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
     return _load(data.model_dump_json(), seed, stamps)
@@ -80,8 +79,7 @@ def load_splits(data: DataSpec, seed: int) -> Splits:
 @functools.lru_cache(maxsize=4)
 def _load(data_json: str, seed: int, stamps: tuple[object, ...]) -> Splits:
     data = DataSpec.model_validate_json(data_json)
-    sources = {name: getattr(data, name) for name in SPLITS}
-    rows = {name: read_rows(source, name, data) for name, source in sources.items() if source is not None}
+    rows = {name: read_rows(source, name, data) for name, source in data.sources.items()}
     classes = _class_names(rows["train"], data.labels)
     splits = {name: _with_ids(name, read, classes, data.labels) for name, read in rows.items()}
     notes: list[str] = []
@@ -150,7 +148,7 @@ def _named(label: Label, integers: Sequence[str] | None) -> str:
 def _hold_out(
     splits: Mapping[str, Split], classes: Sequence[str], data: DataSpec, seed: int, notes: list[str]
 ) -> dict[str, Split]:
-    if data.validation is not None and data.test is not None:
+    if set(SPLITS) <= set(splits):
         return dict(splits)
     train = splits["train"]
     out = hold_out(train.texts, train.labels, classes, data, seed)

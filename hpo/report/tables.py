@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.output import write_atomically
 from hpo.spec import StudySpec
-from hpo.study import INTERRUPTED, failure_reason, first_attempt, stored_spec
+from hpo.study import COSTS, INTERRUPTED, failure_reason, first_attempt, stored_spec
 
 # What `eval/<name>` is called in words.
 METRICS: Final = {
@@ -32,13 +32,6 @@ METRICS: Final = {
     "mcc": "MCC",
     "loss": "loss",
 }
-COSTS: Final = {
-    "optimizer_steps": "Int64",
-    "total_steps": "Int64",
-    "seconds": "float64",
-    "examples_per_second": "float64",
-    "peak_memory_mib": "float64",
-}
 DTYPES: Final = {
     "number": "int64",
     "state": "str",
@@ -47,7 +40,7 @@ DTYPES: Final = {
     **dict.fromkeys(METRICS, "float64"),
     "evaluations": "int64",
     "num_evaluations": "Int64",
-    **COSTS,
+    **{name: "Int64" if name.endswith("_steps") else "float64" for name in COSTS},
     "is_default": "bool",
     "retry_of": "Int64",
 }

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from hpo.errors import DataError
-from hpo.references import local_path
+from hpo.references import COMMIT, local_path
 from hpo.spec import ModelSpec
 
 # Every place where an architecture has dropout, by the names its configuration gives them (transformers 5).
@@ -120,7 +120,7 @@ def load_pretrained(
         fingerprint = folder_fingerprint(Path(source))
     else:
         snapshot = _snapshots[spec] = path or hub_snapshot(spec)
-        fingerprint = f"commit:{snapshot.name}"
+        fingerprint = f"{COMMIT}{snapshot.name}"
     return Pretrained(model, tokenizer, fingerprint, tuple(new))
 
 
