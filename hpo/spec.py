@@ -164,6 +164,8 @@ class TrainingSpec(Settings):
     """Longer texts are truncated to this many tokens; how many were is said."""
     num_evaluations: Annotated[int, Field(ge=1)] = 10
     """How often validation is looked at, at equal shares of the budget. The pruner counts in these."""
+    activation_checkpointing: bool = False
+    """Compute the activations twice instead of keeping them: a third more time for much less memory."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of the computation; weights and optimizer are float32. `auto`: bf16 where the device computes in it."""
 

@@ -21,3 +21,5 @@ class Task:
     """Of logits and batch."""
     metrics: Callable[[NDArray[np.float32], NDArray[np.int64]], dict[str, float]]
     """Of all validation logits and labels; its keys are the metrics that a study may name."""
+    first_token_only: bool
+    """The head reads the first token's row and no other, in the architectures that `training.encoder` knows."""

@@ -10,4 +10,5 @@ SEQUENCE_CLASSIFICATION = Task(
     auto_model=AutoModelForSequenceClassification,
     loss=cross_entropy,
     metrics=classification_metrics,
+    first_token_only=True,
 )

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hpo.errors import Diverged
-from hpo.training.batches import collate, endless_training_order, evaluation_order
-from hpo.training.optimizer import clip_gradients
+from hpo.training.batches import evaluation_order
 from hpo.training.setup import Setup
 
 # Points of the training curves over a whole run: a mean over as many steps as that takes.
@@ -42,6 +42,8 @@ class Evaluation:
     examples_per_second: float
     """Of training alone, since the start."""
     memory_mib: float
+    micro_batch_size: int | None
+    """Examples that went through the model at once, where memory did not hold the whole batch."""
 
 
 def evaluation_steps(num_training_steps: int, num_evaluations: int) -> dict[int, int]:
@@ -59,9 +61,7 @@ def finetune(setup: Setup, on_step: Callable[[int], None] = lambda global_step: 
     training, model, device = setup.config.training, setup.pretrained.model, setup.device
     evaluate_at = evaluation_steps(setup.num_training_steps, training.num_evaluations)
     curve_every = max(1, setup.num_training_steps // CURVE_POINTS)
-    order = endless_training_order(
-        setup.train.lengths, training.train_batch_size, np.random.default_rng(setup.config.seed)
-    )
+    batches = setup.train.training_rows(training.train_batch_size, np.random.default_rng(setup.config.seed))
     torch.manual_seed(setup.config.seed)  # dropout, whatever was drawn before
     device.reset_peak_memory()
     window: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -69,20 +69,9 @@ def finetune(setup: Setup, on_step: Callable[[int], None] = lambda global_step: 
     examples, train_seconds, since, memory = 0, 0.0, time.perf_counter(), 0.0
     model.train()
 
-    for global_step, indices in zip(range(1, setup.num_training_steps + 1), order, strict=False):
-        batch = collate(setup.train, indices, setup.pretrained.tokenizer.pad_token_id, device.type)
-        with device.autocast():
-            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        loss = setup.task.loss(logits, batch)
-        loss.backward()
-        grad_norm = clip_gradients(model, training.max_grad_norm)
-        learning_rate = float(setup.schedule.get_last_lr()[0])
-        setup.optimizer.step()
-        setup.schedule.step()
-        setup.optimizer.zero_grad(set_to_none=True)
-
-        examples += len(indices)
-        window.append((loss.detach(), grad_norm.detach()))
+    for global_step, (rows, learning_rate) in enumerate(zip(batches, setup.learning_rates, strict=False), start=1):
+        window.append(setup.step(rows, learning_rate))
+        examples += len(rows)
         if global_step % curve_every == 0 or global_step in evaluate_at:
             losses, norms = (torch.stack(values) for values in zip(*window, strict=True))
             curve.append((global_step, losses.mean(), norms.mean(), learning_rate))
@@ -109,6 +98,7 @@ def finetune(setup: Setup, on_step: Callable[[int], None] = lambda global_step: 
                 curve=points,
                 examples_per_second=examples / train_seconds,
                 memory_mib=memory,
+                micro_batch_size=setup.step.micro_batch_size,
             )
             model.train()
             since = time.perf_counter()
@@ -118,13 +108,16 @@ def finetune(setup: Setup, on_step: Callable[[int], None] = lambda global_step: 
 def evaluate(setup: Setup) -> dict[str, float]:
     """The task's scores on the validation split, every example once."""
     model, tokens = setup.pretrained.model.eval(), setup.validation
-    logits = []
-    order = list(evaluation_order(tokens.lengths, setup.config.training.eval_batch_size))
-    for indices in order:
-        batch = collate(tokens, indices, setup.pretrained.tokenizer.pad_token_id, setup.device.type)
-        with setup.device.autocast():
-            output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        logits.append(output.logits.float())
-    seen = np.concatenate(order)
+
+    def predict(batch_size: int) -> tuple[torch.Tensor, NDArray[np.int64]]:
+        logits, order = [], evaluation_order(tokens.lengths, batch_size)
+        for rows in tokens.rows(order):
+            batch = tokens.gather(rows)
+            with setup.device.autocast():
+                output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+            logits.append(output.logits.float())
+        return torch.cat(logits).cpu(), np.concatenate(order)
+
+    (logits, seen), _ = setup.device.largest_that_fits(setup.config.training.eval_batch_size, predict)
     assert len(seen) == len(tokens)
-    return setup.task.metrics(torch.cat(logits).cpu().numpy(), tokens.labels[seen])
+    return setup.task.metrics(logits.numpy(), tokens.labels[seen])

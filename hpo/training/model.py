@@ -1,7 +1,9 @@
-"""The pretrained model and its tokenizer: found, checked, given its dropout, and fingerprinted."""
+"""The pretrained model and its tokenizer: read once a process, checked, fingerprinted, and copied for every trial."""
 
+import copy
 import functools
 import hashlib
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -10,6 +12,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -22,6 +25,8 @@ from transformers.utils.hub import cached_file
 from hpo.errors import DataError
 from hpo.references import COMMIT, local_path
 from hpo.spec import ModelSpec
+from hpo.training.dropout import replace_dropouts
+from hpo.training.encoder import replace_layers
 
 # Every place where an architecture has dropout, by the names its configuration gives them (transformers 5).
 DROPOUT_FIELDS: dict[str, tuple[str, ...]] = {
@@ -36,6 +41,8 @@ FINGERPRINTED = (".json", ".safetensors", ".bin", ".txt", ".model")
 # Models of the Hub that this process has loaded. From then on their folder serves: no trial asks the Hub again, loses
 # half a minute when it is away, or meets a newer commit than the trial before.
 _snapshots: dict[ModelSpec, Path] = {}
+# A folder's files that tell one model from another, each with its time of change and size.
+Stamps = tuple[tuple[Path, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -46,20 +53,103 @@ class Pretrained:
     tokenizer: PreTrainedTokenizerBase
     fingerprint: str
     new_weights: tuple[str, ...]
+    num_parameters: int
+    embeddings: torch.Tensor
+    """[vocabulary, hidden], the word embeddings as they were read: not to be changed."""
+    capturable: bool
+    """Its forward pass asks nothing of the device, so that a CUDA graph can hold it."""
 
-    @property
-    def num_parameters(self) -> int:
-        return int(sum(parameter.numel() for parameter in self.model.parameters()))
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A model as it was read, which nothing trains: each trial starts from a copy."""
+
+    model: PreTrainedModel
+    """On the CPU."""
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+    new_weights: tuple[str, ...]
+    """The parameters that pretraining left no values for."""
+
+    def copy(self, dropout: float | None, device: str, seed: int) -> PreTrainedModel:
+        """A new model with these weights, and with new ones drawn by the seed as the architecture draws them."""
+        config = copy.deepcopy(self.model.config)
+        if dropout is not None:
+            set_dropout(config, dropout)
+        with torch.device("meta"):  # its tensors are all replaced: none needs memory, or random numbers
+            made: PreTrainedModel = type(self.model)(config)
+        copies: dict[int, torch.Tensor] = {}  # one of a tensor that stands in two places
+        parameters = self.model.named_parameters(remove_duplicate=False)
+        for name, tensor in itertools.chain(parameters, self.model.named_buffers(remove_duplicate=False)):
+            if id(tensor) not in copies:
+                value = tensor.detach().to(device, copy=True)
+                copies[id(tensor)] = nn.Parameter(value) if isinstance(tensor, nn.Parameter) else value
+            module, _, attribute = name.rpartition(".")
+            setattr(made.get_submodule(module), attribute, copies[id(tensor)])
+        for name, tensor in itertools.chain(made.named_parameters(), made.named_buffers()):
+            # The mark by which transformers' own initialization passes over what was read.
+            tensor._is_hf_initialized = name not in self.new_weights  # type: ignore[attr-defined]
+        torch.manual_seed(seed)  # here, or the trial that read the checkpoint would draw others than the next one
+        made.initialize_weights()
+        made.eval()
+        return made
 
 
 def load_pretrained(
-    spec: ModelSpec, auto_model: Any, labels: tuple[str, ...], *, dropout: float | None, max_length: int, device: str
+    spec: ModelSpec,
+    auto_model: Any,
+    labels: tuple[str, ...],
+    *,
+    dropout: float | None,
+    max_length: int,
+    device: str,
+    seed: int,
+    first_token_only: bool = False,
 ) -> Pretrained:
-    """Reads the weights as float32 and puts a new head for `labels` on them, drawn from torch's global seed.
+    """A model for one trial: weights in float32, a new head for `labels`, fast layers.
+
+    Args:
+        seed: of the head's weights.
+        first_token_only: the head reads the first token's row and no other.
 
     Raises:
         DataError: no such model, no head of this kind for its architecture, no known dropout though one is asked for,
             or positions for fewer than `max_length` tokens.
+    """
+    path = local_path(spec.name) or _snapshots.get(spec)
+    stamps = _stamps(path) if path else ()
+    checkpoint = read_checkpoint(spec, auto_model, labels, device, stamps)
+    positions = min(num_positions(checkpoint.model, default=max_length), checkpoint.tokenizer.model_max_length)
+    if max_length > positions:
+        raise DataError(
+            f"training.max_length must be at most the model's {positions} positions, but got {max_length}. Lower it."
+        )
+    model = checkpoint.copy(dropout, device, seed)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    replace_dropouts(model)  # before the layers, which hold on to theirs
+    capturable = replace_layers(model, first_token_only)
+    return Pretrained(
+        model=model,
+        tokenizer=checkpoint.tokenizer,
+        fingerprint=checkpoint.fingerprint,
+        new_weights=checkpoint.new_weights,
+        num_parameters=num_parameters,
+        embeddings=checkpoint.model.get_input_embeddings().get_parameter("weight").detach(),
+        capturable=capturable,
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def read_checkpoint(
+    spec: ModelSpec, auto_model: Any, labels: tuple[str, ...], device: str, stamps: Stamps
+) -> Checkpoint:
+    """Reads weights, configuration and tokenizer, and checks them; kept in the process for the trials to come.
+
+    Args:
+        stamps: of a folder's files, for an edited one is another model.
+
+    Raises:
+        DataError: as `load_pretrained`, but for `dropout` and `max_length`.
     """
     path = local_path(spec.name) or _snapshots.get(spec)
     source = str(path or spec.name)
@@ -90,8 +180,6 @@ def load_pretrained(
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
     config.problem_type = "single_label_classification"  # a checkpoint may bring another, which pipelines follow
-    if dropout is not None:
-        set_dropout(config, dropout)
     try:
         model, info = auto_model.from_pretrained(
             source,
@@ -99,7 +187,8 @@ def load_pretrained(
             config=config,
             trust_remote_code=False,  # left out, transformers would ask on the terminal, and run the code on a `y`
             dtype=torch.float32,  # the default, "auto", would train a half-precision checkpoint in half precision
-            # Eager attention's backward pass is twice as fast as sdpa's on a CPU (design facts), sdpa wins on a GPU.
+            # Where our own layers do not take their place, eager attention's backward pass is twice as fast as sdpa's
+            # on a CPU, and sdpa wins on a GPU.
             attn_implementation="sdpa" if device == "cuda" and architecture._supports_sdpa else "eager",
             ignore_mismatched_sizes=True,  # a head for other labels is replaced
             output_loading_info=True,
@@ -109,11 +198,6 @@ def load_pretrained(
             f"`{spec.name}` must have weights that can be read into it, but got: {_first_line(error)}. "
             "Save or download them again, or choose another model."
         ) from error
-    positions = min(num_positions(model, default=max_length), tokenizer.model_max_length)
-    if max_length > positions:
-        raise DataError(
-            f"training.max_length must be at most the model's {positions} positions, but got {max_length}. Lower it."
-        )
     new = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     _require_pretrained(spec, architecture.base_model_prefix, new)
     if local_path(spec.name):
@@ -121,7 +205,7 @@ def load_pretrained(
     else:
         snapshot = _snapshots[spec] = path or hub_snapshot(spec)
         fingerprint = f"{COMMIT}{snapshot.name}"
-    return Pretrained(model, tokenizer, fingerprint, tuple(new))
+    return Checkpoint(model, tokenizer, fingerprint, tuple(new))
 
 
 def _require_pretrained(spec: ModelSpec, prefix: str, new: list[str]) -> None:
@@ -170,18 +254,18 @@ def hub_snapshot(spec: ModelSpec) -> Path:
 
 def folder_fingerprint(folder: Path) -> str:
     """sha256 over the names and contents of a model folder's files (weights, configuration, vocabulary)."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix in FINGERPRINTED)
-    # Read once while nothing changes: an edited file is another model.
-    return _fingerprint(tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths))
-
-
-@functools.lru_cache(maxsize=8)
-def _fingerprint(stamps: tuple[tuple[Path, int, int], ...]) -> str:
     digest = hashlib.sha256()
-    for path, *_ in stamps:
+    for path, *_ in _stamps(folder):
         with path.open("rb") as file:
             digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return f"sha256:{digest.hexdigest()}"
+
+
+def _stamps(folder: Path) -> Stamps:
+    if not folder.is_dir():
+        return ()
+    paths = sorted(path for path in folder.iterdir() if path.suffix in FINGERPRINTED)
+    return tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
 
 
 def _cannot_load(spec: ModelSpec, error: Exception) -> DataError:

@@ -1,4 +1,4 @@
-"""The optimizer and its parameter groups."""
+"""The optimizer, its parameter groups, and clipping."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,43 +22,75 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
-def _adamw(model: nn.Module, training: TrainingSpec) -> Optimizer:
-    return AdamW(parameter_groups(model, training.weight_decay), **_adam_arguments(training))
+def _adamw(groups: list[dict[str, Any]], training: TrainingSpec, **where: Any) -> Optimizer:
+    return AdamW(groups, fused=True, **_adam_arguments(training), **where)
 
 
-def _adam(model: nn.Module, training: TrainingSpec) -> Optimizer:
-    return Adam(parameter_groups(model, training.weight_decay), **_adam_arguments(training))
+def _adam(groups: list[dict[str, Any]], training: TrainingSpec, **where: Any) -> Optimizer:
+    return Adam(groups, fused=True, **_adam_arguments(training), **where)
 
 
-def _sgd(model: nn.Module, training: TrainingSpec) -> Optimizer:
-    groups = parameter_groups(model, training.weight_decay)
-    return SGD(groups, lr=training.learning_rate, momentum=training.momentum, fused=True)
+def _sgd(groups: list[dict[str, Any]], training: TrainingSpec, lr: Any, capturable: bool) -> Optimizer:
+    return SGD(groups, lr=lr, momentum=training.momentum, fused=True)  # has no state that capturing would need
 
 
 def _adam_arguments(training: TrainingSpec) -> dict[str, Any]:
-    return {
-        "lr": training.learning_rate,
-        "betas": (training.adam_beta1, training.adam_beta2),
-        "eps": training.adam_epsilon,
-        "fused": True,
-    }
+    return {"betas": (training.adam_beta1, training.adam_beta2), "eps": training.adam_epsilon}
 
 
-OPTIMIZERS: dict[str, Callable[[nn.Module, TrainingSpec], Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "adamw": _adamw,
     "adam": _adam,
     "sgd": _sgd,
 }
 
 
-def build_optimizer(model: nn.Module, training: TrainingSpec) -> Optimizer:
-    """The optimizer that `training.optimizer` names, over every trained parameter exactly once."""
-    return OPTIMIZERS[training.optimizer](model, training)
+def build_optimizer(groups: list[dict[str, Any]], training: TrainingSpec, device: str = "cpu") -> Optimizer:
+    """The optimizer that `training.optimizer` names.
+
+    On a GPU the learning rate and the number of steps are tensors there, so that one captured step serves them all.
+    """
+    on_gpu = device == "cuda"
+    lr = torch.tensor(training.learning_rate, device=device) if on_gpu else training.learning_rate
+    return OPTIMIZERS[training.optimizer](groups, training, lr=lr, capturable=on_gpu)
 
 
-def clip_gradients(model: nn.Module, max_grad_norm: float | None) -> torch.Tensor:
-    """The global gradient norm before clipping, on the device; clips unless `max_grad_norm` is None."""
-    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    if max_grad_norm is None:
-        return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-    return nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
+    """For the next step; where it is a tensor, in place."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(learning_rate)
+        else:
+            group["lr"] = learning_rate
+
+
+def clip_gradients(optimizer: Optimizer, max_grad_norm: float | None) -> torch.Tensor:
+    """The global gradient norm before clipping, on the device; the next step clips unless `max_grad_norm` is None.
+
+    The fused optimizers divide by `grad_scale` on their way (it was made for `torch.amp.GradScaler`), so that no pass
+    over all gradients is spent on it. The factor is that of `nn.utils.clip_grad_norm_`.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    optimizer.grad_scale = None if max_grad_norm is None else ((norm + 1e-6) / max_grad_norm).clamp(min=1.0)  # type: ignore[attr-defined]
+    return norm
+
+
+def decays_in_proportion(training: TrainingSpec) -> bool:
+    """Whether a weight that never has a gradient shrinks by a factor that is the same for all.
+
+    `adam` adds the decay to the gradient and normalizes it, so that small and large weights shrink alike.
+    """
+    return training.optimizer != "adam" or training.weight_decay == 0.0
+
+
+def decay_without_gradient(training: TrainingSpec, learning_rates: list[float]) -> float:
+    """That factor over these steps, for a matrix: what the optimizer makes of a weight of 1."""
+    assert decays_in_proportion(training)
+    weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
+    optimizer = build_optimizer([{"params": [weight], "weight_decay": training.weight_decay}], training)
+    for learning_rate in learning_rates:
+        weight.grad = torch.zeros_like(weight)
+        set_learning_rate(optimizer, learning_rate)
+        optimizer.step()
+    return float(weight.detach())

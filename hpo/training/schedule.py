@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from torch.optim import Optimizer
+import torch
+from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
@@ -34,14 +35,18 @@ def schedule_arguments(training: TrainingSpec, num_training_steps: int) -> Mappi
     return arguments.get(training.lr_scheduler_type, {})
 
 
-def build_schedule(optimizer: Optimizer, training: TrainingSpec, num_training_steps: int) -> LambdaLR:
-    """The schedule that `training.lr_scheduler_type` names; to be stepped after every optimizer step."""
+def learning_rates(training: TrainingSpec, num_training_steps: int) -> list[float]:
+    """The learning rate of every optimizer step, by the schedule that `training.lr_scheduler_type` names.
+
+    Known beforehand, so that a device need not be asked for it.
+    """
     schedule = get_scheduler(
         training.lr_scheduler_type,
-        optimizer,
+        SGD([torch.zeros(1)], lr=training.learning_rate),  # upstream's schedules need one to work on
         num_warmup_steps=num_warmup_steps(training, num_training_steps),
         num_training_steps=num_training_steps,
         scheduler_specific_kwargs=dict(schedule_arguments(training, num_training_steps)),
     )
     assert isinstance(schedule, LambdaLR)
-    return schedule
+    (factor,) = schedule.lr_lambdas
+    return [training.learning_rate * float(factor(step)) for step in range(num_training_steps)]

@@ -1,24 +1,27 @@
 """The first four steps of a trial: the pretrained model, the data, the tokens, and what the training needs."""
 
+import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hpo.data.splits import Splits, load_splits
-from hpo.data.tokens import Tokens, tokenize_split
+from hpo.data.splits import Split, Splits, load_splits
+from hpo.data.tokens import tokenize_split
 from hpo.errors import DataError
 from hpo.spec import TrialConfig
 from hpo.tasks import TASKS
 from hpo.tasks.base import Task
-from hpo.training.device import Device, choose_device
+from hpo.training.batches import DeviceTokens
+from hpo.training.device import Device, choose_device, keep_freed_memory
+from hpo.training.graphs import CudaCapture, GraphedStep
 from hpo.training.model import Pretrained, load_pretrained
-from hpo.training.optimizer import build_optimizer
-from hpo.training.schedule import build_schedule
+from hpo.training.optimizer import build_optimizer, decay_without_gradient, decays_in_proportion, parameter_groups
+from hpo.training.schedule import learning_rates
+from hpo.training.step import Step
+from hpo.training.vocabulary import keep_seen, whole_embedding
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,15 @@ class Setup:
     device: Device
     pretrained: Pretrained
     splits: Splits
-    train: Tokens
-    validation: Tokens
-    optimizer: Optimizer
-    schedule: LambdaLR
-    num_training_steps: int
+    train: DeviceTokens
+    validation: DeviceTokens
+    step: Step | GraphedStep
+    learning_rates: list[float]
+    """One an optimizer step."""
+
+    @property
+    def num_training_steps(self) -> int:
+        return len(self.learning_rates)
 
 
 def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
@@ -45,10 +52,10 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
     """
     task, training = TASKS[config.task], config.training
     device = choose_device(training.precision)
+    keep_freed_memory()
 
     # 1. Load the pretrained model. Its labels come from the data, so step 2 stands first; it is read once a process.
     splits = load_splits(config.data, config.data_seed)
-    torch.manual_seed(config.seed)
     pretrained = load_pretrained(
         config.model,
         task.auto_model,
@@ -56,19 +63,15 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
         dropout=training.dropout,
         max_length=training.max_length,
         device=device.type,
+        seed=config.seed,
+        first_token_only=task.first_token_only,
     )
-    nn.Module.to(pretrained.model, device.type)  # transformers' own `to` has lost its type
+    if training.activation_checkpointing:
+        _checkpoint_activations(pretrained.model, config.model.name)
 
     # 3. Tokenize, once for each text and tokenizer.
     train, validation = (
-        tokenize_split(
-            split,
-            pretrained.tokenizer,
-            training.max_length,
-            fingerprint=splits.fingerprint,
-            name=name,
-            cache_dir=cache_dir,
-        )
+        _tokens(split, pretrained.tokenizer, training.max_length, splits.fingerprint, name, cache_dir, device)
         for name, split in (("train", splits.train), ("validation", splits.validation))
     )
     if config.metric in ("eval/f1", "eval/precision", "eval/recall") and len(splits.labels) != 2:
@@ -79,16 +82,56 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
 
     _require_embeddings(config, pretrained, [train, validation])
 
-    # 4. Set up the optimizer and the schedule.
+    # 4. Set up the optimizer, the schedule, and the step that they make.
     num_training_steps = max(1, round(training.num_train_epochs * math.ceil(len(train) / training.train_batch_size)))
-    optimizer = build_optimizer(pretrained.model, training)
-    schedule = build_schedule(optimizer, training, num_training_steps)
-    return Setup(config, task, device, pretrained, splits, train, validation, optimizer, schedule, num_training_steps)
+    rates = learning_rates(training, num_training_steps)
+    if decays_in_proportion(training):
+        padding = [pretrained.tokenizer.pad_token_id]
+        keep_seen(pretrained.model, np.concatenate([train.token_ids, validation.token_ids, padding]))
+    optimizer = build_optimizer(parameter_groups(pretrained.model, training.weight_decay), training, device.type)
+    step = Step(pretrained.model, train, task.loss, optimizer, training.max_grad_norm, device)
+    graphed = device.type == "cuda" and pretrained.capturable and not training.activation_checkpointing
+    stepped = GraphedStep(step, CudaCapture()) if graphed else step
+    return Setup(config, task, device, pretrained, splits, train, validation, stepped, rates)
 
 
-def _require_embeddings(config: TrialConfig, pretrained: Pretrained, tokens: list[Tokens]) -> None:
-    known = int(pretrained.model.get_input_embeddings().get_parameter("weight").shape[0])
-    highest = max(int(split.input_ids.max()) for split in tokens)
+@functools.lru_cache(maxsize=8)
+def _tokens(
+    split: Split,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    fingerprint: str,
+    name: str,
+    cache_dir: Path | None,
+    device: Device,
+) -> DeviceTokens:
+    """On the device, and kept there for the trials to come: splits and tokenizers are the same objects for all."""
+    tokens = tokenize_split(split, tokenizer, max_length, fingerprint=fingerprint, name=name, cache_dir=cache_dir)
+    return DeviceTokens(tokens, tokenizer.pad_token_id, device.type, device.pad_to_multiple_of)
+
+
+def trained_model(setup: Setup) -> PreTrainedModel:
+    """The model as the training left it, with the whole vocabulary that it had before."""
+    training, pretrained = setup.config.training, setup.pretrained
+    if decays_in_proportion(training):
+        factor = decay_without_gradient(training, setup.learning_rates)
+        whole_embedding(pretrained.model, pretrained.embeddings, factor)
+    return pretrained.model
+
+
+def _checkpoint_activations(model: PreTrainedModel, name: str) -> None:
+    try:
+        model.activation_checkpointing_enable()
+    except ValueError as error:
+        raise DataError(
+            f"training.activation_checkpointing needs an architecture that can compute its layers twice, but `{name}` "
+            f"is `{model.config.model_type}`. Set it to false, or choose another model."
+        ) from error
+
+
+def _require_embeddings(config: TrialConfig, pretrained: Pretrained, tokens: list[DeviceTokens]) -> None:
+    known = len(pretrained.embeddings)
+    highest = max(int(split.token_ids[-1]) for split in tokens)
     if highest >= known:
         raise DataError(
             f"every token must have an embedding, but got token {highest} for the {known:,} embeddings of "

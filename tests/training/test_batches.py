@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from hpo.data.tokens import Tokens
-from hpo.training.batches import BATCHES_PER_POOL, collate, endless_training_order, evaluation_order, training_order
+from hpo.training.batches import BATCHES_PER_POOL, DeviceTokens, evaluation_order, training_order
 
 LENGTHS = np.random.default_rng(0).integers(3, 40, size=103)
 PAD = 9
@@ -18,9 +18,20 @@ def as_lists(batches: list[NDArray[np.int64]]) -> list[list[int]]:
     return [batch.tolist() for batch in batches]
 
 
+def device_tokens(rows: list[list[int]], **arguments: int) -> DeviceTokens:
+    tokens = Tokens(
+        input_ids=np.array(list(chain.from_iterable(rows)), dtype=np.int32),
+        offsets=np.cumsum([0, *map(len, rows)]),
+        labels=np.arange(len(rows)),
+        n_truncated=0,
+    )
+    return DeviceTokens(tokens, PAD, "cpu", **arguments)
+
+
 def epochs(seed: int, n_batches: int) -> list[list[int]]:
-    order = endless_training_order(LENGTHS, 10, np.random.default_rng(seed))
-    return as_lists(list(islice(order, n_batches)))
+    tokens = device_tokens([[1] * length for length in LENGTHS])
+    batches = tokens.training_rows(10, np.random.default_rng(seed))
+    return [rows.indices.tolist() for rows in islice(batches, n_batches)]
 
 
 @pytest.mark.parametrize(
@@ -73,21 +84,41 @@ def test_batches_are_of_similar_length_and_in_random_order() -> None:
 def test_evaluation_order() -> None:
     # Sorted by length; the two of length 5 keep their order, and the last batch is what remains.
     lengths = np.array([5, 9, 3, 5, 4])
-    assert as_lists(list(evaluation_order(lengths, 2))) == [[2, 4], [0, 3], [1]]
+    assert as_lists(evaluation_order(lengths, 2)) == [[2, 4], [0, 3], [1]]
+
+
+ROWS = [[1, 2, 3], [4], [5, 6]]
 
 
 def test_padding() -> None:
-    # Rows: [1 2 3], [4], [5 6].
-    tokens = Tokens(
-        input_ids=np.array([1, 2, 3, 4, 5, 6], dtype=np.int32),
-        offsets=np.array([0, 3, 4, 6]),
-        labels=np.array([0, 1, 2]),
-        n_truncated=0,
-    )
-    batch = collate(tokens, np.array([2, 0, 1]), PAD, "cpu")
+    tokens = device_tokens(ROWS)
+    (rows,) = tokens.rows([np.array([2, 0, 1])])
+    assert (len(rows), rows.length) == (3, 3)
+    batch = tokens.gather(rows)
     assert batch["input_ids"].tolist() == [[5, 6, PAD], [1, 2, 3], [4, PAD, PAD]]
     assert batch["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1], [1, 0, 0]]
     assert batch["labels"].tolist() == [2, 0, 1]
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
-    # Padded to the longest of these, not of all.
-    assert collate(tokens, np.array([1]), PAD, "cpu")["input_ids"].tolist() == [[4]]
+
+
+def test_a_batch_is_padded_to_its_own_longest() -> None:
+    tokens = device_tokens(ROWS)
+    each = [tokens.gather(rows)["input_ids"].tolist() for rows in tokens.rows([np.array([1]), np.array([2, 1])])]
+    assert each == [[[4]], [[5, 6], [4, PAD]]]
+
+
+def test_padding_to_a_multiple() -> None:
+    tokens = device_tokens(ROWS, pad_to_multiple_of=4)
+    (rows,) = tokens.rows([np.array([2, 0])])
+    assert tokens.gather(rows)["input_ids"].tolist() == [[5, 6, PAD, PAD], [1, 2, 3, PAD]]
+    assert tokens.gather(rows)["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 0]]
+
+
+def test_a_batch_in_parts() -> None:
+    (rows,) = device_tokens(ROWS).rows([np.array([2, 0, 1])])
+    assert [(part.indices.tolist(), part.length) for part in rows.split(2)] == [([2, 0], 3), ([1], 3)]
+
+
+def test_what_is_known_of_the_texts() -> None:
+    tokens = device_tokens([[7, 2, 7], [2, 5]])
+    assert (len(tokens), tokens.lengths.tolist(), tokens.token_ids.tolist()) == (2, [3, 2], [2, 5, 7])

@@ -4,23 +4,25 @@ import dataclasses
 import math
 from collections.abc import Callable
 from itertools import chain, combinations
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from torch.optim import SGD, Optimizer
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from hpo import space
 from hpo.data.tokens import Tokens
 from hpo.errors import DataError, Diverged
-from hpo.spec import SchedulerType, StudySpec, TrainingSpec, TrialConfig
+from hpo.spec import ModelSpec, SchedulerType, StudySpec, TrainingSpec, TrialConfig
 from hpo.training import finetune as finetune_module
-from hpo.training.batches import Batch, collate, endless_training_order
+from hpo.training.batches import DeviceTokens, Rows
 from hpo.training.finetune import CurvePoint, Evaluation, evaluate, evaluation_steps, finetune
-from hpo.training.schedule import build_schedule
-from hpo.training.setup import set_up
+from hpo.training.schedule import learning_rates
+from hpo.training.setup import Setup, set_up, trained_model
+from hpo.training.step import Step
+from models import tiny_config
 
 ConfigMaker = Callable[..., TrialConfig]
 FEATURES = torch.cpu.get_capabilities()
@@ -47,8 +49,12 @@ def train(config: TrialConfig) -> tuple[torch.Tensor, list[Evaluation]]:
     """All weights at the end, in one vector, and the evaluations."""
     setup = set_up(config, None)
     evaluations = list(finetune(setup))
-    weights = torch.cat([parameter.detach().flatten() for parameter in setup.pretrained.model.parameters()])
-    return weights, evaluations
+    return all_weights(setup), evaluations
+
+
+def all_weights(setup: Setup) -> torch.Tensor:
+    """Of the whole model, in one vector."""
+    return torch.cat([parameter.detach().flatten() for parameter in trained_model(setup).parameters()])
 
 
 def what_was_learned(evaluations: list[Evaluation]) -> list[tuple[int, int, dict[str, float], tuple[CurvePoint, ...]]]:
@@ -101,9 +107,9 @@ def test_three_steps_written_out(make_config: ConfigMaker) -> None:
     )
     setup = set_up(config, None)
     model = setup.pretrained.model
-    order = endless_training_order(setup.train.lengths, 16, np.random.default_rng(config.seed))
-    for indices, share in zip(order, (1, 2 / 3, 1 / 3), strict=False):  # linear, over three steps
-        batch = collate(setup.train, indices, 0, "cpu")
+    order = setup.train.training_rows(16, np.random.default_rng(config.seed))
+    for rows, share in zip(order, (1, 2 / 3, 1 / 3), strict=False):  # linear, over three steps
+        batch = setup.train.gather(rows)
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         loss = torch.nn.functional.cross_entropy(logits, batch["labels"])
         gradients = torch.autograd.grad(loss, list(model.parameters()))
@@ -112,8 +118,7 @@ def test_three_steps_written_out(make_config: ConfigMaker) -> None:
         with torch.no_grad():
             for parameter, gradient in zip(model.parameters(), gradients, strict=True):
                 parameter.sub_(step * gradient)
-    by_hand = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-    start = torch.cat([each.detach().flatten() for each in set_up(config, None).pretrained.model.parameters()])
+    by_hand, start = all_weights(setup), all_weights(set_up(config, None))
     moved = train(config)[0] - start
     assert moved.abs().max() > 1e-3
     assert torch.allclose(moved, by_hand - start, rtol=1e-3, atol=1e-6)
@@ -164,17 +169,6 @@ def test_fractional_epochs(
 # Curves
 
 
-def expected_rates(config: TrialConfig, num_training_steps: int) -> list[float]:
-    optimizer: Optimizer = SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.training.learning_rate)
-    schedule = build_schedule(optimizer, config.training, num_training_steps)
-    rates = []
-    for _ in range(num_training_steps):
-        rates.append(float(schedule.get_last_lr()[0]))
-        optimizer.step()
-        schedule.step()
-    return rates
-
-
 @pytest.mark.parametrize("name", get_args(SchedulerType))
 def test_learning_rates_follow_the_schedule(make_config: ConfigMaker, name: str) -> None:
     config = make_config(lr_scheduler_type=name, warmup_ratio=0.2, num_train_epochs=1.0)
@@ -182,7 +176,7 @@ def test_learning_rates_follow_the_schedule(make_config: ConfigMaker, name: str)
     curve = [point for each in evaluations for point in each.curve]
     # 15 steps are fewer than the points of a curve: a point each.
     assert [point.global_step for point in curve] == list(range(1, 16))
-    assert [point.learning_rate for point in curve] == expected_rates(config, 15)
+    assert [point.learning_rate for point in curve] == learning_rates(config.training, 15)
     assert all(point.grad_norm > 0 for point in curve)
 
 
@@ -250,23 +244,27 @@ def test_what_is_drawn_between_set_up_and_training_does_not_matter(make_config: 
     setup = set_up(make_config(), None)
     torch.rand(17)
     list(finetune(setup))
-    weights = torch.cat([parameter.detach().flatten() for parameter in setup.pretrained.model.parameters()])
-    assert torch.equal(weights, train(make_config())[0])
+    assert torch.equal(all_weights(setup), train(make_config())[0])
 
 
-def test_the_seed_orders_the_examples(make_config: ConfigMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_seed_orders_the_examples(make_config: ConfigMaker) -> None:
     def order(seed: int) -> list[list[int]]:
         taken: list[list[int]] = []
         setup = set_up(make_config(seed=seed, num_train_epochs=1.0, num_evaluations=1), None)
+        step = setup.step
 
-        def note(tokens: Tokens, indices: NDArray[np.int64], pad_token_id: int, device: str) -> Batch:
-            taken.append(indices.tolist())
-            return collate(tokens, indices, pad_token_id, device)
+        class Noting(Step):
+            def __init__(self) -> None:
+                pass
 
-        with monkeypatch.context() as patched:
-            patched.setattr(finetune_module, "collate", note)
-            list(finetune(setup))
-        return taken[:15]  # the steps of the epoch; evaluation follows
+            micro_batch_size = None
+
+            def __call__(self, rows: Rows, learning_rate: float) -> tuple[torch.Tensor, torch.Tensor]:
+                taken.append(rows.indices.tolist())
+                return step(rows, learning_rate)
+
+        list(finetune(dataclasses.replace(setup, step=Noting())))
+        return taken
 
     first, again, other = order(1), order(1), order(2)
     assert sorted(chain.from_iterable(first)) == list(range(240))
@@ -300,15 +298,17 @@ def test_the_scores_are_those_of_the_validation_rows(make_config: ConfigMaker) -
     """Told apart from train's: of three rows that the model gets right, wrong, right."""
     setup = set_up(make_config(eval_batch_size=2), None)
     model = setup.pretrained.model.eval()
-    rows = [setup.validation.input_ids[slice(*setup.validation.offsets[at : at + 2])] for at in range(3)]
+    each = setup.validation.rows([np.array([at]) for at in range(3)])
+    rows = [setup.validation.gather(row)["input_ids"][0].numpy() for row in each]
     with torch.inference_mode():
         predicted = [int(model(input_ids=torch.tensor(row[None], dtype=torch.int64)).logits.argmax()) for row in rows]
-    three = Tokens(
-        input_ids=np.concatenate(rows),
+    tokens = Tokens(
+        input_ids=np.concatenate(rows).astype(np.int32),
         offsets=np.cumsum([0, *map(len, rows)]),
         labels=np.array(predicted) ^ np.array([0, 1, 0]),
         n_truncated=0,
     )
+    three = DeviceTokens(tokens, 0, "cpu")
     assert evaluate(dataclasses.replace(setup, validation=three))["eval/accuracy"] == 2 / 3
 
 
@@ -364,7 +364,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "max_length": ({}, 6),
     "precision": ({}, "bf16"),
 }
-CHANGE_NOTHING = {"eval_batch_size", "num_evaluations"}
+CHANGE_NOTHING = {"eval_batch_size", "activation_checkpointing", "num_evaluations"}
 
 
 def short(make_config: ConfigMaker, **changed: Any) -> TrialConfig:
@@ -409,6 +409,32 @@ def test_no_two_values_are_the_same(make_config: ConfigMaker, field: str, values
 def test_dropout_of_none_is_the_models_own(make_config: ConfigMaker) -> None:
     own, named = (train(short(make_config, dropout=dropout))[0] for dropout in (None, 0.1))
     assert torch.equal(own, named)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "modernbert"])
+def test_activation_checkpointing_changes_no_result(
+    make_config: ConfigMaker, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, model_type: str
+) -> None:
+    """Not even what dropout drops, in our layers and in transformers' own."""
+    AutoModelForSequenceClassification.from_config(tiny_config(model_type)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    config = short(make_config, dropout=0.3)
+    config = config.model_copy(update={"model": ModelSpec(name=str(tmp_path))})
+    changed = config.model_copy(
+        update={"training": config.training.model_copy(update={"activation_checkpointing": True})}
+    )
+    setup, calls = set_up(changed, None), 0
+
+    def count(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    for name, module in setup.pretrained.model.named_modules():
+        if name.endswith(("intermediate.dense", "mlp.Wi")):
+            module.register_forward_pre_hook(count)
+    list(finetune(setup))
+    assert calls == 2 * 3 * 2 + 2  # two layers in three steps, twice each, and once in the evaluation
+    assert torch.equal(all_weights(setup), train(config)[0])
 
 
 @pytest.mark.parametrize("eval_batch_size", [1, 7, 1000])

@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn import functional
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     BertForSequenceClassification,
     GPT2Config,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ViTConfig,
@@ -26,44 +26,25 @@ from transformers import (
 
 from hpo.errors import DataError
 from hpo.spec import ModelSpec
-from hpo.training.model import DROPOUT_FIELDS, Pretrained, folder_fingerprint, load_pretrained, set_dropout
+from hpo.training import dropout as dropout_module
+from hpo.training.model import (
+    DROPOUT_FIELDS,
+    Pretrained,
+    folder_fingerprint,
+    load_pretrained,
+    read_checkpoint,
+    set_dropout,
+)
+from models import N_LAYERS, SIZES, tiny_config, tiny_model
 
-N_LAYERS = 2
 LABELS = ("negative", "positive")
-SIZES = {
-    "vocab_size": 32,
-    "hidden_size": 32,
-    "num_hidden_layers": N_LAYERS,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-}
-SPECIAL_IDS = {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
-
-
-def tiny_config(model_type: str) -> PretrainedConfig:
-    config: PretrainedConfig
-    if model_type == "distilbert":
-        config = AutoConfig.for_model(
-            model_type, vocab_size=32, dim=32, n_layers=N_LAYERS, n_heads=2, hidden_dim=64, max_position_embeddings=64
-        )
-    else:
-        config = AutoConfig.for_model(model_type, **SIZES, **(SPECIAL_IDS if model_type == "modernbert" else {}))
-    return config
-
-
-def tiny_model(config: PretrainedConfig, attn_implementation: str = "eager") -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
-        config, attn_implementation=attn_implementation
-    )
-    return model
 
 
 def active_dropouts(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Every probability with which something is dropped in one forward pass, 0 where nothing is."""
     seen: list[float] = []
     dropout, attention = functional.dropout, functional.scaled_dot_product_attention
+    scaled_mask = dropout_module.scaled_mask
 
     def record_dropout(
         input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
@@ -75,9 +56,14 @@ def active_dropouts(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> 
         seen.append(kwargs["dropout_p"])
         return attention(*args, **kwargs)
 
+    def record_mask(input: torch.Tensor, p: float) -> torch.Tensor:
+        seen.append(p)
+        return scaled_mask(input, p)
+
     input_ids = torch.arange(4, 18).reshape(2, 7)
     with monkeypatch.context() as patched:
         patched.setattr(functional, "dropout", record_dropout)
+        patched.setattr(dropout_module, "scaled_mask", record_mask)
         patched.setattr(functional, "scaled_dot_product_attention", record_attention)
         model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids))
     return seen
@@ -166,6 +152,7 @@ def load(
     dropout: float | None = None,
     max_length: int = 16,
     device: str = "cpu",
+    seed: int = 0,
 ) -> Pretrained:
     return load_pretrained(
         ModelSpec(name=str(name)),
@@ -174,6 +161,7 @@ def load(
         dropout=dropout,
         max_length=max_length,
         device=device,
+        seed=seed,
     )
 
 
@@ -195,10 +183,43 @@ def test_loading(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_new_head_follows_the_seed(model_folder: Path) -> None:
     heads = []
     for seed in (1, 2, 1):
-        torch.manual_seed(seed)
-        heads.append(load(model_folder).model.get_parameter("classifier.weight"))
+        heads.append(load(model_folder, seed=seed).model.get_parameter("classifier.weight"))
     assert torch.equal(heads[0], heads[2])
     assert not torch.equal(heads[0], heads[1])
+
+
+@pytest.mark.parametrize("model_type", PLACES)
+def test_what_upstream_reads_and_draws(save: Save, model_type: str) -> None:
+    """The same for the second trial, which reads nothing any more, as for the first."""
+    config = tiny_config(model_type)
+    folder = save(AutoModel.from_config(config))
+    upstream = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    models = []
+    for _ in range(2):
+        pretrained = load(folder, seed=3)
+        models.append(pretrained.model)
+    new = set(pretrained.new_weights)
+    assert new
+    for name, parameter in upstream.named_parameters():
+        first, second = (model.get_parameter(name) for model in models)
+        assert torch.equal(first, second), name
+        if name not in new:
+            assert torch.equal(first, parameter), name
+        elif not parameter.any():
+            assert not first.any(), name  # a bias of the head starts at 0
+        else:  # 64 numbers or more: their spread is within half of what it should be
+            assert first.std().item() == pytest.approx(parameter.std().item(), rel=0.5), name
+    for name, buffer in upstream.named_buffers():
+        assert all(torch.equal(model.get_buffer(name), buffer) for model in models), name
+
+
+def test_a_copy_shares_nothing_with_what_was_read(model_folder: Path) -> None:
+    first = load(model_folder).model
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.fill_(7.0)
+    second = load(model_folder).model
+    assert not any((parameter == 7.0).all() for parameter in second.parameters())
 
 
 def test_the_encoder_is_the_saved_one(save: Save) -> None:
@@ -245,8 +266,9 @@ def test_half_precision_is_read_as_float32(save: Save, dtype: torch.dtype) -> No
     ],
 )
 def test_attention(save: Save, model_type: str, device: str, attention: str) -> None:
-    model = load(save(tiny_model(AutoConfig.for_model(model_type, **SIZES))), device=device).model
-    assert model.config._attn_implementation == attention
+    spec = ModelSpec(name=str(save(tiny_model(AutoConfig.for_model(model_type, **SIZES)))))
+    checkpoint = read_checkpoint(spec, AutoModelForSequenceClassification, LABELS, device, ())
+    assert checkpoint.model.config._attn_implementation == attention
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,24 @@
 """Parameter groups, the step of each optimizer, and clipping, against numbers worked out by hand."""
 
-from typing import get_args
+import copy
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import nn
+from torch.optim import SGD
 from transformers import BertConfig, BertForSequenceClassification
 
 from hpo.spec import TrainingSpec
-from hpo.training.optimizer import OPTIMIZERS, build_optimizer, clip_gradients, parameter_groups
+from hpo.training.optimizer import (
+    OPTIMIZERS,
+    build_optimizer,
+    clip_gradients,
+    decay_without_gradient,
+    decays_in_proportion,
+    parameter_groups,
+    set_learning_rate,
+)
 
 
 def one_by_one() -> nn.Linear:
@@ -60,21 +70,16 @@ TWO_STEPS = {
 }
 
 
+def settings(name: str, **changed: float) -> TrainingSpec:
+    given: dict[str, Any] = {"learning_rate": 0.1, "weight_decay": 0.1, "momentum": 0.5}
+    given |= {"adam_beta1": 0.5, "adam_beta2": 0.75, "adam_epsilon": 0.5}
+    return TrainingSpec.model_validate({"optimizer": name, **given, **changed})
+
+
 @pytest.mark.parametrize("name", TWO_STEPS)
 def test_two_steps_by_hand(name: str) -> None:
-    training = TrainingSpec.model_validate(
-        {
-            "optimizer": name,
-            "learning_rate": 0.1,
-            "weight_decay": 0.1,
-            "momentum": 0.5,
-            "adam_beta1": 0.5,
-            "adam_beta2": 0.75,
-            "adam_epsilon": 0.5,
-        }
-    )
     module = one_by_one()
-    optimizer = build_optimizer(module, training)
+    optimizer = build_optimizer(parameter_groups(module, 0.1), settings(name))
     for gradient, (weight, bias) in zip((0.5, -0.5), TWO_STEPS[name], strict=True):
         set_gradients(module, gradient, gradient)
         optimizer.step()
@@ -98,20 +103,82 @@ def test_every_optimizer_of_the_spec_is_here() -> None:
 )
 def test_clipping(limit: float | None, weight: float, bias: float) -> None:
     module = one_by_one()
+    optimizer = SGD(module.parameters(), lr=1.0, fused=True)
     set_gradients(module, 3.0, 4.0)
     # The norm before clipping: 3^2 + 4^2 = 5^2.
-    assert clip_gradients(module, limit).item() == 5.0
-    assert module.weight.grad is not None
-    assert module.bias.grad is not None
+    assert clip_gradients(optimizer, limit).item() == 5.0
+    optimizer.step()
     # Upstream adds 1e-6 to the norm that it divides by.
-    assert module.weight.grad.item() == pytest.approx(weight, rel=1e-6)
-    assert module.bias.grad.item() == pytest.approx(bias, rel=1e-6)
+    assert module.weight.item() == pytest.approx(1 - weight, rel=1e-6)
+    assert module.bias.item() == pytest.approx(1 - bias, rel=1e-6)
 
 
 def test_clipping_passes_over_what_has_no_gradient() -> None:
     module = one_by_one()
     module.bias.requires_grad_(False)
     module.weight.grad = torch.tensor([[-2.0]])
-    assert clip_gradients(module, None).item() == 2.0
-    assert clip_gradients(module, 1.0).item() == 2.0
-    assert module.weight.grad.item() == pytest.approx(-1.0, rel=1e-6)
+    optimizer = SGD(module.parameters(), lr=1.0, fused=True)
+    assert clip_gradients(optimizer, None).item() == 2.0
+    assert clip_gradients(optimizer, 1.0).item() == 2.0
+    optimizer.step()
+    assert (module.weight.item(), module.bias.item()) == pytest.approx((2.0, 1.0), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("limit", [1e-3, 0.5, 100.0])
+def test_clipping_is_that_of_torch(name: str, limit: float) -> None:
+    torch.manual_seed(0)
+    ours, upstream = (nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3)) for _ in range(2))
+    upstream.load_state_dict(copy.deepcopy(ours.state_dict()))
+    optimizers = [build_optimizer(parameter_groups(module, 0.1), settings(name)) for module in (ours, upstream)]
+    for _ in range(3):
+        input = torch.randn(4, 7)
+        for module in (ours, upstream):
+            module.zero_grad()
+            module(input).square().sum().backward()
+        norm = clip_gradients(optimizers[0], limit)
+        torch.testing.assert_close(norm, nn.utils.clip_grad_norm_(upstream.parameters(), limit))
+        for optimizer in optimizers:
+            optimizer.step()
+    for parameter, expected in zip(ours.parameters(), upstream.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_norm_that_is_not_finite_is_seen() -> None:
+    module = one_by_one()
+    set_gradients(module, torch.inf, 1.0)
+    optimizer = SGD(module.parameters(), lr=1.0, fused=True)
+    assert clip_gradients(optimizer, 1.0).item() == torch.inf
+    optimizer.step()
+    assert not torch.isfinite(module.weight).item()  # as upstream's, and the next loss tells it
+
+
+def test_the_learning_rate_of_the_next_step() -> None:
+    module = one_by_one()
+    for rate in (0.5, torch.tensor(0.5)):  # a tensor, as on a GPU, is changed in place
+        optimizer = SGD(module.parameters(), lr=rate)
+        held = optimizer.param_groups[0]["lr"]
+        set_learning_rate(optimizer, 0.25)
+        assert float(optimizer.param_groups[0]["lr"]) == 0.25
+        assert (optimizer.param_groups[0]["lr"] is held) == isinstance(rate, torch.Tensor)
+
+
+@pytest.mark.parametrize(
+    ("name", "weight_decay", "factor"),
+    [
+        ("adamw", 0.1, (1 - 0.1 * 0.1) * (1 - 0.05 * 0.1)),
+        # Buffer 0.1, weight 1 - 0.1 * 0.1 = 0.99; buffer 0.05 + 0.099 = 0.149, weight 0.99 - 0.05 * 0.149.
+        ("sgd", 0.1, 0.99 - 0.05 * 0.149),
+        ("adamw", 0.0, 1.0),
+        ("sgd", 0.0, 1.0),
+        ("adam", 0.0, 1.0),
+    ],
+)
+def test_what_decay_makes_of_a_weight_without_gradient(name: str, weight_decay: float, factor: float) -> None:
+    training = settings(name, weight_decay=weight_decay)
+    assert decays_in_proportion(training)
+    assert decay_without_gradient(training, [0.1, 0.05]) == pytest.approx(factor, rel=1e-12)
+
+
+def test_adam_decays_out_of_proportion() -> None:
+    assert not decays_in_proportion(settings("adam", weight_decay=0.1))

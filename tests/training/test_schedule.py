@@ -7,12 +7,9 @@ from typing import get_args
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
-from torch.optim import SGD
 
 from hpo.spec import SchedulerType, TrainingSpec
-from hpo.training.schedule import build_schedule, num_warmup_steps
+from hpo.training.schedule import learning_rates, num_warmup_steps
 
 PEAK = 2.0
 
@@ -22,14 +19,7 @@ def factors(name: str, num_training_steps: int, warmup_ratio: float) -> list[flo
     training = TrainingSpec.model_validate(
         {"lr_scheduler_type": name, "learning_rate": PEAK, "warmup_ratio": warmup_ratio}
     )
-    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=PEAK)
-    schedule = build_schedule(optimizer, training, num_training_steps)
-    rates = []
-    for _ in range(num_training_steps):
-        rates.append(float(schedule.get_last_lr()[0]) / PEAK)
-        optimizer.step()
-        schedule.step()
-    return rates
+    return [rate / PEAK for rate in learning_rates(training, num_training_steps)]
 
 
 HALF_ROOT = sqrt(0.5)  # cos 45°

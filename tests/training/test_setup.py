@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,12 @@ import torch
 from hpo import space
 from hpo.errors import DataError
 from hpo.spec import DataSpec, StudySpec, TrialConfig
-from hpo.training.setup import set_up
+from hpo.training.finetune import finetune
+from hpo.training.setup import set_up, trained_model
+from hpo.training.step import Step
+from hpo.training.vocabulary import SeenEmbedding
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -36,11 +43,89 @@ def test_set_up(config: TrialConfig) -> None:
     assert setup.pretrained.model.config.hidden_dropout_prob == 0.1
     assert setup.device.precision == "fp32"
     trained = [parameter for parameter in setup.pretrained.model.parameters() if parameter.requires_grad]
-    grouped = [parameter for group in setup.optimizer.param_groups for parameter in group["params"]]
+    assert isinstance(setup.step, Step)  # a GPU's is graphed
+    grouped = [parameter for group in setup.step.optimizer.param_groups for parameter in group["params"]]
     assert {id(parameter) for parameter in grouped} == {id(parameter) for parameter in trained}
     assert len(grouped) == len(trained)
-    # int(0.06 * 30) = 1 step of warm-up, so the first is at 0.
-    assert setup.schedule.get_last_lr() == [0.0, 0.0]
+    # int(0.06 * 30) = 1 step of warm-up, so the first is at 0, and the second at the peak.
+    assert setup.learning_rates[:2] == [0.0, 1e-3]
+
+
+def test_the_words_of_the_study_are_the_vocabulary(config: TrialConfig) -> None:
+    setup = set_up(config, None)
+    kept = setup.pretrained.model.get_input_embeddings()
+    assert isinstance(kept, SeenEmbedding)
+    words = set(setup.train.token_ids.tolist()) | set(setup.validation.token_ids.tolist())
+    assert set(kept.seen.tolist()) == words | {0}  # and padding
+    # Its parameters are counted with the words that no text contains.
+    assert setup.pretrained.num_parameters == sum(each.numel() for each in trained_model(setup).parameters())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "adam"])
+def test_leaving_words_out_changes_no_result(
+    config: TrialConfig, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    """Not even of the words left out, which weight decay shrinks: here `[UNK]`."""
+    changed = with_training(config, optimizer=optimizer, weight_decay=0.1, learning_rate=0.05, num_train_epochs=1.0)
+    small = set_up(changed, None)
+    with monkeypatch.context() as patched:
+        patched.setattr("hpo.training.setup.keep_seen", lambda model, token_ids: None)
+        whole = set_up(changed, None)
+    kept = small.pretrained.model.get_input_embeddings().get_parameter("weight")
+    left_out = len(whole.pretrained.embeddings) - len(kept)
+    assert (left_out > 0) == (optimizer != "adam")
+    for setup in (small, whole):
+        list(finetune(setup))
+    for name, parameter in trained_model(whole).named_parameters():
+        torch.testing.assert_close(trained_model(small).get_parameter(name), parameter, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_warm_and_cold_are_the_same(config: TrialConfig) -> None:
+    """What the process keeps between trials: the texts, the tokenizer, the weights as they were read."""
+    first, again = set_up(config, None), set_up(config, None)
+    assert again.train is first.train
+    assert again.pretrained.tokenizer is first.pretrained.tokenizer
+    assert again.pretrained.model is not first.pretrained.model
+    list(finetune(first))
+    once_more = set_up(config, None)
+    for name, parameter in again.pretrained.model.named_parameters():
+        assert torch.equal(once_more.pretrained.model.get_parameter(name), parameter), name
+    other = set_up(with_training(config, dropout=0.4), None).pretrained.model
+    assert (other.config.hidden_dropout_prob, once_more.pretrained.model.config.hidden_dropout_prob) == (0.4, 0.1)
+
+
+MEMORY = """
+import gc, sys
+from pathlib import Path
+import psutil, torch
+from hpo.spec import TrialConfig
+from hpo.training.finetune import finetune
+from hpo.training.setup import set_up
+
+config = TrialConfig.model_validate_json(Path(sys.argv[1]).read_text())
+for trial in range(1, 51):
+    training = config.training.model_copy(update={"dropout": trial / 100, "learning_rate": trial * 1e-4})
+    evaluations = finetune(set_up(config.model_copy(update={"training": training, "seed": trial}), None))
+    for evaluation in evaluations:
+        if trial % 3 == 0:
+            break  # as a pruned one is left
+    if trial in (5, 50):
+        del evaluations
+        gc.collect()
+        tensors = [each for each in gc.get_objects() if isinstance(each, torch.Tensor)]
+        print(len(tensors), sum(each.nbytes for each in tensors), psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.timeout(120)
+def test_fifty_trials_take_no_more_memory_than_five(config: TrialConfig, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(with_training(config, num_train_epochs=0.5, num_evaluations=2).model_dump_json())
+    command = [sys.executable, "-c", MEMORY, str(path)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    five, fifty = (tuple(map(int, line.split())) for line in answer.splitlines())
+    assert five[:2] == fifty[:2]
+    assert fifty[2] - five[2] < 4 * 2**20  # of half a gigabyte; the model and its optimizer are 0.4 MiB a trial
 
 
 @pytest.mark.parametrize(

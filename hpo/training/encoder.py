@@ -1,0 +1,200 @@
+"""The encoder layer of BERT's family, computed with less around its matrix products.
+
+The same mathematics on the same parameters as transformers' own layers (tests hold the two together): only their
+`forward` is replaced, so names, saving and loading stay. What is saved: queries, keys and values are one product, the
+input of a layer is cast once, softmax stays on short rows in float32, and the last layer computes only the row that the
+head reads. What each of it gives stands in `benchmarks/README.md`.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.bert.modeling_bert import BertLayer
+from transformers.models.distilbert.modeling_distilbert import TransformerBlock
+from transformers.models.electra.modeling_electra import ElectraLayer
+from transformers.models.roberta.modeling_roberta import RobertaLayer
+
+from hpo.training.dropout import dropout
+
+
+@dataclass(frozen=True)
+class PostNormLayer:
+    """The parts of a layer by what they do, whatever an architecture calls them (post-norm: Vaswani et al. 2017)."""
+
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    attention_dropout: nn.Dropout
+    num_heads: int
+    attention_output: nn.Linear
+    attention_output_dropout: nn.Dropout | None
+    attention_norm: nn.LayerNorm
+    up: nn.Linear
+    activation: Callable[[torch.Tensor], torch.Tensor]
+    down: nn.Linear
+    down_dropout: nn.Dropout
+    norm: nn.LayerNorm
+
+
+def _bert(layer: Any) -> PostNormLayer | None:
+    if layer.is_decoder or layer.add_cross_attention:
+        return None
+    attention, output = layer.attention.self, layer.attention.output
+    return PostNormLayer(
+        query=attention.query,
+        key=attention.key,
+        value=attention.value,
+        attention_dropout=attention.dropout,
+        num_heads=attention.num_attention_heads,
+        attention_output=output.dense,
+        attention_output_dropout=output.dropout,
+        attention_norm=output.LayerNorm,
+        up=layer.intermediate.dense,
+        activation=layer.intermediate.intermediate_act_fn,
+        down=layer.output.dense,
+        down_dropout=layer.output.dropout,
+        norm=layer.output.LayerNorm,
+    )
+
+
+def _distilbert(layer: Any) -> PostNormLayer:
+    attention, ffn = layer.attention, layer.ffn
+    return PostNormLayer(
+        query=attention.q_lin,
+        key=attention.k_lin,
+        value=attention.v_lin,
+        attention_dropout=attention.dropout,
+        num_heads=attention.n_heads,
+        attention_output=attention.out_lin,
+        attention_output_dropout=None,
+        attention_norm=layer.sa_layer_norm,
+        up=ffn.lin1,
+        activation=ffn.activation,
+        down=ffn.lin2,
+        down_dropout=ffn.dropout,
+        norm=layer.output_layer_norm,
+    )
+
+
+PARTS: dict[type[nn.Module], Callable[[Any], PostNormLayer | None]] = {
+    BertLayer: _bert,
+    ElectraLayer: _bert,
+    RobertaLayer: _bert,
+    TransformerBlock: _distilbert,
+}
+
+
+def replace_layers(model: PreTrainedModel, first_token_only: bool) -> bool:
+    """Gives a model's encoder layers the fast `forward`; whether it could.
+
+    Args:
+        first_token_only: the head reads the first token's row and no other, so the last layer computes just that one.
+    """
+    layers = [
+        module for module in model.modules() if isinstance(module, GradientCheckpointingLayer) and type(module) in PARTS
+    ]
+    parts = [PARTS[type(layer)](layer) for layer in layers]
+    known = [part for part in parts if part is not None]
+    if not layers or len(known) < len(layers):
+        return False
+    for layer, part in zip(layers, known, strict=True):
+        only_first = first_token_only and layer is layers[-1]
+        layer.forward = functools.partial(_forward, layer, part, only_first)
+    model.register_forward_pre_hook(_bias_of_mask, with_kwargs=True)
+    return True
+
+
+def _bias_of_mask(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+    """A mask of four dimensions passes through transformers as it is; of two it would look whether all of it is 1."""
+    mask = kwargs.get("attention_mask")
+    if mask is None:
+        return args, kwargs
+    bias = torch.zeros(mask.shape, device=mask.device).masked_fill_(mask == 0, -torch.inf)
+    return args, kwargs | {"attention_mask": bias[:, None, None, :]}
+
+
+def _forward(
+    module: GradientCheckpointingLayer,
+    layer: PostNormLayer,
+    first_token_only: bool,
+    hidden_states: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *_: Any,  # of decoders
+    **__: Any,
+) -> torch.Tensor:
+    """What takes the place of the module's own, which would look at these two attributes just so."""
+    if module.gradient_checkpointing and module.training:
+        again: torch.Tensor = checkpoint(
+            compute_layer, layer, first_token_only, hidden_states, attention_mask, use_reentrant=False
+        )
+        return again
+    return compute_layer(layer, first_token_only, hidden_states, attention_mask)
+
+
+def compute_layer(
+    layer: PostNormLayer, first_token_only: bool, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None
+) -> torch.Tensor:
+    """One layer.
+
+    Args:
+        hidden_states: [batch, length, hidden], as the layer before left it: float32.
+        attention_mask: [batch, 1, 1, length], added to the scores; None where nothing is padding.
+
+    Returns:
+        [batch, length, hidden] float32; [batch, 1, hidden] where only the first token is asked for.
+    """
+    residual = hidden_states[:, :1] if first_token_only else hidden_states
+    context = _attention(layer, first_token_only, _cast(hidden_states), attention_mask)
+    hidden = _dropped(layer.attention_output(context), layer.attention_output_dropout)
+    hidden = layer.attention_norm(residual + hidden)
+    expanded = layer.activation(layer.up(_cast(hidden)))
+    normed: torch.Tensor = layer.norm(hidden + _dropped(layer.down(expanded), layer.down_dropout))
+    return normed
+
+
+def _attention(
+    layer: PostNormLayer, first_token_only: bool, hidden: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    if first_token_only:
+        query = _heads(hidden[:, :1], [layer.query], layer.num_heads)[0]
+        key, value = _heads(hidden, [layer.key, layer.value], layer.num_heads)
+    else:
+        query, key, value = _heads(hidden, [layer.query, layer.key, layer.value], layer.num_heads)
+    p, training = layer.attention_dropout.p, layer.attention_dropout.training
+    if hidden.device.type == "cuda":
+        context = functional.scaled_dot_product_attention(
+            query, key, value, None if bias is None else bias.to(query.dtype), dropout_p=p if training else 0.0
+        )
+    else:  # sdpa's backward takes twice as long there on short rows
+        scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
+        weights = torch.softmax(scores if bias is None else scores + bias, dim=-1, dtype=torch.float32).to(value.dtype)
+        context = torch.matmul(dropout(weights, p, training), value)
+    joined: torch.Tensor = context.transpose(1, 2).flatten(2)
+    return joined
+
+
+def _heads(hidden: torch.Tensor, projections: list[nn.Linear], num_heads: int) -> torch.Tensor:
+    """[projections, batch, heads, length, width], all from one matrix product."""
+    weight = torch.cat([projection.weight for projection in projections])
+    bias = torch.cat([projection.bias for projection in projections])
+    projected = functional.linear(hidden, weight, bias)
+    heads: torch.Tensor = projected.unflatten(-1, (len(projections), num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return heads
+
+
+def _cast(hidden: torch.Tensor) -> torch.Tensor:
+    """To the precision of the products, once; autocast would do it for each of them."""
+    device = hidden.device.type
+    return hidden.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else hidden
+
+
+def _dropped(hidden: torch.Tensor, module: nn.Dropout | None) -> torch.Tensor:
+    return hidden if module is None else dropout(hidden, module.p, module.training)

@@ -1,0 +1,81 @@
+"""The step as a CUDA graph for every shape of batch: one launch instead of a thousand.
+
+A small model on a large GPU spends its time on launching kernels, not in them. A shape is run plainly when it is first
+met, which also makes what libraries and the optimizer make at their first use; it is captured at the second time, which
+computes nothing, and replayed from then on. So no step is run twice, and the results are those of the plain step.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+
+from hpo.training.batches import Rows
+from hpo.training.optimizer import set_learning_rate
+from hpo.training.step import Step
+
+
+class Capture(Protocol):
+    """Records what a function does to the device without doing it, and gives what does it."""
+
+    def __call__(self, record: Callable[[], None]) -> Callable[[], None]: ...
+
+
+class CudaCapture:
+    """By CUDA graphs that share one pool of memory: they never run at the same time, and leave nothing in it."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, record: Callable[[], None]) -> Callable[[], None]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            record()
+        return graph.replay
+
+
+class GraphedStep:
+    """A `Step` that replays what it has captured."""
+
+    def __init__(self, step: Step, capture: Capture) -> None:
+        self._step, self._capture = step, capture
+        self._fits = True
+        self._met: set[tuple[int, int]] = set()
+        self._graphs: dict[tuple[int, int], tuple[Callable[[], None], torch.Tensor, torch.Tensor]] = {}
+
+    @property
+    def micro_batch_size(self) -> int | None:
+        return self._step.micro_batch_size
+
+    def __call__(self, rows: Rows, learning_rate: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `Step.__call__`."""
+        shape = (len(rows), rows.length)
+        if shape not in self._graphs and shape in self._met and self._fits:
+            self._try_to_capture(shape, rows)
+        if shape not in self._graphs:
+            self._met.add(shape)
+            return self._step(rows, learning_rate)
+        replay, indices, results = self._graphs[shape]
+        set_learning_rate(self._step.optimizer, learning_rate)
+        indices.copy_(rows.indices)
+        replay()
+        loss, grad_norm = results.clone()  # the next replay writes over it
+        return loss, grad_norm
+
+    def _try_to_capture(self, shape: tuple[int, int], rows: Rows) -> None:
+        """Graphs need memory of their own. Where that is not there, or steps come in parts, the plain one goes on."""
+        self._fits = self._step.micro_batch_size is None
+        if self._fits:
+            try:
+                self._graphs[shape] = self._captured(rows)
+            except torch.OutOfMemoryError:
+                self._fits = False
+
+    def _captured(self, rows: Rows) -> tuple[Callable[[], None], torch.Tensor, torch.Tensor]:
+        indices = rows.indices.clone()
+        results = torch.zeros(2, device=indices.device)
+
+        def record() -> None:
+            results.copy_(torch.stack(self._step.compute(Rows(indices, rows.length))))
+
+        return self._capture(record), indices, results
