@@ -169,7 +169,8 @@ class StudyConsole:
         scores = {self.spec.metric: event.score, "eval/f1_macro": event.metrics.get("eval/f1_macro")}
         told = "  ".join(f"{name.removeprefix('eval/')} {score_text(score):>6}" for name, score in scores.items())
         why = f"{event.reason} at {event.share:.0%}" if event.reason else ""
-        marks = [why, "[bold]default[/]" if event.is_default else "", "[bold green]best[/]" if better else ""]
+        parts = f"{event.micro_batch_size} at once" if event.micro_batch_size else ""
+        marks = [why, parts, "[bold]default[/]" if event.is_default else "", "[bold green]best[/]" if better else ""]
         kind = INTERRUPTED if event.reason == INTERRUPTED else event.state
         state = f"[{COLOURS[kind]}]{WORDS[kind]:8}[/]"
         took = format_seconds(event.seconds)

@@ -37,6 +37,8 @@ class TrialEnded:
     """Of the training budget, that was spent."""
     seconds: float
     is_default: bool
+    micro_batch_size: int | None
+    """Examples that went through the model at once, where memory did not hold the whole batch."""
 
 
 Event = TrialStarted | StepDone | Evaluated | TrialEnded

@@ -42,7 +42,7 @@ def train(exported: Exported, folder: Path, console: Console) -> int:
     # Only now what takes seconds to import, and looks whether it is offline while it is imported.
     from hpo.provenance import versions
     from hpo.training.finetune import finetune
-    from hpo.training.setup import set_up
+    from hpo.training.setup import set_up, trained_model
 
     prepare_output(folder)  # before the training, not after it
     console.print(f"{escape(exported.study)}, trial {exported.trial}: {escape(config.model.name)}, seed {config.seed}")
@@ -60,7 +60,7 @@ def train(exported: Exported, folder: Path, console: Console) -> int:
             score = evaluation.metrics[config.metric]
             console.print(f"{evaluation.step:3}/{config.training.num_evaluations}  {config.metric} {score:.4f}")
 
-    setup.pretrained.model.save_pretrained(folder)
+    trained_model(setup).save_pretrained(folder)
     setup.pretrained.tokenizer.save_pretrained(folder)
     console.print(f"model   {escape(str(folder))}", soft_wrap=True)
     if evaluation.metrics == exported.metrics:

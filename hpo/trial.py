@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from optuna.trial import FrozenTrial
 
 from hpo import space
@@ -30,6 +29,7 @@ from hpo.study import (
     storage_of,
 )
 from hpo.tracking import Point, TrialRun, tracker_of
+from hpo.training.device import is_out_of_memory
 from hpo.training.finetune import CurvePoint, Evaluation, finetune
 from hpo.training.setup import Setup, set_up
 
@@ -176,6 +176,7 @@ class _Attempt:
             "total_steps": self.total_steps,
             "examples_per_second": last.examples_per_second if last else 0.0,
             "peak_memory_mib": last.memory_mib if last else 0.0,
+            "micro_batch_size": last.micro_batch_size if last else None,
         }
         self.trial.set_user_attr("result", result)
 
@@ -198,6 +199,7 @@ class _Attempt:
                 share=self.steps / self.total_steps if self.total_steps else 0.0,
                 seconds=time.perf_counter() - self.started,
                 is_default=self.is_default,
+                micro_batch_size=result.get("micro_batch_size"),
             )
         )
 
@@ -212,21 +214,21 @@ def _own_faults() -> Iterator[None]:
         yield
     except HpoError:
         raise
-    except torch.OutOfMemoryError as error:
-        # Without its frames, for they hold the tensors.
-        raise TrialFailed("out_of_memory", str(error), traceback.format_exc()) from None
     except Exception as error:
         if disk_error(error):
             raise
+        if is_out_of_memory(error):  # without its frames, for they hold the tensors
+            raise TrialFailed("out_of_memory", str(error), traceback.format_exc()) from None
         raise TrialFailed("crashed", f"{type(error).__name__}: {error}", traceback.format_exc()) from error
 
 
 def end_run(run: TrialRun, trial: FrozenTrial, details: str | None = None) -> None:
     """Ends a trial's run as Optuna has stored its end, with what it took and, if it crashed, its traceback."""
     result = trial.user_attrs.get("result", {})
-    pruned_at = {"trial.pruned_step": str(result["step"])} if result.get("step") is not None else {}
+    known = {"trial.pruned_step": result.get("step"), "trial.micro_batch_size": result.get("micro_batch_size")}
+    tags = {name: str(value) for name, value in known.items() if value is not None}
     costs = {name: result[name] for name in COSTS if name in result}
-    run.end(trial.state.name, reason=failure_reason(trial), tags=pruned_at, metrics=costs, traceback=details)
+    run.end(trial.state.name, reason=failure_reason(trial), tags=tags, metrics=costs, traceback=details)
 
 
 def flat_params(config: TrialConfig) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What the terminal shows, in 80 columns, on a terminal and in a pipe."""
 
+import dataclasses
 import io
 import re
 from pathlib import Path
@@ -28,7 +29,7 @@ def shown(spec: StudySpec, *, terminal: bool, notice: str | None = None) -> tupl
 
 
 def ended(number: int, state: str, score: float | None, reason: str | None = None) -> TrialEnded:
-    return TrialEnded(number, state, reason, score, {"eval/f1_macro": 0.5}, 0.25, 61.0, number == 0)
+    return TrialEnded(number, state, reason, score, {"eval/f1_macro": 0.5}, 0.25, 61.0, number == 0, None)
 
 
 def test_header_says_what_runs_on_what(spec: StudySpec) -> None:
@@ -66,6 +67,15 @@ def test_one_line_a_trial(spec: StudySpec) -> None:
     assert "fell behind at 25%" in lines[1]
     assert "failed" in lines[3] and "crashed" in lines[3]
     assert max(map(len, lines)) <= 80
+
+
+def test_a_batch_in_parts_is_said(spec: StudySpec) -> None:
+    console, stream = shown(spec, terminal=False)
+    console.header(optuna.create_study(direction="maximize"), FACTS, [])
+    with console.running() as on_event:
+        on_event(dataclasses.replace(ended(0, "PRUNED", 0.8, "fell behind"), micro_batch_size=16))
+    line = stream.getvalue().splitlines()[-1]
+    assert "16 at once" in line and len(line) <= 80
 
 
 def test_a_resumed_study_remembers_its_best(spec: StudySpec) -> None:

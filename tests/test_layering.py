@@ -73,7 +73,7 @@ FLOORS: dict[str, int] = {
 }
 LIBRARIES = {
     "mlflow": ("hpo.tracking",),
-    "torch": ("hpo.training", "hpo.tasks", "hpo.trial"),
+    "torch": ("hpo.training", "hpo.tasks"),
     "optuna": (
         "hpo.space",
         "hpo.search",

@@ -192,7 +192,11 @@ def test_a_trial_leaves_nothing_in_memory(raw_study: StudyMaker, output: Path, m
 
 @pytest.mark.parametrize(
     ("error", "reason"),
-    [(torch.OutOfMemoryError("no more"), "out_of_memory"), (ZeroDivisionError("ours"), "crashed")],
+    [
+        (torch.OutOfMemoryError("no more"), "out_of_memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out_of_memory"),
+        (ZeroDivisionError("ours"), "crashed"),
+    ],
 )
 def test_crash_is_failed_with_its_traceback_and_the_study_goes_on(
     spec: StudySpec, output: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
@@ -212,6 +216,26 @@ def test_crash_is_failed_with_its_traceback_and_the_study_goes_on(
     text = next(output.glob(f"artifacts/tiny/{run.info.run_id}/artifacts/traceback.txt")).read_text()
     assert type(error).__name__ in text and "in broken" in text
     assert isinstance(events[-1], TrialEnded) and events[-1].reason == reason
+
+
+def test_a_batch_that_does_not_fit_is_taken_in_parts_and_the_trial_says_so(
+    spec: StudySpec, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(model: torch.nn.Module, args: Any, kwargs: dict[str, torch.Tensor]) -> None:
+        if len(kwargs["input_ids"]) > 5:
+            raise torch.OutOfMemoryError("no more")
+
+    def small(*args: Any, **kwargs: Any) -> Setup:
+        setup = set_up(*args, **kwargs)
+        setup.pretrained.model.register_forward_pre_hook(refuse, with_kwargs=True)
+        return setup
+
+    monkeypatch.setattr(trial_module, "set_up", small)
+    trial, run, events = run_one(spec, output)
+    assert trial.state.name == "COMPLETE"
+    assert run.data.tags["trial.micro_batch_size"] == "4"  # of 16
+    assert trial.user_attrs["result"]["micro_batch_size"] == 4
+    assert isinstance(events[-1], TrialEnded) and events[-1].micro_batch_size == 4
 
 
 def test_ctrl_c_ends_trial_and_run_and_is_passed_on(
