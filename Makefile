@@ -1,11 +1,13 @@
-# `make run` searches, `make test` tests, `make setup` only sets up `.venv`; a second call sets up nothing again.
+# `make run` searches, `make test` tests, `make bench` compares us with our peers, `make setup` only sets up `.venv`; a
+# second call sets up nothing again.
 PYTHON ?= python3
 STUDY ?= sst2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.bench-ready
 
-.PHONY: setup run test lint schema clean
+.PHONY: setup run test lint schema bench clean
 
 setup: $(READY)
 
@@ -30,6 +32,14 @@ lint: setup
 
 schema: setup
 	$(BIN)/python -m hpo.schema
+
+# The peers need one package more than the suite.
+$(BENCH_READY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
+	touch $@
+
+bench: $(BENCH_READY)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
 	rm -rf $(VENV)
