@@ -178,6 +178,8 @@ class _Attempt:
             "peak_memory_mib": last.memory_mib if last else 0.0,
         }
         self.trial.set_user_attr("result", result)
+        if self.track:  # a trial that Optuna knows as ended has all its curves, or MLflow's error ends the study
+            tracker_of(self.job.output).flush()
 
     def tell_end(self) -> None:
         """Ends the run in MLflow with what Optuna has stored, and tells it. Nothing, if Optuna knows of no end."""
