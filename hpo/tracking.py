@@ -211,7 +211,7 @@ def _now() -> int:
 
 
 class TrialRun:
-    """The child run of one trial. None of its calls waits for MLflow."""
+    """The child run of one trial. Its calls do not wait for MLflow: `Tracker.flush` does."""
 
     def __init__(self, tracker: Tracker, run_id: str) -> None:
         self._tracker = tracker

@@ -27,8 +27,9 @@ class Batch:
 class Writer:
     """Does what it is told in the order of the calls, and sends in one batch what has come in meanwhile.
 
-    What fails in the thread is raised by the next call, with the traceback that it has there; what has been logged
-    later is still sent. Python waits for the thread at exit, whatever ends the program short of a kill.
+    What fails in the thread is raised by the next call, with the traceback that it has there; that call is done all the
+    same, and what was logged later is still sent. Python waits for the thread at exit, whatever ends the program short
+    of a kill.
     """
 
     def __init__(self, send: Callable[[str, Batch], None]) -> None:
@@ -43,7 +44,7 @@ class Writer:
     def log(
         self, run_id: str, *, metrics: Sequence[Any] = (), params: Sequence[Any] = (), tags: Sequence[Any] = ()
     ) -> None:
-        """Leaves at once, unless the thread is busy; waits only where too much is waiting already."""
+        """Sends it as soon as the thread is free; the caller waits only where too much is waiting already."""
         with self._lock:
             batch = self._waiting.setdefault(run_id, Batch())
             batch.metrics += metrics

@@ -194,6 +194,8 @@ import os, signal, sys, time
 from pathlib import Path
 from hpo.tracking import tracker_of
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell started the tests with `&`, it is ignored
+
 def log(name):
     tracker = tracker_of(Path(sys.argv[1]))
     run = tracker.start_trial(tracker.start_study(name, None, "", {}), 0, {})

@@ -130,6 +130,8 @@ import signal, sys, time
 from pathlib import Path
 from hpo.tracking_writer import Writer
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell started the tests with `&`, it is ignored
+
 def send(run_id, batch):
     time.sleep(0.1)
     if batch.tags:
