@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from transformers.utils.logging import disable_progress_bar
 
@@ -74,12 +75,12 @@ class Cost:
 
 def run(spec: StudySpec, output: Path, tracker: Callable[[Path], Any]) -> float:
     """Runs the first trial of a new study with this tracker; returns its seconds."""
-    trial.tracker_of = tracker  # type: ignore[assignment]
     open_study(spec, storage_of(output))
     parent_run_id = tracker_of(output).start_study(spec.name, None, "", {})
     tracker_of(output).flush()
     start = time.perf_counter()
-    run_trial(spec, Job(output, 0, parent_run_id))
+    with patch.object(trial, "tracker_of", tracker):
+        run_trial(spec, Job(output, 0, parent_run_id))
     tracker(output).flush()
     return time.perf_counter() - start
 
