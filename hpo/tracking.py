@@ -1,5 +1,8 @@
 """MLflow, and the only file that imports it: one parent run a study, one child run a trial.
 
+What is logged leaves from a background thread. Whatever else is asked of MLflow waits for that first, so that it sees
+all that was logged before it; so do the end of a study and, by `flush`, whoever relies on it.
+
 Everything goes through `MlflowClient` with explicit run ids: the fluent API's stack of active runs is of a thread.
 A trial's state is told truly: COMPLETE is FINISHED, PRUNED is KILLED with the tag `trial.state`, a failure FAILED.
 """
@@ -24,10 +27,10 @@ from sqlalchemy.exc import DatabaseError
 from hpo.errors import StorageError
 from hpo.output import opening
 from hpo.provenance import git_commit, versions
+from hpo.tracking_writer import Batch, Writer
 
 RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
-# MLflow's own limits for one batch.
-MAX_METRICS, MAX_PARAMS, MAX_VALUE = 1000, 100, 6000
+MAX_VALUE = 6000  # characters of a param or a tag that MLflow takes
 # 50 ids of 32 characters, quoted, fit into a tag, and more curves than that are no comparison.
 MAX_COMPARED = 50
 COMPARE = "[Compare the best"
@@ -50,13 +53,25 @@ class Tracker:
         self._artifacts = (output / "artifacts").resolve()
         try:
             with opening(output / "mlflow.db"):
-                self._client = MlflowClient(tracking_uri(output))
-                self._client.search_experiments(max_results=1)
+                self._unordered = MlflowClient(tracking_uri(output))
+                self._unordered.search_experiments(max_results=1)
         except (MlflowException, DatabaseError, OSError) as error:
             raise StorageError(
                 f"{output / 'mlflow.db'} must be a database of MLflow that can be written, but got: "
                 f"{str(error).splitlines()[0]}. Move it away, or give another folder with --output."
             ) from error
+        self._writer = Writer(self._send)
+        self._experiment_ids: dict[str, str] = {}
+
+    @property
+    def _client(self) -> MlflowClient:
+        """For everything but logging: it comes after all that was logged before."""
+        self.flush()
+        return self._unordered
+
+    def flush(self) -> None:
+        """Waits until all that was logged is in the database; raises what went wrong on the way."""
+        self._writer.flush()
 
     def studies(self) -> dict[str, str]:
         """The studies' experiments, the newest first: name -> id."""
@@ -74,7 +89,7 @@ class Tracker:
         else:
             run_id = self._client.create_run(experiment_id, run_name=name, tags=_source_tags()).info.run_id
         self._client.set_tag(run_id, mlflow_tags.MLFLOW_RUN_NOTE, description)
-        self._set_tags(run_id, tags)
+        self._writer.log(run_id, tags=_tags(tags))
         return run_id
 
     def _experiment(self, name: str) -> str:
@@ -93,8 +108,9 @@ class Tracker:
 
     def _find(self, run_id: str) -> Run | None:
         """The run, or None if it was deleted, or is of a database that was moved away."""
+        client = self._client  # what it may raise is of another call, and not that the run is missing
         try:
-            run = self._client.get_run(run_id)
+            run = client.get_run(run_id)
         except MlflowException:
             return None
         return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
@@ -116,13 +132,16 @@ class Tracker:
         """
         if compare:
             self._link_comparison(run_id, compare[:MAX_COMPARED])
-        self._log_metrics(run_id, [(name, value, 0) for name, value in metrics.items()])
+        if metrics:
+            self._writer.log(run_id, metrics=_metrics((name, value, 0) for name, value in metrics.items()))
         for path in files:
             if path.is_dir():
                 self._client.log_artifacts(run_id, str(path), artifact_path=path.name)
             elif path.exists():
                 self._client.log_artifact(run_id, str(path))
-        self._client.set_terminated(run_id, status)
+        # Not directly: it would raise what failed before, and leave the run RUNNING.
+        self._writer.later(lambda: self._unordered.set_terminated(run_id, status))
+        self.flush()
 
     def _link_comparison(self, run_id: str, compare: Sequence[str]) -> None:
         """MLflow opens a study with its children folded away, and has no other place for a link to all of them."""
@@ -134,9 +153,10 @@ class Tracker:
 
     def start_trial(self, parent_run_id: str, number: int, tags: Mapping[str, str]) -> "TrialRun":
         """Creates the child run of a trial."""
-        experiment_id = self._client.get_run(parent_run_id).info.experiment_id
+        if parent_run_id not in self._experiment_ids:
+            self._experiment_ids[parent_run_id] = self._client.get_run(parent_run_id).info.experiment_id
         run = self._client.create_run(
-            experiment_id,
+            self._experiment_ids[parent_run_id],
             run_name=f"trial-{number:04d}",
             tags={
                 **_source_tags(),
@@ -171,23 +191,27 @@ class Tracker:
         if run is not None and run.info.status == "RUNNING":
             self._client.set_terminated(run_id, "KILLED")
 
-    def _set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        self._client.log_batch(run_id, tags=[RunTag(key, str(value)[:MAX_VALUE]) for key, value in tags.items()])
+    def _send(self, run_id: str, batch: Batch) -> None:
+        # The client makes several batches of more than MLflow takes in one: 1,000 metrics, 100 params or tags.
+        self._unordered.log_batch(run_id, batch.metrics, batch.params, batch.tags)
 
-    def _log_metrics(self, run_id: str, points: Iterable[Point]) -> None:
-        now = int(time.time() * 1000)
-        metrics = [Metric(name, value, now, step) for name, value, step in points]
-        for start in range(0, len(metrics), MAX_METRICS):
-            self._client.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
 
-    def _log_params(self, run_id: str, params: Mapping[str, object]) -> None:
-        entries = [Param(name, str(value)[:MAX_VALUE]) for name, value in params.items()]
-        for start in range(0, len(entries), MAX_PARAMS):
-            self._client.log_batch(run_id, params=entries[start : start + MAX_PARAMS])
+def _metrics(points: Iterable[Point]) -> list[Metric]:
+    """As of now, whenever they will be sent."""
+    now = _now()
+    return [Metric(name, value, now, step) for name, value, step in points]
+
+
+def _tags(tags: Mapping[str, str]) -> list[RunTag]:
+    return [RunTag(key, str(value)[:MAX_VALUE]) for key, value in tags.items()]
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
 class TrialRun:
-    """The child run of one trial."""
+    """The child run of one trial. Its calls do not wait for MLflow: `Tracker.flush` does."""
 
     def __init__(self, tracker: Tracker, run_id: str) -> None:
         self._tracker = tracker
@@ -195,14 +219,15 @@ class TrialRun:
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """The resolved configuration. MLflow's params cannot change once logged."""
-        self._tracker._log_params(self.run_id, params)
+        entries = [Param(name, str(value)[:MAX_VALUE]) for name, value in params.items()]
+        self._tracker._writer.log(self.run_id, params=entries)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        self._tracker._set_tags(self.run_id, tags)
+        self._tracker._writer.log(self.run_id, tags=_tags(tags))
 
     def log_points(self, points: Iterable[Point]) -> None:
-        """(name, value, step) of curves, in one call: a call costs more than a hundred points."""
-        self._tracker._log_metrics(self.run_id, points)
+        """(name, value, step) of curves, as of now."""
+        self._tracker._writer.log(self.run_id, metrics=_metrics(points))
 
     def end(
         self,
@@ -214,17 +239,29 @@ class TrialRun:
         traceback: str | None = None,
     ) -> None:
         """Ends the run with the status that `state` (Optuna's) means, its last numbers and its traceback."""
-        if traceback is not None:
-            self._tracker._client.log_text(self.run_id, traceback, "traceback.txt")
-        self._tracker._log_metrics(self.run_id, [(name, value, 0) for name, value in metrics.items()])
-        self.set_tags({**tags, "trial.state": state} | ({"trial.reason": reason} if reason else {}))
-        self._tracker._client.set_terminated(self.run_id, RUN_STATUS[state])
+        client, ended = self._tracker._unordered, _now()
+        last = Batch(
+            metrics=_metrics((name, value, 0) for name, value in metrics.items()),
+            tags=_tags({**tags, "trial.state": state} | ({"trial.reason": reason} if reason else {})),
+        )
+
+        def end() -> None:
+            self._tracker._send(self.run_id, last)
+            if traceback is not None:
+                client.log_text(self.run_id, traceback, "traceback.txt")
+            client.set_terminated(self.run_id, RUN_STATUS[state], ended)
+
+        self._tracker._writer.later(end)
 
 
 @functools.cache
 def tracker_of(output: Path) -> Tracker:
     """One tracker a process and output folder."""
     return Tracker(output)
+
+
+# A forked process has a copy of the tracker, but not its thread.
+os.register_at_fork(after_in_child=tracker_of.cache_clear)
 
 
 @functools.cache

@@ -179,6 +179,8 @@ class _Attempt:
             "micro_batch_size": last.micro_batch_size if last else None,
         }
         self.trial.set_user_attr("result", result)
+        if self.track:  # a trial that Optuna knows as ended has all its curves, or MLflow's error ends the study
+            tracker_of(self.job.output).flush()
 
     def tell_end(self) -> None:
         """Ends the run in MLflow with what Optuna has stored, and tells it. Nothing, if Optuna knows of no end."""

@@ -18,6 +18,7 @@ FLOORS: dict[str, int] = {
     "hpo.provenance": 1,
     "hpo.references": 1,
     "hpo.output": 1,
+    "hpo.tracking_writer": 1,
     "hpo.search_spec": 1,
     "hpo.spec": 2,
     # what is asked, and of whom

@@ -2,16 +2,22 @@
 
 import json
 import re
-from concurrent.futures import ProcessPoolExecutor
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from hpo.errors import StorageError
-from hpo.tracking import MAX_METRICS, Tracker, tracking_uri
+from hpo.tracking import Tracker, TrialRun, tracking_uri
 
 
 @pytest.fixture
@@ -26,6 +32,7 @@ def test_states_are_true(output: Path, client: MlflowClient, state: str, status:
     run = tracker.start_trial(parent, 7, {})
     assert client.get_run(run.run_id).info.status == "RUNNING"
     run.end(state, reason="why", tags={"trial.pruned_step": "3"}, metrics={"seconds": 2.0}, traceback="Traceback ...")
+    tracker.flush()
     stored = client.get_run(run.run_id)
     assert stored.info.status == status
     assert stored.info.run_name == "trial-0007"
@@ -65,14 +72,155 @@ def test_the_parent_run_links_to_a_comparison_of_its_trials(output: Path, client
     assert json.loads(unquote(found[2])) == [client.get_run(parent).info.experiment_id]
 
 
+def new_run(tracker: Tracker, study: str = "study") -> TrialRun:
+    return tracker.start_trial(tracker.start_study(study, None, "", {}), 0, {})
+
+
 def test_batches_larger_than_mlflow_takes_are_whole(output: Path, client: MlflowClient) -> None:
     tracker = Tracker(output)
-    run = tracker.start_trial(tracker.start_study("study", None, "", {}), 0, {})
-    run.log_points([("train/loss", float(step), step) for step in range(MAX_METRICS + 5)])
+    run = new_run(tracker)
+    run.log_points([("train/loss", float(step), step) for step in range(2500)])
     run.log_params({f"setting{index}": index for index in range(130)})
+    run.set_tags({f"tag{index}": "told" for index in range(130)})
+    tracker.flush()
     history = client.get_metric_history(run.run_id, "train/loss")
-    assert [point.value for point in history] == [float(step) for step in range(MAX_METRICS + 5)]
-    assert len(client.get_run(run.run_id).data.params) == 130
+    assert [(point.step, point.value) for point in history] == [(step, float(step)) for step in range(2500)]
+    stored = client.get_run(run.run_id).data
+    assert stored.params == {f"setting{index}": str(index) for index in range(130)}
+    assert list(stored.tags.values()).count("told") == 130
+
+
+def test_points_that_wait_leave_together_in_order_and_with_the_time_of_logging(
+    output: Path, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    log_batch = MlflowClient.log_batch
+
+    def counted(client: MlflowClient, run_id: str, *batch: Any) -> None:
+        sent.append(run_id)
+        log_batch(client, run_id, *batch)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counted)
+    tracker, sending = Tracker(output), threading.Event()
+    run = new_run(tracker)
+    tracker.flush()
+    sent.clear()
+    tracker._writer.later(lambda: sending.wait(30))
+    before = time.time_ns() // 1_000_000
+    for step in range(200):
+        run.log_points([("eval/loss", float(step), step), ("eval/accuracy", 0.5, step)])
+    run.log_params({"seed": 1})
+    run.end("COMPLETE", reason=None, tags={}, metrics={"seconds": 2.0})
+    after = time.time_ns() // 1_000_000
+    while time.time_ns() // 1_000_000 == after:  # now it is later
+        pass
+    sending.set()
+    tracker.flush()
+    assert sent == [run.run_id] * 2  # what was logged, and what ends the run
+    history = client.get_metric_history(run.run_id, "eval/loss")
+    assert [(point.step, point.value) for point in history] == [(step, float(step)) for step in range(200)]
+    stored = client.get_run(run.run_id)
+    assert all(before <= time <= after for time in [*(point.timestamp for point in history), stored.info.end_time])
+    assert stored.info.status == "FINISHED"
+    assert stored.data.params == {"seed": "1"}
+    assert stored.data.metrics == {"eval/loss": 199.0, "eval/accuracy": 0.5, "seconds": 2.0}
+
+
+def test_what_mlflow_refuses_is_raised_and_holds_nothing_up(output: Path, client: MlflowClient) -> None:
+    tracker = Tracker(output)
+    run = new_run(tracker)
+    with pytest.raises(MlflowException, match="a name, no"):
+        run.log_points([("a name, no?", 1.0, 1)])
+        tracker.flush()
+    run.log_points([("eval/loss", 1.0, 1)])
+    run.end("FAIL", reason="why", tags={}, metrics={})
+    tracker.flush()
+    stored = client.get_run(run.run_id)
+    assert stored.info.status == "FAILED"
+    assert stored.data.metrics == {"eval/loss": 1.0}
+
+
+def test_what_reads_sees_all_that_was_logged_and_hears_of_what_failed(output: Path) -> None:
+    tracker = Tracker(output)
+    parent = tracker.start_study("study", None, "", {})
+    first, second = (tracker.start_trial(parent, number, {}) for number in range(2))
+    for step in range(300):
+        first.log_points([("eval/loss", 1.0, step)])
+    first.end("COMPLETE", reason=None, tags={}, metrics={})
+    assert [run.run_id for run in tracker.running_trials(parent)] == [second.run_id]
+    with pytest.raises(MlflowException, match="a name, no"):
+        second.set_tags({"a name, no?": ""})
+        tracker.running_trials(parent)
+
+
+def test_the_end_of_a_study_is_told_although_something_failed_before(output: Path, client: MlflowClient) -> None:
+    tracker = Tracker(output)
+    parent = tracker.start_study("study", None, "", {})
+    tracker._writer.later(lambda: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        tracker.end_study(parent, "FAILED")
+    tracker.flush()
+    assert client.get_run(parent).info.status == "FAILED"
+
+
+def test_many_that_write_at_once_do_not_lock_each_other_out(output: Path, client: MlflowClient) -> None:
+    """Two trackers with a thread each, and their callers, who create, read and end runs beside them."""
+
+    def hammer(name: str) -> str:
+        tracker = Tracker(output)
+        parent = tracker.start_study(name, None, "", {})
+        for number in range(4):
+            run = tracker.start_trial(parent, number, {})
+            for step in range(10):
+                run.log_points([("eval/loss", float(step), step)])
+                assert [running.run_id for running in tracker.running_trials(parent)] == [run.run_id]
+                run.set_tags({"step": str(step)})
+            run.end("COMPLETE", reason=None, tags={}, metrics={})
+        tracker.end_study(parent, "FINISHED")
+        return parent
+
+    with ThreadPoolExecutor(2) as pool:
+        parents = list(pool.map(hammer, ["one", "other"]))
+    for parent in parents:
+        runs = client.search_runs(
+            [client.get_run(parent).info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'"
+        )
+        assert [run.info.status for run in runs] == ["FINISHED"] * 4
+        assert {(run.data.tags["step"], run.data.metrics["eval/loss"]) for run in runs} == {("9", 9.0)}
+
+
+CHILD = """
+import os, signal, sys, time
+from pathlib import Path
+from hpo.tracking import tracker_of
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell started the tests with `&`, it is ignored
+
+def log(name):
+    tracker = tracker_of(Path(sys.argv[1]))
+    run = tracker.start_trial(tracker.start_study(name, None, "", {}), 0, {})
+    tracker._writer.later(lambda: time.sleep(0.3))
+    for step in range(200):
+        run.log_points([("eval/loss", float(step), step)])
+    run.end("COMPLETE", reason=None, tags={}, metrics={})
+
+log("parent")
+if os.fork():
+    os.wait()
+else:
+    log("child")
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_ctrl_c_loses_nothing_nor_does_a_forked_process(output: Path, client: MlflowClient) -> None:
+    done = subprocess.run([sys.executable, "-c", CHILD, str(output)], capture_output=True, text=True, timeout=50)
+    assert done.returncode == -2 and done.stderr.count("KeyboardInterrupt") == 2, done.stderr
+    for name in ("parent", "child"):
+        experiment = client.get_experiment_by_name(name)
+        (run,) = client.search_runs([experiment.experiment_id], "tags.`trial.number` = '0'")
+        assert run.info.status == "FINISHED"
+        assert [point.step for point in client.get_metric_history(run.info.run_id, "eval/loss")] == list(range(200))
 
 
 def test_runs_of_a_killed_driver_are_found(output: Path, client: MlflowClient) -> None:

@@ -1,9 +1,10 @@
 """One trial for real: what it leaves in Optuna and in MLflow, however it ends."""
 
 import dataclasses
+import errno
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from hpo import trial as trial_module
 from hpo.errors import DataError
 from hpo.events import Event, StepDone, TrialEnded, TrialStarted
 from hpo.spec import StudySpec
-from hpo.study import open_storage, open_study
+from hpo.study import failure_reason, open_storage, open_study
 from hpo.study_file import parse_study
-from hpo.tracking import Tracker, tracking_uri
+from hpo.tracking import Tracker, tracker_of, tracking_uri
 from hpo.training.finetune import Evaluation
 from hpo.training.setup import Setup, set_up
 from hpo.trial import Job, flat_params, run_trial
@@ -41,6 +42,7 @@ def run_one(spec: StudySpec, output: Path) -> tuple[FrozenTrial, Run, list[Event
 
 
 def only_child(output: Path, parent: str) -> Run:
+    tracker_of(output).flush()
     client = MlflowClient(tracking_uri(output))
     experiment = client.get_run(parent).info.experiment_id
     (child,) = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
@@ -123,6 +125,7 @@ def test_trial_that_falls_behind_is_pruned_at_its_step(spec: StudySpec, output: 
     study.add_trial(perfect)
     run_trial(spec, Job(output, 2, parent))
     trial = study.trials[2]
+    tracker_of(output).flush()
     client = MlflowClient(tracking_uri(output))
     experiment = client.get_run(parent).info.experiment_id
     run = client.search_runs([experiment], "tags.`trial.number` = '2'")[0]
@@ -253,6 +256,26 @@ def test_ctrl_c_ends_trial_and_run_and_is_passed_on(
     run = only_child(output, parent)
     assert run.info.status == "FAILED"
     assert run.data.tags["trial.reason"] == "interrupted"
+
+
+def test_a_trial_whose_curves_cannot_be_stored_is_not_told_as_complete(
+    spec: StudySpec, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even when it is known only after the last evaluation: it counts as interrupted, and is tried again."""
+    log_batch = MlflowClient.log_batch
+
+    def full(client: MlflowClient, run_id: str, metrics: Sequence[Any] = (), *rest: Any) -> None:
+        if any(metric.key == "eval/accuracy" and metric.step == 4 for metric in metrics):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        log_batch(client, run_id, metrics, *rest)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", full)
+    study, parent = start(spec, output)
+    with pytest.raises(OSError, match="No space left"):
+        run_trial(spec, Job(output, 0, parent))
+    assert study.trials[0].state.name == "FAIL"
+    assert failure_reason(study.trials[0]) == "interrupted"
+    assert only_child(output, parent).info.status == "FAILED"
 
 
 def test_a_users_mistake_stops_the_study(raw_study: StudyMaker, output: Path, tmp_path: Path) -> None:
