@@ -210,7 +210,7 @@ from hpo.training.model import load_pretrained
 for revision in (None, "v2"):
     spec = ModelSpec(name=sys.argv[1], revision=revision)
     loaded = load_pretrained(
-        spec, AutoModelForSequenceClassification, ("a", "b"), dropout=None, max_length=16, device="cpu"
+        spec, AutoModelForSequenceClassification, ("a", "b"), dropout=None, max_length=16, device="cpu", seed=0
     )
     print(loaded.model.bert.embeddings.LayerNorm.bias[0].item(), len(loaded.tokenizer), loaded.fingerprint)
 """

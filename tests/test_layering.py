@@ -35,6 +35,7 @@ FLOORS: dict[str, int] = {
     "hpo.space": 4,
     # the parts of training, and what search needs
     "hpo.training": 4,
+    "hpo.training.attention": 4,
     "hpo.training.batches": 4,
     "hpo.training.device": 4,
     "hpo.training.dropout": 4,

@@ -41,6 +41,35 @@ def evaluation_order(lengths: NDArray[np.int64], batch_size: int) -> list[NDArra
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
+def padded_lengths(lengths: NDArray[np.int64], most: int, multiple_of: int = 1) -> NDArray[np.int64]:
+    """The lengths to pad to, sorted: at most so many, chosen so that the least padding is needed.
+
+    Every other shape of a batch costs memory and time once: the compiled products of a CPU, the captured step of a GPU.
+    Each length goes to the next one of these. By dynamic programming over the distinct lengths.
+
+    Args:
+        lengths: of all examples.
+        multiple_of: what the lengths to pad to must be multiples of.
+    """
+    rounded = -(-lengths // multiple_of) * multiple_of
+    distinct, counts = np.unique(rounded, return_counts=True)
+    if len(distinct) <= most:
+        return distinct
+    examples = np.concatenate([[0], np.cumsum(counts)])
+    # padding[i, j]: of the distinct lengths from i on up to j, all padded to the j-th.
+    padding = distinct[None, :] * (examples[1:][None, :] - examples[:-1][:, None])
+    padding = np.where(np.tri(len(distinct), k=-1, dtype=bool), np.inf, padding)
+    least, starts = padding[0], []  # of padding the lengths up to j with one, two, ... lengths to pad to
+    for _ in range(most - 1):
+        extended = np.concatenate([[np.inf], least[:-1]])[:, None] + padding
+        starts.append(extended.argmin(axis=0))
+        least = extended.min(axis=0)
+    chosen = [len(distinct) - 1]
+    for start in reversed(starts):
+        chosen.append(int(start[chosen[-1]]) - 1)
+    return distinct[chosen[::-1]]
+
+
 @dataclass(frozen=True)
 class Rows:
     """Which examples a batch is made of, known to the host without asking the device."""
@@ -61,23 +90,26 @@ class Rows:
 class DeviceTokens:
     """A tokenized split on the device, flat with offsets, from which batches are gathered."""
 
-    def __init__(self, tokens: Tokens, pad_token_id: int, device: str, pad_to_multiple_of: int = 1) -> None:
+    def __init__(
+        self, tokens: Tokens, pad_token_id: int, device: str, most_lengths: int = 1000, multiple_of: int = 1
+    ) -> None:
         """Copies the tokens there.
 
         Args:
-            pad_to_multiple_of: 1 pads a batch to its longest example; more makes fewer shapes.
+            most_lengths: how many different lengths batches may be padded to.
+            multiple_of: what they must be multiples of.
         """
         self.lengths = tokens.lengths
         self.labels = tokens.labels
         self.n_truncated = tokens.n_truncated
         self.token_ids = np.unique(tokens.input_ids)
         """The distinct ones, sorted."""
-        self._pad, self._multiple = pad_token_id, pad_to_multiple_of
+        self._pad, self._padded_lengths = pad_token_id, padded_lengths(tokens.lengths, most_lengths, multiple_of)
         self._input_ids = torch.from_numpy(tokens.input_ids).to(device)
         self._starts = torch.from_numpy(tokens.offsets[:-1]).to(device)
         self._lengths = torch.from_numpy(self.lengths).to(device)
         self._labels = torch.tensor(self.labels, device=device)
-        self._positions = torch.arange(self._padded(int(self.lengths.max())), device=device)
+        self._positions = torch.arange(self._padded_lengths[-1], device=device)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -87,7 +119,8 @@ class DeviceTokens:
         batches = list(order)
         sent = torch.from_numpy(np.concatenate(batches)).to(self._starts.device)
         for indices, part in zip(sent.split([len(batch) for batch in batches]), batches, strict=True):
-            yield Rows(indices, self._padded(int(self.lengths[part].max())))
+            longest = np.searchsorted(self._padded_lengths, self.lengths[part].max())
+            yield Rows(indices, int(self._padded_lengths[longest]))
 
     def training_rows(self, batch_size: int, generator: np.random.Generator) -> Iterator[Rows]:
         """Epoch after epoch, each shuffled anew."""
@@ -109,6 +142,3 @@ class DeviceTokens:
             "attention_mask": mask.long(),
             "labels": self._labels[rows.indices],
         }
-
-    def _padded(self, length: int) -> int:
-        return -(-length // self._multiple) * self._multiple

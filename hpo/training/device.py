@@ -33,8 +33,13 @@ class Device:
         return torch.autocast(self.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     @property
-    def pad_to_multiple_of(self) -> int:
-        """Tokens to which lengths are rounded up: on a GPU few shapes serve more than the padding costs."""
+    def most_lengths(self) -> int:
+        """How many lengths batches are padded to: each shape takes memory and, once, time."""
+        return 16
+
+    @property
+    def multiple_of(self) -> int:
+        """What these lengths are multiples of: on a GPU matrix products are faster then."""
         return 8 if self.type == "cuda" else 1
 
     def largest_that_fits(self, size: int, attempt: Callable[[int], T]) -> tuple[T, int]:
@@ -91,6 +96,13 @@ def keep_freed_memory() -> None:
     if hasattr(library, "mallopt"):
         library.mallopt(M_MMAP_MAX, 0)
         library.mallopt(M_TRIM_THRESHOLD, -1)
+
+
+def return_freed_memory() -> None:
+    """Gives the system back what is freed by now, where the C library is glibc."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
 
 
 def choose_device(precision: Literal["auto", "bf16", "fp32"]) -> Device:

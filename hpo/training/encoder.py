@@ -22,6 +22,7 @@ from transformers.models.distilbert.modeling_distilbert import TransformerBlock
 from transformers.models.electra.modeling_electra import ElectraLayer
 from transformers.models.roberta.modeling_roberta import RobertaLayer
 
+from hpo.training.attention import attention
 from hpo.training.dropout import dropout
 
 
@@ -164,19 +165,16 @@ def _attention(
     layer: PostNormLayer, first_token_only: bool, hidden: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
     if first_token_only:
-        query = _heads(hidden[:, :1], [layer.query], layer.num_heads)[0]
+        (query,) = _heads(hidden[:, :1], [layer.query], layer.num_heads)
         key, value = _heads(hidden, [layer.key, layer.value], layer.num_heads)
     else:
         query, key, value = _heads(hidden, [layer.query, layer.key, layer.value], layer.num_heads)
-    p, training = layer.attention_dropout.p, layer.attention_dropout.training
+    dropout_p = layer.attention_dropout.p if layer.attention_dropout.training else 0.0
     if hidden.device.type == "cuda":
-        context = functional.scaled_dot_product_attention(
-            query, key, value, None if bias is None else bias.to(query.dtype), dropout_p=p if training else 0.0
-        )
-    else:  # sdpa's backward takes twice as long there on short rows
-        scores = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
-        weights = torch.softmax(scores if bias is None else scores + bias, dim=-1, dtype=torch.float32).to(value.dtype)
-        context = torch.matmul(dropout(weights, p, training), value)
+        mask = None if bias is None else bias.to(query.dtype)
+        context = functional.scaled_dot_product_attention(query, key, value, mask, dropout_p)
+    else:
+        context = attention(query, key, value, bias, dropout_p)
     joined: torch.Tensor = context.transpose(1, 2).flatten(2)
     return joined
 

@@ -25,6 +25,7 @@ from transformers.utils.hub import cached_file
 from hpo.errors import DataError
 from hpo.references import COMMIT, local_path
 from hpo.spec import ModelSpec
+from hpo.training.device import return_freed_memory
 from hpo.training.dropout import replace_dropouts
 from hpo.training.encoder import replace_layers
 
@@ -205,6 +206,7 @@ def read_checkpoint(
     else:
         snapshot = _snapshots[spec] = path or hub_snapshot(spec)
         fingerprint = f"{COMMIT}{snapshot.name}"
+    return_freed_memory()  # what reading it took, and the data before it
     return Checkpoint(model, tokenizer, fingerprint, tuple(new))
 
 

@@ -1,6 +1,6 @@
 """Which examples stand in which batch, and how they are padded."""
 
-from itertools import chain, islice, pairwise
+from itertools import chain, combinations, islice, pairwise
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from hpo.data.tokens import Tokens
-from hpo.training.batches import BATCHES_PER_POOL, DeviceTokens, evaluation_order, training_order
+from hpo.training.batches import BATCHES_PER_POOL, DeviceTokens, evaluation_order, padded_lengths, training_order
 
 LENGTHS = np.random.default_rng(0).integers(3, 40, size=103)
 PAD = 9
@@ -108,10 +108,34 @@ def test_a_batch_is_padded_to_its_own_longest() -> None:
 
 
 def test_padding_to_a_multiple() -> None:
-    tokens = device_tokens(ROWS, pad_to_multiple_of=4)
+    tokens = device_tokens(ROWS, multiple_of=4)
     (rows,) = tokens.rows([np.array([2, 0])])
     assert tokens.gather(rows)["input_ids"].tolist() == [[5, 6, PAD, PAD], [1, 2, 3, PAD]]
     assert tokens.gather(rows)["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 0]]
+
+
+def test_few_lengths_to_pad_to() -> None:
+    tokens = device_tokens(ROWS, most_lengths=2)
+    # 1 and 3: the one of length 2 is padded by one token. 2 and 3 would pad one token as well, and 3 alone three.
+    found = [rows.length for rows in tokens.rows([np.array([row]) for row in range(3)])]
+    assert found in ([3, 1, 3], [3, 2, 2])
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5])
+@pytest.mark.parametrize("multiple_of", [1, 4])
+def test_the_lengths_to_pad_to_need_the_least_padding(most: int, multiple_of: int) -> None:
+    """Against every other choice."""
+    lengths = np.random.default_rng(0).geometric(0.12, size=200).clip(max=14) + 2
+
+    def padding(chosen: tuple[int, ...] | NDArray[np.int64]) -> int:
+        to = np.sort(np.array(chosen))
+        return int((to[np.searchsorted(to, lengths)] - lengths).sum())
+
+    possible = sorted(set((-(-lengths // multiple_of) * multiple_of).tolist()))
+    found = padded_lengths(lengths, most, multiple_of)
+    assert len(found) == min(most, len(possible)) and set(found.tolist()) <= set(possible)
+    others = combinations(possible[:-1], min(most, len(possible)) - 1)
+    assert padding(found) == min(padding((*other, possible[-1])) for other in others)
 
 
 def test_a_batch_in_parts() -> None:

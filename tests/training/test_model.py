@@ -26,6 +26,7 @@ from transformers import (
 
 from hpo.errors import DataError
 from hpo.spec import ModelSpec
+from hpo.training import attention as attention_module
 from hpo.training import dropout as dropout_module
 from hpo.training.model import (
     DROPOUT_FIELDS,
@@ -56,14 +57,15 @@ def active_dropouts(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> 
         seen.append(kwargs["dropout_p"])
         return attention(*args, **kwargs)
 
-    def record_mask(input: torch.Tensor, p: float) -> torch.Tensor:
+    def record_mask(input: torch.Tensor, p: float, dtype: torch.dtype | None = None) -> torch.Tensor:
         seen.append(p)
-        return scaled_mask(input, p)
+        return scaled_mask(input, p, dtype)
 
     input_ids = torch.arange(4, 18).reshape(2, 7)
     with monkeypatch.context() as patched:
         patched.setattr(functional, "dropout", record_dropout)
         patched.setattr(dropout_module, "scaled_mask", record_mask)
+        patched.setattr(attention_module, "scaled_mask", record_mask)
         patched.setattr(functional, "scaled_dot_product_attention", record_attention)
         model(input_ids=input_ids, attention_mask=torch.ones_like(input_ids))
     return seen

@@ -1,0 +1,167 @@
+"""Where a training step spends its time on a CPU, and what each of our changes gives: `python -m benchmarks.step`.
+
+Every variant has what the one before it has and one thing more, from transformers' own layers to ours, trained for the
+same steps in a process of its own.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import ROOT, interleaved, machine, ratios, run_module, say, software, spread
+from benchmarks.table import add_common_options, parse
+
+STUDY = ROOT / "studies" / "rotten_tomatoes.yaml"
+QUICK = {"repeats": 1, "steps": 3, "warmup_steps": 1, "operators": 5}
+# What each variant adds to the one before it, and what is not there yet takes the place of in `set_up`.
+CHANGES: dict[str, str] = {
+    "transformers' own": "",
+    "memory is kept": "keep_freed_memory",
+    "dropout from 16 bits": "replace_dropouts",
+    "words of the study only": "keep_seen",
+    "our layers": "replace_layers",
+    "last layer: one row": "first_token_only",
+    "clipping in the optimizer": "clip_gradients",
+    "16 lengths to pad to": "padded_lengths",
+}
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One variant in one process."""
+
+    step_ms: float
+    """The mean over the timed steps."""
+    examples_per_second: float
+    peak_memory_mib: float = 0.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.split("\n")[0])
+    add_common_options(parser)
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="rounds (default: 3)")
+    parser.add_argument("--steps", type=int, default=100, metavar="N", help="steps that are timed (default: 100)")
+    parser.add_argument("--warmup-steps", type=int, default=20, metavar="N", help="steps before them (default: 20)")
+    parser.add_argument("--operators", type=int, default=14, metavar="N", help="lines of the profile (default: 14)")
+    parser.add_argument("--child", metavar="JSON", help=argparse.SUPPRESS)
+    options = parse(parser, QUICK, arguments)
+    if options.child:
+        _child(**json.loads(options.child))
+        return 0
+    runs = interleaved({name: _measured(name, options) for name in CHANGES}, options.repeats)
+    _print_table({name: list(of) for name, of in runs.items()})
+    for name in (next(iter(CHANGES)), list(CHANGES)[-1]):
+        say(f"profile: {name}")
+        call = {"variant": name, "steps": 20, "warmup_steps": options.warmup_steps, "operators": options.operators}
+        print(f"\n{name}\n{run_module('benchmarks.step', '--child', json.dumps(call)).stdout}")
+    print(machine(), software(), sep="\n")
+    return 0
+
+
+def _measured(name: str, options: argparse.Namespace) -> Callable[[int], Timed]:
+    call = {"variant": name, "steps": options.steps, "warmup_steps": options.warmup_steps}
+
+    def measure(repeat: int) -> Timed:
+        process = run_module("benchmarks.step", "--child", json.dumps(call | {"seed": repeat}))
+        timed = Timed(**json.loads(process.stdout.splitlines()[-1]))
+        return replace(timed, peak_memory_mib=process.peak_memory_mib)
+
+    return measure
+
+
+def _print_table(runs: dict[str, list[Timed]]) -> None:
+    first = [run.step_ms for run in next(iter(runs.values()))]
+    before = first
+    print(f"{'':28}{'ms a step':>10}{'examples/s':>12}{'of the one before':>20}{'of the first':>20}{'peak MiB':>10}")
+    for name, of in runs.items():
+        steps = [run.step_ms for run in of]
+        times = [ratios(steps, others) for others in (before, first)]
+        shown = [f"{each.median:.2f} ({each.low:.2f} to {each.high:.2f})" for each in times]
+        speed, peak = (spread([getattr(run, key) for run in of]) for key in ("examples_per_second", "peak_memory_mib"))
+        print(
+            f"{name:28}{spread(steps).median:10.1f}{speed.median:12.0f}{shown[0]:>20}{shown[1]:>20}{peak.median:10,.0f}"
+        )
+        before = steps
+
+
+def _child(variant: str, steps: int, warmup_steps: int, seed: int = 0, operators: int = 0) -> None:
+    import numpy as np
+
+    from hpo import space
+    from hpo.study_file import read_study
+    from hpo.training import setup as setup_module
+
+    spec = read_study(STUDY, [])
+    config = space.trial_config(spec, space.default_params(spec), seed)
+    with tempfile.TemporaryDirectory() as cache, _without(list(CHANGES)[list(CHANGES).index(variant) + 1 :]):
+        setup = setup_module.set_up(config, Path(cache))
+        setup.pretrained.model.train()
+        batches = setup.train.training_rows(config.training.train_batch_size, np.random.default_rng(seed))
+        # Two epochs of the same batches would do as well: what counts is that all variants see the same ones.
+        steps_of = zip(batches, setup.learning_rates, strict=False)
+        for _ in range(warmup_steps):
+            setup.step(*next(steps_of))
+        if operators:
+            _profile(setup, steps_of, steps, operators)
+            return
+        started, examples = time.perf_counter(), 0
+        for _ in range(steps):
+            rows, rate = next(steps_of)
+            setup.step(rows, rate)
+            examples += len(rows)
+        seconds = time.perf_counter() - started
+    print(json.dumps({"step_ms": 1000 * seconds / steps, "examples_per_second": examples / seconds}))
+
+
+def _profile(setup: Any, steps_of: Iterator[Any], steps: int, operators: int) -> None:
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        for _ in range(steps):
+            setup.step(*next(steps_of))
+    found = sorted(profiled.key_averages(), key=lambda each: -each.self_cpu_time_total)
+    total = sum(each.self_cpu_time_total for each in found)
+    for each in found[:operators]:
+        took = each.self_cpu_time_total
+        print(f"{took / total:7.1%} {took / steps / 1000:7.1f} ms {each.count / steps:7.1f}x  {each.key}")
+    print(f"{'':7} {total / steps / 1000:7.1f} ms a step in all, profiling included")
+
+
+@contextmanager
+def _without(changes: Sequence[str]) -> Iterator[None]:
+    """Takes changes back, by putting what stood there before them in their places."""
+    from torch import nn
+
+    from hpo.training import batches, model, setup, step
+    from hpo.training.encoder import replace_layers
+
+    def plain_clip(optimizer: Any, max_grad_norm: float | None) -> Any:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        return nn.utils.clip_grad_norm_(parameters, max_grad_norm or float("inf"))
+
+    padded_lengths = batches.padded_lengths
+    before: dict[str, tuple[Any, str, Any]] = {
+        "keep_freed_memory": (setup, "keep_freed_memory", lambda: None),
+        "replace_dropouts": (model, "replace_dropouts", lambda model: None),
+        "keep_seen": (setup, "keep_seen", lambda model, token_ids: None),
+        "first_token_only": (model, "replace_layers", lambda model, first_token_only: replace_layers(model, False)),
+        "replace_layers": (model, "replace_layers", lambda model, first_token_only: False),
+        "clip_gradients": (step, "clip_gradients", plain_clip),
+        "padded_lengths": (batches, "padded_lengths", lambda lengths, most, multiple: padded_lengths(lengths, 1000)),
+    }
+    taken_back = {CHANGES[name] for name in changes}
+    for change, (module, attribute, value) in before.items():
+        if change in taken_back:
+            setattr(module, attribute, value)
+    yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())
