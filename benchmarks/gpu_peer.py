@@ -51,7 +51,8 @@ class OnStep(TrainerCallback):
 def train(
     model: PreTrainedModel, training: Training, tokens: Tokens, device: Device, *, workers: int, steps: int, clock: Any
 ) -> None:
-    """Trains so many steps; the clock is called after each of them."""
+    """Trains so many steps; the clock is called after each of them. Attention is what torch chooses of itself."""
+    torch.backends.cuda.enable_cudnn_sdp(True)  # ours leaves it out
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             model=model,

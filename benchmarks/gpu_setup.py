@@ -32,7 +32,7 @@ from transformers import (
 from hpo.data.tokens import Tokens, tokenize_split
 from hpo.tasks.sequence_classification import SEQUENCE_CLASSIFICATION
 from hpo.training.batches import DeviceTokens, Rows
-from hpo.training.device import Device
+from hpo.training.device import Device, leave_out_cudnn_attention
 from hpo.training.dropout import replace_dropouts
 from hpo.training.encoder import replace_layers
 from hpo.training.graphs import Capture, CudaCapture, GraphedStep
@@ -235,6 +235,7 @@ def with_fast_layers(model: PreTrainedModel) -> PreTrainedModel:
 
 def build_step(name: str, training: Training, data: DeviceData, device: Device) -> Step:
     """The plain step of a new model, as `hpo.training.setup` puts it together."""
+    leave_out_cudnn_attention()
     model = with_fast_layers(plain_model(name, training.dropout, device))
     keep_seen(model, np.concatenate([data.train.token_ids, data.validation.token_ids, [PAD]]))
     optimizer = build_optimizer(parameter_groups(model, training.weight_decay), as_spec(training), device.type)
