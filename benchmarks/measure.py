@@ -1,5 +1,6 @@
 """How everything here is measured: a fresh process each time, contestants in turn, ratios within a round."""
 
+import contextlib
 import importlib.metadata
 import math
 import os
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from hpo.provenance import git_commit, versions
+from hpo.provenance import git_commit
 
 T = TypeVar("T")
 
@@ -153,9 +154,9 @@ def _processor() -> str:
 
 
 def software() -> str:
-    """The commit of this code, and the versions of what computes."""
-    known = {**versions(), "accelerate": importlib.metadata.version("accelerate")}
-    used = ", ".join(
-        f"{name} {known[name]}" for name in ("python", "torch", "transformers", "accelerate", "optuna", "mlflow")
-    )
-    return f"hpo {(git_commit() or 'without a commit')[:19]}; {used}"
+    """The commit of this code, and the versions of what computes; a machine for the GPU rows has not all of it."""
+    used = [f"python {platform.python_version()}"]
+    for name in ("torch", "transformers", "accelerate", "optuna", "mlflow"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            used.append(f"{name} {importlib.metadata.version(name)}")
+    return f"hpo {(git_commit() or 'without a commit')[:19]}; {', '.join(used)}"

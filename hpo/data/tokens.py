@@ -3,6 +3,8 @@
 A cache file that cannot be read is built again, and one that cannot be written is done without.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import logging
@@ -10,7 +12,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
-from hpo.data.splits import Split
+if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic
+    from hpo.data.splits import Split
 
 logger = logging.getLogger(__name__)
 

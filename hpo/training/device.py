@@ -105,6 +105,15 @@ def return_freed_memory() -> None:
         library.malloc_trim(0)
 
 
+def leave_out_cudnn_attention() -> None:
+    """Takes cuDNN's attention out of those that torch chooses from, for the whole process.
+
+    On an H100 torch prefers it. It rounds a dropout probability to a sixteenth, which torch has not always known
+    (pytorch/pytorch#174245): a search would compare other settings than it says. It also plans anew for every shape.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def choose_device(precision: Literal["auto", "bf16", "fp32"]) -> Device:
     """The GPU if there is one; `auto` precision is bf16 where the device has units for it.
 

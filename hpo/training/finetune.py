@@ -3,10 +3,13 @@
 Searching, retraining an exported configuration and the tests all pull from the same generator.
 """
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,7 +17,9 @@ from numpy.typing import NDArray
 
 from hpo.errors import Diverged
 from hpo.training.batches import evaluation_order
-from hpo.training.setup import Setup
+
+if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic
+    from hpo.training.setup import Setup
 
 # Points of the training curves over a whole run: a mean over as many steps as that takes.
 CURVE_POINTS = 200

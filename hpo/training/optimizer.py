@@ -1,13 +1,16 @@
 """The optimizer, its parameter groups, and clipping."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from hpo.spec import TrainingSpec
+if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic
+    from hpo.spec import TrainingSpec
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,13 +1,17 @@
 """The learning rate over the steps of a run, by transformers' schedules with the shapes that `spec.py` documents."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
-from hpo.spec import TrainingSpec
+if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic
+    from hpo.spec import TrainingSpec
 
 NUM_CYCLES = 2  # upstream's default of one cycle would make cosine_with_restarts the same as cosine
 POWER = 2.0  # upstream's default of 1 would make polynomial the same as linear

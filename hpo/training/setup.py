@@ -15,7 +15,7 @@ from hpo.spec import TrialConfig
 from hpo.tasks import TASKS
 from hpo.tasks.base import Task
 from hpo.training.batches import DeviceTokens
-from hpo.training.device import Device, choose_device, keep_freed_memory
+from hpo.training.device import Device, choose_device, keep_freed_memory, leave_out_cudnn_attention
 from hpo.training.graphs import CudaCapture, GraphedStep
 from hpo.training.model import Pretrained, load_pretrained
 from hpo.training.optimizer import build_optimizer, decay_without_gradient, decays_in_proportion, parameter_groups
@@ -53,6 +53,7 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
     task, training = TASKS[config.task], config.training
     device = choose_device(training.precision)
     keep_freed_memory()
+    leave_out_cudnn_attention()
 
     # 1. Load the pretrained model. Its labels come from the data, so step 2 stands first; it is read once a process.
     splits = load_splits(config.data, config.data_seed)

@@ -51,6 +51,14 @@ def test_set_up(config: TrialConfig) -> None:
     assert setup.learning_rates[:2] == [0.0, 1e-3]
 
 
+def test_attention_drops_as_often_as_it_is_told(config: TrialConfig) -> None:
+    """cuDNN's would round the probability to a sixteenth."""
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    set_up(config, None)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cuda.mem_efficient_sdp_enabled()
+
+
 def test_the_words_of_the_study_are_the_vocabulary(config: TrialConfig) -> None:
     setup = set_up(config, None)
     kept = setup.pretrained.model.get_input_embeddings()

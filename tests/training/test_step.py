@@ -1,10 +1,13 @@
 """One step on as much of a batch as the memory holds, and the step that is captured and replayed."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
+from torch.autograd.graph import get_gradient_edge
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpo import space
 from hpo.errors import TrialFailed
@@ -164,3 +167,75 @@ def test_a_step_in_parts_is_not_captured(config: TrialConfig) -> None:
     step = graphed(setup, recorder)
     run(setup, step)
     assert (step.micro_batch_size, recorder.captures) == (2, 0)
+
+
+# What a capture on a GPU would refuse, as far as it shows without one.
+
+# Operators that make the host wait for a value, or copy one to the device.
+ASKING = {"_local_scalar_dense", "is_nonzero", "nonzero", "equal", "masked_select", "_unique2", "lift_fresh"}
+
+
+class Operators(TorchDispatchMode):
+    """Notes the names of all operators."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        indices = args[1] if func.overloadpacket.__name__ == "index" else ()
+        assert all(index is None or index.dtype == torch.int64 for index in indices), "a mask's size is not known"
+        return func(*args, **(kwargs or {}))
+
+
+def ready_to_capture(config: TrialConfig) -> tuple[Setup, Step, Rows]:
+    """A step that has been run, as every shape is before it is captured."""
+    setup = set_up(config, None)
+    assert isinstance(setup.step, Step)
+    setup.pretrained.model.train()
+    rows = Rows(torch.arange(4), 15)
+    setup.step(rows, 1e-3)
+    return setup, setup.step, rows
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+def test_a_step_asks_nothing_of_the_device(config: TrialConfig, optimizer: str) -> None:
+    training = config.training.model_copy(update={"dropout": 0.1, "optimizer": optimizer})
+    _, step, rows = ready_to_capture(config.model_copy(update={"training": training}))
+    with Operators() as operators:
+        step.compute(rows)
+    assert {"embedding", "native_layer_norm", "_foreach_norm"} <= operators.names
+    assert operators.names & ASKING == set()
+
+
+def test_nothing_of_a_step_outlives_it(config: TrialConfig) -> None:
+    """What adds up a gradient runs on the stream where it was made: one of an earlier step would break the capture."""
+    setup, step, rows = ready_to_capture(config)
+    parameters = list(setup.pretrained.model.parameters())
+
+    def notes() -> list[dict[Any, Any]]:
+        """Of what adds up each parameter's gradient: a new one has none."""
+        nodes: list[Any] = [get_gradient_edge(parameter).node for parameter in parameters]
+        return [node.metadata for node in nodes]
+
+    def mark(*_: Any) -> None:
+        for note in notes():
+            note["step"] = 1
+
+    def marked() -> int:
+        return sum("step" in note for note in notes())
+
+    during: list[int] = []
+    model = setup.pretrained.model
+    model.register_forward_hook(mark)
+    model.get_submodule("classifier").register_full_backward_hook(lambda *_: during.append(marked()))
+    gc.disable()  # a cycle would keep it until somebody collects
+    try:
+        step.compute(rows)
+        assert (during, marked()) == ([len(parameters)], 0)
+    finally:
+        gc.enable()
+    assert all(parameter.grad is None for parameter in parameters)  # nor a gradient in the graphs' memory
