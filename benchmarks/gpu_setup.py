@@ -150,7 +150,12 @@ class DeviceData:
 
     @classmethod
     def of(cls, data: Data, device: Device) -> DeviceData:
-        return cls(*(DeviceTokens(tokens, PAD, device.type, MULTIPLE) for tokens in (data.train, data.validation)))
+        return cls(
+            *(
+                DeviceTokens(tokens, PAD, device.type, device.most_lengths, MULTIPLE)
+                for tokens in (data.train, data.validation)
+            )
+        )
 
     @property
     def longest(self) -> int:
