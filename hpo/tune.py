@@ -1,5 +1,6 @@
 """The driver of a study: checks everything before the first trial, runs what is missing, reports whatever ends it."""
 
+import gc
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -10,6 +11,7 @@ from typing import Protocol
 import optuna
 import yaml
 from filelock import FileLock, Timeout
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from hpo.errors import HpoError, StorageError
@@ -83,6 +85,7 @@ def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False
         storage = open_storage(output)
         pinned_spec = spec if fresh else pinned(spec, storage)
         facts = study_facts(pinned_spec, output / "cache")
+        gc.collect()  # the models that it tried: a trial's own collection leaves alone what was there before
         tracker = tracker_of(output)
         notes = _set_aside(storage, tracker, spec.name, folder) if fresh else []
         study = open_study(spec, storage)
@@ -202,7 +205,7 @@ def study_file(study: optuna.Study, folder: Path) -> Path:
     return path
 
 
-def _set_aside(storage: optuna.storages.RDBStorage, tracker: Tracker, name: str, folder: Path) -> list[str]:
+def _set_aside(storage: BaseStorage, tracker: Tracker, name: str, folder: Path) -> list[str]:
     if name not in study_names(storage):
         return []
     study = load_study(storage, name)
