@@ -3,7 +3,6 @@
 The budget is counted here and nowhere else, from the states of trials in storage.
 """
 
-import functools
 import json
 import math
 import sqlite3
@@ -14,6 +13,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, RDBStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import DatabaseError
 
@@ -30,9 +30,10 @@ INTERRUPTED = "interrupted"
 # What a trial took, in its stored result.
 COSTS = ("optimizer_steps", "total_steps", "seconds", "examples_per_second", "peak_memory_mib")
 ABSENT = object()
+_opened: dict[Path, BaseStorage] = {}
 
 
-def open_storage(output: Path) -> optuna.storages.RDBStorage:
+def open_storage(output: Path) -> BaseStorage:
     """`optuna.db` in the output folder. Raises `StorageError` if it is damaged or cannot be written."""
     path = output / "optuna.db"
     try:
@@ -40,21 +41,24 @@ def open_storage(output: Path) -> optuna.storages.RDBStorage:
             _check_pages(path)
         with opening(path):
             # Waiting for another process's write is right; `database is locked` after 5 s is not.
-            storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+            database = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+        # Keeps the trials that ended, so that a study is read once, and then what is new in it. Optuna wraps a database
+        # so for every study that it loads: each trial would read all others again.
+        storage = get_storage(database)
         storage.get_all_studies()  # or another program's tables of the same names would show later
-        return storage
     except (DatabaseError, sqlite3.DatabaseError, StorageInternalError, RuntimeError, AssertionError, OSError) as error:
         reason = str(getattr(error, "orig", error))
         raise StorageError(
             f"{path} must be a database of Optuna that can be written, but got: {reason}. "
             "Move it away, or give another folder with --output."
         ) from error
+    _opened[output] = storage
+    return storage
 
 
-@functools.cache
-def storage_of(output: Path) -> optuna.storages.RDBStorage:
-    """One storage a process and output folder: opening reads every page, which a trial need not do again."""
-    return open_storage(output)
+def storage_of(output: Path) -> BaseStorage:
+    """The storage that this process opened last in the output folder, so that a trial reads what is new in it only."""
+    return _opened.get(output) or open_storage(output)
 
 
 def _check_pages(path: Path) -> None:
@@ -68,11 +72,11 @@ def _check_pages(path: Path) -> None:
         raise sqlite3.DatabaseError(f"damaged pages ({' '.join(answer.split())})")
 
 
-def study_names(storage: optuna.storages.RDBStorage) -> list[str]:
+def study_names(storage: BaseStorage) -> list[str]:
     return sorted(study.study_name for study in storage.get_all_studies())
 
 
-def load_study(storage: optuna.storages.RDBStorage, name: str) -> optuna.Study:
+def load_study(storage: BaseStorage, name: str) -> optuna.Study:
     """The study of that name. Raises `StorageError` with those there are."""
     names = study_names(storage)
     if name not in names:
@@ -86,7 +90,7 @@ def stored_spec(study: optuna.Study) -> StudySpec:
     return StudySpec.model_validate_json(json.dumps(study.user_attrs["spec"]))
 
 
-def open_study(spec: StudySpec, storage: optuna.storages.RDBStorage) -> optuna.Study:
+def open_study(spec: StudySpec, storage: BaseStorage) -> optuna.Study:
     """Creates the study with the untuned default queued as trial 0, or continues the one of that name.
 
     Raises:
@@ -111,7 +115,7 @@ def open_study(spec: StudySpec, storage: optuna.storages.RDBStorage) -> optuna.S
     return study
 
 
-def pinned(spec: StudySpec, storage: optuna.storages.RDBStorage) -> StudySpec:
+def pinned(spec: StudySpec, storage: BaseStorage) -> StudySpec:
     """The spec with the Hub's commit that the study of that name began with, for `main` moves on.
 
     Nothing is pinned where the spec names a revision, or where several models are searched.
@@ -123,7 +127,7 @@ def pinned(spec: StudySpec, storage: optuna.storages.RDBStorage) -> StudySpec:
     return spec.model_copy(update={"model": spec.model.pinned(fingerprint)}) if ended_trials(stored) else spec
 
 
-def set_aside(storage: optuna.storages.RDBStorage, name: str) -> str:
+def set_aside(storage: BaseStorage, name: str) -> str:
     """`--fresh`: keeps the study of this name under a dated one, so that nothing is lost. Returns that name."""
     kept = f"{name}-until-{datetime.now():%Y%m%d-%H%M%S}"
     optuna.copy_study(from_study_name=name, from_storage=storage, to_study_name=kept, to_storage=storage)
@@ -166,21 +170,29 @@ def remaining_trials(study: optuna.Study, spec: StudySpec) -> int:
 
 def ended_trials(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that came to an end of their own. An interrupted one is tried again, and counts for nothing."""
-    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    return [trial for trial in ended if failure_reason(trial) != INTERRUPTED]
+    return [trial for trial in study.get_trials(deepcopy=False) if _ended(trial)]
 
 
 def next_position(study: optuna.Study) -> int:
     """How many trials the study has had, interrupted ones left out: the seed of the sampler follows it."""
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    return len(ended_trials(study)) + len(running)
+    trials = study.get_trials(deepcopy=False)
+    return sum(trial.state == TrialState.RUNNING or _ended(trial) for trial in trials)
+
+
+def _ended(trial: FrozenTrial) -> bool:
+    return trial.state.is_finished() and not _interrupted(trial)
+
+
+def _interrupted(trial: FrozenTrial) -> bool:
+    # The state first: this is asked of every trial that the study has had, several times a trial.
+    return trial.state == TrialState.FAIL and failure_reason(trial) == INTERRUPTED
 
 
 def position_of(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> int:
     """A trial's place in the study as if none had been interrupted, the same for each attempt: its seed follows it."""
     first = first_attempt(study, trial)
     earlier = study.get_trials(deepcopy=False)[:first]
-    return first - sum(failure_reason(other) == INTERRUPTED for other in earlier)
+    return first - sum(map(_interrupted, earlier))
 
 
 def failure_reason(trial: FrozenTrial) -> str | None:
@@ -211,7 +223,7 @@ def requeue_interrupted(study: optuna.Study) -> None:
     trials = study.get_trials(deepcopy=False)
     repeated = {trial.user_attrs.get("retry_of") for trial in trials}
     for trial in trials:
-        if failure_reason(trial) == INTERRUPTED and trial.number not in repeated:
+        if _interrupted(trial) and trial.number not in repeated:
             fixed = trial.system_attrs.get("fixed_params", {})
             study.enqueue_trial({**fixed, **trial.params}, user_attrs={"retry_of": trial.number})
 
@@ -219,10 +231,10 @@ def requeue_interrupted(study: optuna.Study) -> None:
 def first_attempt(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> int:
     """The number of the trial that this one repeats, through all repeats; its own if it repeats none."""
     number, repeats = trial.number, trial.user_attrs.get("retry_of")
-    by_number = {other.number: other for other in study.get_trials(deepcopy=False)}
+    trials = study.get_trials(deepcopy=False) if repeats is not None else []
     while repeats is not None:
         number = repeats
-        repeats = by_number[number].user_attrs.get("retry_of")
+        repeats = trials[number].user_attrs.get("retry_of")
     return number
 
 

@@ -1,5 +1,6 @@
 """One trial from suggest to tell: the place where search, training and tracking meet."""
 
+import gc
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -60,10 +61,13 @@ def run_trial(spec: StudySpec, job: Job, on_event: OnEvent = lambda event: None)
         attempts.append(_Attempt(spec, job, study, trial, on_event))
         return attempts[0].run()
 
+    # An exception holds its frames, they hold the model, and it holds them until the next collection. That one has to
+    # look at what this trial made, not at all libraries and stored trials again, which takes longer with each of them.
+    gc.freeze()
     try:
-        # An exception holds its frames, they hold the model, and it holds them until the next collection.
         study.optimize(objective, n_trials=1, catch=(TrialFailed,), gc_after_trial=True)
     finally:
+        gc.unfreeze()
         for attempt in attempts:
             attempt.tell_end()
 

@@ -11,6 +11,7 @@ from typing import Protocol
 import optuna
 import yaml
 from filelock import FileLock, Timeout
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from hpo.errors import HpoError, StorageError
@@ -84,6 +85,7 @@ def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False
         storage = open_storage(output)
         pinned_spec = spec if fresh else pinned(spec, storage)
         facts = study_facts(pinned_spec, output / "cache")
+        gc.collect()  # the models that it tried: a trial's own collection leaves alone what was there before
         tracker = tracker_of(output)
         notes = _set_aside(storage, tracker, spec.name, folder) if fresh else []
         study = open_study(spec, storage)
@@ -101,7 +103,7 @@ def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False
             deadline = time.monotonic() + spec.timeout if spec.timeout else float("inf")
             stopped: HpoError | KeyboardInterrupt | None = None
             try:
-                with CtrlC() as ctrl_c, _quick_collections(), display.running() as on_event:
+                with CtrlC() as ctrl_c, display.running() as on_event:
                     while remaining_trials(study, spec) and time.monotonic() < deadline:
                         job = Job(output, next_position(study), parent_run_id)
                         run_trial(pinned_spec, job, _interruptible(on_event, ctrl_c))
@@ -116,17 +118,6 @@ def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False
         if isinstance(stopped, HpoError):
             raise stopped
         return outcome
-
-
-@contextmanager
-def _quick_collections() -> Iterator[None]:
-    """Leaves out of garbage collections what is there already: they come after each trial, and took 0.2 s."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _interruptible(on_event: OnEvent, ctrl_c: CtrlC) -> OnEvent:
@@ -214,7 +205,7 @@ def study_file(study: optuna.Study, folder: Path) -> Path:
     return path
 
 
-def _set_aside(storage: optuna.storages.RDBStorage, tracker: Tracker, name: str, folder: Path) -> list[str]:
+def _set_aside(storage: BaseStorage, tracker: Tracker, name: str, folder: Path) -> list[str]:
     if name not in study_names(storage):
         return []
     study = load_study(storage, name)

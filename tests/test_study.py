@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.storages import RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo import space
@@ -30,6 +30,7 @@ from hpo.study import (
     requeue_interrupted,
     require_unchanged,
     set_aside,
+    storage_of,
     stored_spec,
     study_names,
     total_trials,
@@ -38,7 +39,7 @@ from searching import CONDITIONAL, FINITE, MIXED, NUMBERS, TRAINING, MakeSpec, p
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> RDBStorage:
+def storage(tmp_path: Path) -> BaseStorage:
     return open_storage(tmp_path)
 
 
@@ -104,7 +105,25 @@ class TestStorage:
         with pytest.raises(StorageError, match="no longer compatible"):
             open_storage(database.parent)
 
-    def test_an_unknown_study_lists_the_known_ones(self, make_spec: MakeSpec, storage: RDBStorage) -> None:
+    def test_a_trial_is_given_the_storage_that_was_opened_last(self, make_spec: MakeSpec, tmp_path: Path) -> None:
+        """An earlier one may remember a study of the same number, that another process has replaced since."""
+        assert storage_of(tmp_path) is storage_of(tmp_path)
+        earlier, later = storage_of(tmp_path), open_storage(tmp_path)
+        assert storage_of(tmp_path) is later is not earlier
+
+    def test_what_another_process_writes_is_seen(self, make_spec: MakeSpec, tmp_path: Path) -> None:
+        spec = make_spec(n_trials=5)
+        here, there = (open_study(spec, open_storage(tmp_path)) for _ in range(2))
+        run(here, spec, 1)
+        assert next_position(there) == 1
+        run(there, spec, 2)
+        trial = there.ask()
+        assert (next_position(here), remaining_trials(here, spec)) == (4, 2)
+        there.tell(trial, 0.5)
+        assert (next_position(here), remaining_trials(here, spec)) == (4, 1)
+        assert points(here) == points(there)
+
+    def test_an_unknown_study_lists_the_known_ones(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
         with pytest.raises(StorageError, match=r"There is none yet: run `python -m hpo.run` first"):
             load_study(storage, "one")
         for name in ("two", "one"):
@@ -118,7 +137,7 @@ class TestStorage:
 class TestOpening:
     @pytest.mark.parametrize(("metric", "direction"), [("eval/loss", "MINIMIZE"), ("eval/f1", "MAXIMIZE")])
     def test_the_default_is_trial_0(
-        self, make_spec: MakeSpec, storage: RDBStorage, metric: str, direction: str
+        self, make_spec: MakeSpec, storage: BaseStorage, metric: str, direction: str
     ) -> None:
         spec = make_spec(metric=metric)
         study = open_study(spec, storage)
@@ -128,14 +147,14 @@ class TestOpening:
         assert points(study)[0]["max_grad_norm"] == 1.0
         assert stored_spec(study) == spec
 
-    def test_a_default_of_none_is_trial_0(self, make_spec: MakeSpec, storage: RDBStorage) -> None:
+    def test_a_default_of_none_is_trial_0(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
         spec = make_spec(training=TRAINING | {"max_grad_norm": None})
         study = open_study(spec, storage)
         run(study, spec, 1)
         assert points(study) == [space.default_params(spec)]
         assert points(study)[0]["max_grad_norm"] is None
 
-    def test_again_it_queues_nothing(self, make_spec: MakeSpec, storage: RDBStorage) -> None:
+    def test_again_it_queues_nothing(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
         spec = make_spec()
         open_study(spec, storage)
         study = open_study(spec, storage)
@@ -175,7 +194,7 @@ class TestOpening:
         ],
     )
     def test_what_makes_trials_incomparable_is_refused(
-        self, make_spec: MakeSpec, storage: RDBStorage, sections: dict[str, Any], lines: list[str]
+        self, make_spec: MakeSpec, storage: BaseStorage, sections: dict[str, Any], lines: list[str]
     ) -> None:
         spec = make_spec()
         run(open_study(spec, storage), spec, 1)
@@ -199,7 +218,7 @@ class TestOpening:
             {"train": "x.csv", "labels": ["b", "a"]},
         ],
     )
-    def test_other_data_are_refused(self, make_spec: MakeSpec, storage: RDBStorage, data: dict[str, Any]) -> None:
+    def test_other_data_are_refused(self, make_spec: MakeSpec, storage: BaseStorage, data: dict[str, Any]) -> None:
         spec = make_spec(data={"train": "x.csv", "labels": ["a", "b"]})
         run(open_study(spec, storage), spec, 1)
         with pytest.raises(StorageError, match=r"\n  data\."):
@@ -218,7 +237,7 @@ class TestOpening:
         ],
     )
     def test_what_leaves_trials_comparable_may_change(
-        self, make_spec: MakeSpec, storage: RDBStorage, sections: dict[str, Any]
+        self, make_spec: MakeSpec, storage: BaseStorage, sections: dict[str, Any]
     ) -> None:
         spec, changed = make_spec(), make_spec(**sections)
         run(open_study(spec, storage), spec, 2)
@@ -228,7 +247,9 @@ class TestOpening:
         assert type(study.pruner) is type(build_pruner(changed))
 
     @pytest.mark.parametrize("left", ["queued", "running", "interrupted"])
-    def test_with_no_trial_ended_anything_may_change(self, make_spec: MakeSpec, storage: RDBStorage, left: str) -> None:
+    def test_with_no_trial_ended_anything_may_change(
+        self, make_spec: MakeSpec, storage: BaseStorage, left: str
+    ) -> None:
         study = open_study(make_spec(), storage)
         study.set_user_attr("mlflow_parent_run_id", "abc")
         if left != "queued":
@@ -245,7 +266,7 @@ class TestOpening:
         assert points(study) == [space.default_params(changed)]
         assert points(study)[0]["dropout"] == 0.2
 
-    def test_a_driver_that_died_right_after_creating_it(self, make_spec: MakeSpec, storage: RDBStorage) -> None:
+    def test_a_driver_that_died_right_after_creating_it(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
         spec = make_spec()
         optuna.create_study(study_name="tiny", storage=storage, direction="maximize")
         study = open_study(spec, storage)
@@ -262,7 +283,12 @@ class TestOpening:
         ],
     )
     def test_a_model_of_the_hub_stays_at_its_commit(
-        self, make_spec: MakeSpec, storage: RDBStorage, fingerprint: str, sections: dict[str, Any], revision: str | None
+        self,
+        make_spec: MakeSpec,
+        storage: BaseStorage,
+        fingerprint: str,
+        sections: dict[str, Any],
+        revision: str | None,
     ) -> None:
         spec = make_spec(model={"name": "acme/model"})
         assert pinned(spec, storage) == spec
@@ -284,7 +310,7 @@ class TestOpening:
         ],
     )
     def test_changed_files_are_refused(
-        self, make_spec: MakeSpec, storage: RDBStorage, data: str, models: dict[str, str], told: str | None
+        self, make_spec: MakeSpec, storage: BaseStorage, data: str, models: dict[str, str], told: str | None
     ) -> None:
         study = open_study(make_spec(), storage)
         require_unchanged(study, data, models)
@@ -296,7 +322,7 @@ class TestOpening:
             with pytest.raises(StorageError, match=rf"{told} the study `tiny` changed .*--fresh.*--set name=tiny-2"):
                 require_unchanged(study, data, models)
 
-    def test_fresh_keeps_everything_under_a_dated_name(self, make_spec: MakeSpec, storage: RDBStorage) -> None:
+    def test_fresh_keeps_everything_under_a_dated_name(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
         spec = make_spec()
         study = open_study(spec, storage)
         study.set_user_attr("data", {"fingerprint": "f"})
@@ -346,14 +372,14 @@ class TestBudget:
         ],
     )
     def test_what_is_left(
-        self, make_spec: MakeSpec, storage: RDBStorage, ends: list[tuple[TrialState, str | None]], left: int
+        self, make_spec: MakeSpec, storage: BaseStorage, ends: list[tuple[TrialState, str | None]], left: int
     ) -> None:
         spec = make_spec(n_trials=5)
         study = open_study(spec, storage)
         self.ended(study, *ends)
         assert remaining_trials(study, spec) == left
 
-    def test_running_and_waiting_trials_are_still_to_run(self, make_spec: MakeSpec, storage: RDBStorage) -> None:
+    def test_running_and_waiting_trials_are_still_to_run(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
         spec = make_spec(n_trials=5)
         study = open_study(spec, storage)
         study.ask()
@@ -367,7 +393,7 @@ class TestBudget:
         assert total_trials(spec) == total
         assert total_trials(make_spec(n_trials=n_trials, search_space=space_)) == n_trials
 
-    def test_a_whole_grid_leaves_nothing_to_run(self, make_spec: MakeSpec, storage: RDBStorage) -> None:
+    def test_a_whole_grid_leaves_nothing_to_run(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
         spec = make_spec(n_trials=99, search_space={"dropout": MIXED["dropout"]}, sampler={"name": "grid"})
         study = open_study(spec, storage)
         while remaining_trials(study, spec):
@@ -385,7 +411,7 @@ class TestBudget:
         ],
     )
     def test_the_reason_of_an_end(
-        self, make_spec: MakeSpec, storage: RDBStorage, state: TrialState, reason: str | None, found: str | None
+        self, make_spec: MakeSpec, storage: BaseStorage, state: TrialState, reason: str | None, found: str | None
     ) -> None:
         study = open_study(make_spec(), storage)
         self.ended(study, (state, reason))
@@ -401,7 +427,7 @@ class TestInterruption:
         space.suggest(trial, spec)
         return trial
 
-    def test_stale_trials_are_failed_and_others_left_alone(self, make_spec: MakeSpec, storage: RDBStorage) -> None:
+    def test_stale_trials_are_failed_and_others_left_alone(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
         spec = make_spec()
         study = open_study(spec, storage)
         run(study, spec, 1)
@@ -412,7 +438,9 @@ class TestInterruption:
         assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "FAIL", "WAITING"]
         assert end_stale_trials(study) == []
 
-    def test_an_interrupted_trial_runs_once_more_with_its_point(self, make_spec: MakeSpec, storage: RDBStorage) -> None:
+    def test_an_interrupted_trial_runs_once_more_with_its_point(
+        self, make_spec: MakeSpec, storage: BaseStorage
+    ) -> None:
         spec = make_spec(search_space=CONDITIONAL, training=TRAINING | {"max_grad_norm": None}, n_trials=3)
         study = open_study(spec, storage)
         interrupted = self.interrupt(study, spec)
@@ -431,7 +459,7 @@ class TestInterruption:
         assert remaining_trials(study, spec) == 2
 
     def test_a_trial_interrupted_before_it_drew_keeps_what_was_queued(
-        self, make_spec: MakeSpec, storage: RDBStorage
+        self, make_spec: MakeSpec, storage: BaseStorage
     ) -> None:
         spec = make_spec()
         study = open_study(spec, storage)
@@ -441,7 +469,7 @@ class TestInterruption:
         run(study, spec, 1)
         assert study.trials[1].params == space.default_params(spec)
 
-    def test_the_first_attempt_is_found_through_a_chain(self, make_spec: MakeSpec, storage: RDBStorage) -> None:
+    def test_the_first_attempt_is_found_through_a_chain(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
         spec = make_spec()
         study = open_study(spec, storage)
         run(study, spec, 1)
@@ -480,7 +508,7 @@ class TestInterruption:
 
     @pytest.mark.parametrize("state", ["COMPLETE", "PRUNED"])
     def test_a_trial_whose_driver_died_before_its_end_was_told_is_repeated(
-        self, make_spec: MakeSpec, storage: RDBStorage, state: str
+        self, make_spec: MakeSpec, storage: BaseStorage, state: str
     ) -> None:
         spec = make_spec(n_trials=1)
         study = open_study(spec, storage)
@@ -493,7 +521,7 @@ class TestInterruption:
 
     @pytest.mark.parametrize("reason", ["crashed", "out_of_memory"])
     def test_a_trial_that_failed_by_itself_is_not_repeated(
-        self, make_spec: MakeSpec, storage: RDBStorage, reason: str
+        self, make_spec: MakeSpec, storage: BaseStorage, reason: str
     ) -> None:
         spec = make_spec()
         study = open_study(spec, storage)
@@ -504,7 +532,7 @@ class TestInterruption:
         assert len(study.trials) == 1
 
     @pytest.mark.parametrize("name", ["tpe", "grid", "qmc"])
-    def test_the_rest_of_the_study_follows(self, make_spec: MakeSpec, storage: RDBStorage, name: str) -> None:
+    def test_the_rest_of_the_study_follows(self, make_spec: MakeSpec, storage: BaseStorage, name: str) -> None:
         """Interrupted in its middle it ends with as many ended trials, and a grid with every one of its points."""
         spec = make_spec(n_trials=6, search_space=FINITE | {"dropout": {"choices": [0.1, 0.2]}}, sampler={"name": name})
         study = open_study(spec, storage)

@@ -14,16 +14,17 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial
+from sqlalchemy import Connection, Engine, event
 
 from conftest import StudyMaker
 from hpo import trial as trial_module
 from hpo.errors import DataError
 from hpo.events import Event, StepDone, TrialEnded, TrialStarted
 from hpo.spec import StudySpec
-from hpo.study import failure_reason, open_storage, open_study
+from hpo.study import failure_reason, next_position, open_storage, open_study, remaining_trials
 from hpo.study_file import parse_study
 from hpo.tracking import Tracker, tracker_of, tracking_uri
-from hpo.training.finetune import Evaluation
+from hpo.training.finetune import Evaluation, finetune
 from hpo.training.setup import Setup, set_up
 from hpo.trial import Job, flat_params, run_trial
 
@@ -191,6 +192,59 @@ def test_a_trial_leaves_nothing_in_memory(raw_study: StudyMaker, output: Path, m
     finally:
         gc.enable()
     assert "PRUNED" in {trial.state.name for trial in study.trials}
+
+
+def test_the_collection_after_a_trial_looks_at_nothing_older(
+    spec: StudySpec, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it takes longer with every trial that the study has had."""
+    frozen: list[int] = []
+
+    def watched(*args: Any) -> Iterator[Evaluation]:
+        frozen.append(gc.get_freeze_count())
+        return finetune(*args)
+
+    monkeypatch.setattr(trial_module, "finetune", watched)
+    _, parent = start(spec, output)
+    run_trial(spec, Job(output, 0, parent))
+    assert frozen[0] > 10_000  # what pytest, torch and all others have made
+    assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_trial_asks_the_storage_as_much_however_many_there_are(
+    raw_study: StudyMaker, output: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    """Statements to Optuna's database, and the values bound in them: the numbers of all trials that are read."""
+    asked: list[int] = []
+
+    def count(connection: Connection, cursor: object, statement: str, parameters: Any, *others: object) -> None:
+        if str(connection.engine.url).endswith("optuna.db"):
+            asked.append(1 + len(parameters))
+
+    def played(*args: Any) -> Iterator[Evaluation]:
+        for step, global_step in enumerate((8, 15, 23, 30), start=1):
+            yield Evaluation(step, global_step, 1.0, {"eval/accuracy": 0.9}, (), 1.0, 1.0, None)
+
+    monkeypatch.setattr(trial_module, "finetune", played)
+    spec = parse_study(raw_study(sampler={"name": sampler}), "x")
+    study, parent = start(spec, output)
+    run_trial(spec, Job(output, 0, parent))
+    first, asked_for = study.trials[0], []
+    for wanted in (20, 200):
+        for _ in range(wanted - len(study.get_trials(deepcopy=False))):
+            study.add_trial(first)
+        event.listen(Engine, "before_cursor_execute", count)
+        try:
+            for position in range(wanted, wanted + 2):
+                asked.clear()  # the first trial after others have come reads them, once
+                run_trial(spec, Job(output, position, parent))
+                assert remaining_trials(study, spec) == 0 and next_position(study) == position + 1
+        finally:
+            event.remove(Engine, "before_cursor_execute", count)
+        asked_for.append((len(asked), sum(asked)))
+    assert asked_for[0] == asked_for[1]
+    assert asked_for[0][0] > 20
 
 
 @pytest.mark.parametrize(

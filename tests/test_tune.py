@@ -1,9 +1,11 @@
 """The driver: what it checks first, how it counts, and how it stops."""
 
+import gc
 import os
 import resource
 import shutil
 import signal
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from mlflow import MlflowClient
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from conftest import StudyMaker
+from hpo import facts as facts_module
 from hpo import tune as tune_module
 from hpo.data.splits import load_splits
 from hpo.errors import DataError, StorageError
@@ -25,6 +28,7 @@ from hpo.output import disk_error, prepare_output
 from hpo.study import load_study, open_storage, study_names
 from hpo.study_file import parse_study
 from hpo.tracking import tracking_uri
+from hpo.training.setup import Setup, set_up
 from hpo.tune import tune
 
 
@@ -67,6 +71,31 @@ def test_runs_the_total_and_nothing_more(raw_study: StudyMaker, output: Path) ->
     more = Recorder()
     tune(parse_study(raw_study(n_trials=3), "tiny.yaml"), output, more)
     assert [event.number for event in more.ended] == [2]
+
+
+def test_the_models_that_were_tried_first_do_not_stay_in_memory(
+    raw_study: StudyMaker, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models: list[weakref.ref[torch.nn.Module]] = []
+    alive: list[bool] = []
+
+    def load(*args: Any) -> Setup:
+        setup = set_up(*args)
+        models.append(weakref.ref(setup.pretrained.model))
+        return setup
+
+    class Display(Recorder):
+        def header(self, study: optuna.Study, facts: StudyFacts, notes: list[str]) -> None:
+            alive.extend(model() is not None for model in models)
+
+    monkeypatch.setattr(facts_module, "set_up", load)
+    spec = parse_study(raw_study(n_trials=1, search_space={"max_length": {"low": 8, "high": 32}}), "tiny.yaml")
+    gc.disable()  # or a chance collection hides it
+    try:
+        tune(spec, output, Display())
+    finally:
+        gc.enable()
+    assert alive and not any(alive)
 
 
 def table(output: Path, name: str) -> list[tuple[Any, ...]]:

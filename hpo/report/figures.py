@@ -23,6 +23,11 @@ BLUE, ORANGE, RED, GREY, BLACK = "#0072B2", "#E69F00", "#D55E00", "#8C8C8C", "#2
 PALE: Final = "#D9D9D9"
 DPI: Final = 120
 MOST_COMPARED: Final = 40
+# More would be one block of colour, and take long to draw.
+MOST_CURVES: Final = 200
+MOST_BARS: Final = 400
+# Of more than these, points become smaller, or they would hide each other.
+MANY_POINTS: Final = 500
 Style = dict[str, Any]
 COMPLETE: Final[Style] = {"marker": "o", "s": 30, "facecolor": BLUE, "edgecolor": "white", "linewidth": 0.6}
 PRUNED: Final[Style] = {"marker": "v", "s": 26, "facecolor": "none", "edgecolor": GREY, "linewidth": 0.9}
@@ -73,11 +78,14 @@ def learning_curves(view: View) -> Figure | None:
     budget = 1 if pd.isna(planned) else int(planned)
     unit = "Evaluation" if pd.isna(planned) else "Share of the training budget"
     title = "Score while training: which trials went on, which were stopped"
+    every = math.ceil(len(view.trials) / MOST_CURVES)
+    if every > 1:
+        title = f"Score while training, of one trial in {every}, the best and the default"
     figure, axes = _figure(8, 4.6, title, unit, _first_up(view.metric))
     kinds: dict[str, Style] = {}
     for trial in view.trials:
         curve, style = curves[trial.number], _line_style(view, trial.number, trial.state.name)
-        if curve:
+        if curve and (trial.number % every == 0 or trial.number in (view.best, view.default)):
             kinds[style["label"]] = style
             steps, scores = [step / budget for step in curve], list(curve.values())
             axes.plot(steps, scores, **style)
@@ -184,7 +192,14 @@ def _scatter_states(axes: Axes, view: View, column: str, places: dict[str, int] 
         rows = all_rows[all_rows[column].notna()]
         across = rows[column] if places is None else _jittered(rows, column, places)
         if len(all_rows):
-            axes.scatter(list(across), list(rows["score"]), label=label, **style)
+            axes.scatter(list(across), list(rows["score"]), label=label, **_smaller(style, len(rows)))
+
+
+def _smaller(style: Style, points: int) -> Style:
+    if points <= MANY_POINTS:
+        return style
+    room = MANY_POINTS / points
+    return style | {"s": max(5.0, room * style["s"]), "linewidth": max(0.3, room * style["linewidth"])}
 
 
 def _jittered(rows: pd.DataFrame, column: str, places: dict[str, int]) -> list[float]:
@@ -223,18 +238,25 @@ def pruning(view: View) -> Figure | None:
     if ended.empty or not savings.steps_planned:
         return None
     title = f"Training steps made and saved: {savings.share_saved:.0%} of the plan was not needed"
-    figure, axes = _figure(8, 3.6, title, "Trial", "Optimizer steps")
+    last = max(4, ended["number"].max())
+    width = math.ceil((last + 1) / MOST_BARS)
+    figure, axes = _figure(8, 3.6, title, "Trial" if width == 1 else f"Trial ({width} a bar)", "Optimizer steps")
     done = ended["optimizer_steps"].astype("float64")
     missing = ended["total_steps"].astype("float64") - done
-    failed = ended["state"] == "FAIL"
-    for rows, colour, label in ((~failed, BLUE, "made"), (failed, ORANGE, "made in vain: failed or interrupted")):
+    failed, bars = ended["state"] == "FAIL", ended["number"] // width * width
+    floor = pd.Series(0.0, index=bars.unique())
+    for rows, steps, colour, label in (
+        (~failed, done, BLUE, "made"),
+        (failed, done, ORANGE, "made in vain: failed or interrupted"),
+        (~failed, missing, PALE, "saved by stopping early"),
+    ):
         if rows.any():
-            axes.bar(ended["number"][rows], done[rows], width=0.8, color=colour, label=label)
-    if (~failed).any():
-        numbers, made = ended["number"][~failed], done[~failed]
-        axes.bar(numbers, missing[~failed], bottom=made, width=0.8, color=PALE, label="saved by stopping early")
-    axes.set_xlim(-0.7, max(4, ended["number"].max()) + 0.7)
-    axes.set_ylim(0, 1.05 * max(done + missing))
+            heights = steps[rows].groupby(bars[rows]).sum()
+            middles = heights.index + (width - 1) / 2
+            axes.bar(middles, heights, bottom=floor[heights.index], width=0.8 * width, color=colour, label=label)
+            floor = floor.add(heights, fill_value=0.0)
+    axes.set_xlim(-0.7, last + 0.7)
+    axes.set_ylim(0, 1.05 * floor.max())
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(axis="x", visible=False)

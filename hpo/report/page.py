@@ -24,6 +24,9 @@ from hpo.report.tables import METRICS, PARAM, View
 from hpo.spec import DataSpec
 from hpo.study import INTERRUPTED, remaining_trials, total_trials
 
+# Rows of the page's table; a longer one is no reading, and all are in `trials.csv`.
+MOST_TRIALS = 200
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFiles:
@@ -86,6 +89,7 @@ def render(view: View, folder: Path, drawn: set[str]) -> str:
         answer=list(_answer(view)),
         progress=_progress(view),
         trials=_trials(view),
+        most_trials=MOST_TRIALS,
         drawn=drawn,
         savings=tables.pruning_savings(view.table),
         failures=_failures(view.table),
@@ -170,12 +174,13 @@ def _unfinished(view: View) -> bool:
 
 
 def _trials(view: View) -> str:
-    """Every trial, best first, rounded for reading."""
+    """The trials, best first, rounded for reading: the first `MOST_TRIALS`, and the default."""
     metric = view.spec.metric.removeprefix("eval/") if view.spec else "score"
     scores = dict.fromkeys([metric, "accuracy", "f1_macro"])
     params = [column for column in view.table.columns if column.startswith(PARAM)]
     header = ["Trial", "State", *(_first_up(METRICS.get(name, name)) for name in scores)]
     ranked = tables.leaderboard(view.table, "score", view.direction)
+    ranked = ranked[(ranked.index < MOST_TRIALS) | (ranked["number"] == view.default)]
     body = []
     for _, row in ranked.iterrows():
         number = f"**{row['number']} (best)**" if row["number"] == view.best else str(row["number"])

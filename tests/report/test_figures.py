@@ -16,8 +16,8 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState, create_trial
 
-from hpo.report.figures import FIGURES, learning_curves, parameters, png, pruning
-from hpo.report.tables import View, view_of
+from hpo.report.figures import FIGURES, MOST_BARS, MOST_CURVES, learning_curves, parameters, png, pruning
+from hpo.report.tables import View, pruning_savings, view_of
 from hpo.spec import StudySpec
 
 Direction = Literal["minimize", "maximize"]
@@ -49,7 +49,7 @@ def view(n: int, *, states: str = "CCPCF", direction: Direction = "maximize", sp
 
 
 def add(study: optuna.Study, number: int, state: TrialState) -> None:
-    params: dict[str, Any] = {"learning_rate": 1e-5 * 1.04**number, "lr_scheduler_type": CHOICES[number % 4]}
+    params: dict[str, Any] = {"learning_rate": 1e-5 * 1.04 ** (number % 100), "lr_scheduler_type": CHOICES[number % 4]}
     params |= {"freeze_layers": number % 5} | ({"momentum": 0.9} if number % 3 == 1 else {})
     made = 4 if state == TrialState.COMPLETE else 1 + number % 3
     scores = {step: 0.5 + 0.05 * step + 0.001 * (number * 7 % 13) for step in range(1, made + 1)}
@@ -111,6 +111,22 @@ def test_a_hundred_trials_do_not_make_the_comparison_endless() -> None:
     seen = view(100, states="CCCP")
     assert max(drawn(FIGURES["accuracy_f1"](seen)).shape[:2]) < 1500
     drawn(FIGURES["history"](seen))
+
+
+def test_thousands_of_trials_do_not_make_a_figure_endless() -> None:
+    """One curve in so many, with the best and the default; bars of several trials, of which nothing is lost."""
+    seen = view(2001, states="CCP")
+    curves, bars = learning_curves(seen), pruning(seen)
+    assert curves is not None and bars is not None
+    labels = {str(line.get_label()) for line in curves.axes[0].lines}
+    assert len([line for line in curves.axes[0].lines if line.get_marker() == "."]) <= MOST_CURVES + 2
+    assert {f"best (trial {seen.best})", f"default (trial {seen.default})", "complete", "pruned"} <= labels
+    assert "one trial in 11" in curves.axes[0].get_title(loc="left")
+    groups = [[bar.get_height() for bar in group] for group in bars.axes[0].containers]
+    assert all(len(heights) <= MOST_BARS for heights in groups)
+    savings = pruning_savings(seen.table)
+    assert [sum(heights) for heights in groups] == [savings.steps_done, savings.steps_saved]
+    assert "6 a bar" in bars.axes[0].get_xlabel()
 
 
 def test_a_parameter_has_a_panel_with_its_scale() -> None:

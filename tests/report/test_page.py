@@ -13,7 +13,7 @@ from optuna.trial import TrialState, create_trial
 from hpo.errors import StorageError
 from hpo.report import ReportFiles, write_report
 from hpo.report.figures import FIGURES
-from hpo.report.page import render
+from hpo.report.page import MOST_TRIALS, render
 from hpo.report.tables import view_of
 from hpo.spec import StudySpec
 
@@ -158,6 +158,18 @@ def test_the_table_lists_every_trial_best_first() -> None:
     assert rows[0][2:] == ["0.9000", "0.8900", "0.0001", "", r"a\|b\<i>c", "2 min 40 s"]
     assert rows[2][2:] == ["0.8000", "0.7900", "2.35e-05", "none", "", "2 min 40 s"]
     assert rows[4][2:4] == ["", ""]
+
+
+def test_a_table_that_nobody_would_read_shows_the_best_and_the_default() -> None:
+    study = new_study()
+    for number in range(MOST_TRIALS + 50):
+        add(study, "COMPLETE", 0.5 + number / 1000)
+    text = section(page_of(study), "Trials")
+    rows = table(text)[1:]
+    assert len(rows) == MOST_TRIALS + 1
+    assert rows[0][0] == f"**{MOST_TRIALS + 49} (best)**"
+    assert rows[-1][0] == "0 (default)"
+    assert f"the first {MOST_TRIALS}, and the default; the file has all 250." in text
 
 
 def test_savings_and_failures() -> None:
