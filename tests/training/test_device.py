@@ -86,9 +86,9 @@ def faults(size):
 
 torch.ones(10)  # what torch loads at its first use
 size = 16 * 2**20  # 64 MiB: more than the C library keeps by itself, in 16,384 pages of 4 KiB
-print(sum(faults(size) for _ in range(10)))
+print(sum(faults(size) for _ in range(5)))
 keep_freed_memory()
-print(sum(faults(size) for _ in range(10)))
+print(sum([faults(size) for _ in range(25)][20:]))
 return_freed_memory()
 print(faults(size))
 """
@@ -98,8 +98,8 @@ print(faults(size))
 def test_what_is_freed_is_kept_for_the_next_step() -> None:
     answer = subprocess.run([sys.executable, "-c", MALLOC], capture_output=True, text=True, check=True, cwd=ROOT)
     by_default, kept, returned = map(int, answer.stdout.split())
-    if by_default < 10 * 16_384:
+    if by_default < 5 * 16_384:
         pytest.skip("the system gives huge pages")
-    # Taken from the system once, or a few times: something small may have come to lie in what was freed.
-    assert kept <= 4 * 16_500
+    # Looked at after a while: at first something small comes to lie in what was freed, and it does not fit any more.
+    assert kept < 100
     assert returned >= 16_384
