@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.measure import Finished, run_module
 from benchmarks.rows import Rows
-from hpo.spec import StudySpec, TrialConfig
+from hpo.spec import StudySpec
 from hpo.study_file import read_study
 
 
@@ -77,20 +77,13 @@ class Clock:
 
 def ours(job: Job, spec: StudySpec) -> Result:
     """As a trial trains, without its study around it."""
+    from hpo.space import trial_config
     from hpo.training.finetune import finetune
     from hpo.training.setup import set_up
 
-    config = TrialConfig(
-        metric=spec.metric,
-        data=spec.data,
-        model=spec.model,
-        training=spec.training,
-        seed=job.seed,
-        data_seed=spec.seed,
-    )
     clock = Clock(job.warmup_steps)
     with tempfile.TemporaryDirectory() as cache:
-        setup = set_up(config, Path(cache))
+        setup = set_up(trial_config(spec, {}, job.seed), Path(cache))
         for evaluation in finetune(setup, clock):
             accuracy = evaluation.metrics["eval/accuracy"]
     return Result(clock.examples_per_second(spec.training.train_batch_size), accuracy, clock.step)

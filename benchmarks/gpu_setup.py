@@ -151,10 +151,7 @@ class DeviceData:
     @classmethod
     def of(cls, data: Data, device: Device) -> DeviceData:
         return cls(
-            *(
-                DeviceTokens(tokens, PAD, device.type, device.most_lengths, MULTIPLE)
-                for tokens in (data.train, data.validation)
-            )
+            *(DeviceTokens(tokens, PAD, device.type, multiple_of=MULTIPLE) for tokens in (data.train, data.validation))
         )
 
     @property
@@ -233,7 +230,7 @@ def plain_model(name: str, dropout: float, device: Device) -> PreTrainedModel:
 
 def with_fast_layers(model: PreTrainedModel) -> PreTrainedModel:
     """As a trial has it."""
-    replace_dropouts(model)  # before the layers, which hold on to theirs
+    replace_dropouts(model)
     assert replace_layers(model, SEQUENCE_CLASSIFICATION.first_token_only)
     return model
 

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,12 +98,12 @@ def _child(variant: str, steps: int, warmup_steps: int, seed: int = 0, operators
     from hpo.training import setup as setup_module
 
     spec = read_study(STUDY, [])
-    config = space.trial_config(spec, space.default_params(spec), seed)
-    with tempfile.TemporaryDirectory() as cache, _without(list(CHANGES)[list(CHANGES).index(variant) + 1 :]):
+    config = space.trial_config(spec, {}, seed)
+    _take_back(list(CHANGES)[list(CHANGES).index(variant) + 1 :])
+    with tempfile.TemporaryDirectory() as cache:
         setup = setup_module.set_up(config, Path(cache))
         setup.pretrained.model.train()
         batches = setup.train.training_rows(config.training.train_batch_size, np.random.default_rng(seed))
-        # Two epochs of the same batches would do as well: what counts is that all variants see the same ones.
         steps_of = zip(batches, setup.learning_rates, strict=False)
         for _ in range(warmup_steps):
             setup.step(*next(steps_of))
@@ -134,9 +133,8 @@ def _profile(setup: Any, steps_of: Iterator[Any], steps: int, operators: int) ->
     print(f"{'':7} {total / steps / 1000:7.1f} ms a step in all, profiling included")
 
 
-@contextmanager
-def _without(changes: Sequence[str]) -> Iterator[None]:
-    """Takes changes back, by putting what stood there before them in their places."""
+def _take_back(changes: Sequence[str]) -> None:
+    """Puts what stood there before these changes in their places, for the rest of the process."""
     from torch import nn
 
     from hpo.training import batches, model, setup, step
@@ -160,7 +158,6 @@ def _without(changes: Sequence[str]) -> Iterator[None]:
     for change, (module, attribute, value) in before.items():
         if change in taken_back:
             setattr(module, attribute, value)
-    yield
 
 
 if __name__ == "__main__":

@@ -206,13 +206,14 @@ REVISION = """
 import sys
 from transformers import AutoModelForSequenceClassification
 from hpo.spec import ModelSpec
-from hpo.training.model import load_pretrained
-for revision in (None, "v2"):
+from hpo.training.model import load_pretrained, read_checkpoint
+for revision in (None, "v2", None, "v2"):
     spec = ModelSpec(name=sys.argv[1], revision=revision)
     loaded = load_pretrained(
         spec, AutoModelForSequenceClassification, ("a", "b"), dropout=None, max_length=16, device="cpu", seed=0
     )
     print(loaded.model.bert.embeddings.LayerNorm.bias[0].item(), len(loaded.tokenizer), loaded.fingerprint)
+print(read_checkpoint.cache_info().misses)
 """
 
 
@@ -230,7 +231,9 @@ def test_weights_and_tokenizer_are_of_the_revision(hub_root: Path, tmp_path: Pat
     with HubServer(root) as server:
         asked = Shell(server.url, tmp_path / "home")("-c", REVISION, MODEL)
     assert asked.returncode == 0, asked.stderr
-    main, other = (line.split() for line in asked.stdout.splitlines())
+    *loaded, read = asked.stdout.splitlines()
+    main, other, *again = (line.split() for line in loaded)
+    assert (again, int(read)) == ([main, other], 2)  # the trials to come read nothing any more
     assert float(other[0]) == float(main[0]) + 1.0
     assert int(other[1]) == int(main[1]) - 1
     assert main[2] == f"commit:{Repository(MODEL, root / 'models' / MODEL).commit}"

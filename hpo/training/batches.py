@@ -15,6 +15,8 @@ from hpo.data.tokens import Tokens
 Batch = dict[str, torch.Tensor]
 # Batches that are cut from one random draw sorted by length. Larger: less padding, less random.
 BATCHES_PER_POOL = 50
+# Lengths that batches are padded to. More: less padding, and more shapes, each of which takes memory and, once, time.
+MOST_LENGTHS = 16
 
 
 def training_order(
@@ -91,7 +93,7 @@ class DeviceTokens:
     """A tokenized split on the device, flat with offsets, from which batches are gathered."""
 
     def __init__(
-        self, tokens: Tokens, pad_token_id: int, device: str, most_lengths: int = 1000, multiple_of: int = 1
+        self, tokens: Tokens, pad_token_id: int, device: str, most_lengths: int = MOST_LENGTHS, multiple_of: int = 1
     ) -> None:
         """Copies the tokens there.
 

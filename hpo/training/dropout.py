@@ -1,7 +1,7 @@
-"""Dropout for a CPU: the same as torch's, from a sixth of its time.
+"""Dropout for a CPU: the same as torch's, in a fifth of its time.
 
-torch draws 53 random bits for every element there, one element after another: a fifth of a training step of MiniLM
-(`benchmarks/README.md`). Sixteen bits are enough, and one draw of 64 gives them to four elements.
+torch draws a random number for every element there, one element after another: a sixth of a training step of MiniLM.
+Sixteen bits are enough, and one draw of 64 gives them to four elements.
 """
 
 from typing import Any

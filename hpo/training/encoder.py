@@ -2,8 +2,8 @@
 
 The same mathematics on the same parameters as transformers' own layers (tests hold the two together): only their
 `forward` is replaced, so names, saving and loading stay. What is saved: queries, keys and values are one product, the
-input of a layer is cast once, softmax stays on short rows in float32, and the last layer computes only the row that the
-head reads. What each of it gives stands in `benchmarks/README.md`.
+input of a layer is cast once, attention on a CPU is our own, and the last layer computes only the row that the head
+reads. `python -m benchmarks.step` measures what each of it gives.
 """
 
 import functools
@@ -33,15 +33,15 @@ class PostNormLayer:
     query: nn.Linear
     key: nn.Linear
     value: nn.Linear
-    attention_dropout: nn.Dropout
     num_heads: int
+    attention_dropout: float
     attention_output: nn.Linear
-    attention_output_dropout: nn.Dropout | None
+    attention_output_dropout: float
     attention_norm: nn.LayerNorm
     up: nn.Linear
     activation: Callable[[torch.Tensor], torch.Tensor]
     down: nn.Linear
-    down_dropout: nn.Dropout
+    down_dropout: float
     norm: nn.LayerNorm
 
 
@@ -53,15 +53,15 @@ def _bert(layer: Any) -> PostNormLayer | None:
         query=attention.query,
         key=attention.key,
         value=attention.value,
-        attention_dropout=attention.dropout,
         num_heads=attention.num_attention_heads,
+        attention_dropout=attention.dropout.p,
         attention_output=output.dense,
-        attention_output_dropout=output.dropout,
+        attention_output_dropout=output.dropout.p,
         attention_norm=output.LayerNorm,
         up=layer.intermediate.dense,
         activation=layer.intermediate.intermediate_act_fn,
         down=layer.output.dense,
-        down_dropout=layer.output.dropout,
+        down_dropout=layer.output.dropout.p,
         norm=layer.output.LayerNorm,
     )
 
@@ -72,15 +72,15 @@ def _distilbert(layer: Any) -> PostNormLayer:
         query=attention.q_lin,
         key=attention.k_lin,
         value=attention.v_lin,
-        attention_dropout=attention.dropout,
         num_heads=attention.n_heads,
+        attention_dropout=attention.dropout.p,
         attention_output=attention.out_lin,
-        attention_output_dropout=None,
+        attention_output_dropout=0.0,
         attention_norm=layer.sa_layer_norm,
         up=ffn.lin1,
         activation=ffn.activation,
         down=ffn.lin2,
-        down_dropout=ffn.dropout,
+        down_dropout=ffn.dropout.p,
         norm=layer.output_layer_norm,
     )
 
@@ -132,16 +132,19 @@ def _forward(
     **__: Any,
 ) -> torch.Tensor:
     """What takes the place of the module's own, which would look at these two attributes just so."""
+    compute = functools.partial(compute_layer, layer, first_token_only, module.training)
     if module.gradient_checkpointing and module.training:
-        again: torch.Tensor = checkpoint(
-            compute_layer, layer, first_token_only, hidden_states, attention_mask, use_reentrant=False
-        )
+        again: torch.Tensor = checkpoint(compute, hidden_states, attention_mask, use_reentrant=False)
         return again
-    return compute_layer(layer, first_token_only, hidden_states, attention_mask)
+    return compute(hidden_states, attention_mask)
 
 
 def compute_layer(
-    layer: PostNormLayer, first_token_only: bool, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None
+    layer: PostNormLayer,
+    first_token_only: bool,
+    training: bool,
+    hidden_states: torch.Tensor,
+    attention_mask: torch.Tensor | None,
 ) -> torch.Tensor:
     """One layer.
 
@@ -153,23 +156,23 @@ def compute_layer(
         [batch, length, hidden] float32; [batch, 1, hidden] where only the first token is asked for.
     """
     residual = hidden_states[:, :1] if first_token_only else hidden_states
-    context = _attention(layer, first_token_only, _cast(hidden_states), attention_mask)
-    hidden = _dropped(layer.attention_output(context), layer.attention_output_dropout)
+    attention_dropout = layer.attention_dropout if training else 0.0
+    context = _attention(layer, first_token_only, _cast(hidden_states), attention_mask, attention_dropout)
+    hidden = dropout(layer.attention_output(context), layer.attention_output_dropout, training)
     hidden = layer.attention_norm(residual + hidden)
     expanded = layer.activation(layer.up(_cast(hidden)))
-    normed: torch.Tensor = layer.norm(hidden + _dropped(layer.down(expanded), layer.down_dropout))
+    normed: torch.Tensor = layer.norm(hidden + dropout(layer.down(expanded), layer.down_dropout, training))
     return normed
 
 
 def _attention(
-    layer: PostNormLayer, first_token_only: bool, hidden: torch.Tensor, bias: torch.Tensor | None
+    layer: PostNormLayer, first_token_only: bool, hidden: torch.Tensor, bias: torch.Tensor | None, dropout_p: float
 ) -> torch.Tensor:
     if first_token_only:
         (query,) = _heads(hidden[:, :1], [layer.query], layer.num_heads)
         key, value = _heads(hidden, [layer.key, layer.value], layer.num_heads)
     else:
         query, key, value = _heads(hidden, [layer.query, layer.key, layer.value], layer.num_heads)
-    dropout_p = layer.attention_dropout.p if layer.attention_dropout.training else 0.0
     if hidden.device.type == "cuda":
         mask = None if bias is None else bias.to(query.dtype)
         context = functional.scaled_dot_product_attention(query, key, value, mask, dropout_p)
@@ -192,7 +195,3 @@ def _cast(hidden: torch.Tensor) -> torch.Tensor:
     """To the precision of the products, once; autocast would do it for each of them."""
     device = hidden.device.type
     return hidden.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else hidden
-
-
-def _dropped(hidden: torch.Tensor, module: nn.Dropout | None) -> torch.Tensor:
-    return hidden if module is None else dropout(hidden, module.p, module.training)

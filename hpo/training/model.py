@@ -117,8 +117,8 @@ def load_pretrained(
         DataError: no such model, no head of this kind for its architecture, no known dropout though one is asked for,
             or positions for fewer than `max_length` tokens.
     """
-    path = local_path(spec.name) or _snapshots.get(spec)
-    stamps = _stamps(path) if path else ()
+    path = local_path(spec.name)
+    stamps = _stamps(path) if path else ()  # what lies under a commit of the Hub does not change
     checkpoint = read_checkpoint(spec, auto_model, labels, device, stamps)
     positions = min(num_positions(checkpoint.model, default=max_length), checkpoint.tokenizer.model_max_length)
     if max_length > positions:
@@ -127,7 +127,7 @@ def load_pretrained(
         )
     model = checkpoint.copy(dropout, device, seed)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    replace_dropouts(model)  # before the layers, which hold on to theirs
+    replace_dropouts(model)
     capturable = replace_layers(model, first_token_only)
     return Pretrained(
         model=model,

@@ -108,7 +108,7 @@ def _tokens(
 ) -> DeviceTokens:
     """On the device, and kept there for the trials to come: splits and tokenizers are the same objects for all."""
     tokens = tokenize_split(split, tokenizer, max_length, fingerprint=fingerprint, name=name, cache_dir=cache_dir)
-    return DeviceTokens(tokens, tokenizer.pad_token_id, device.type, device.most_lengths, device.multiple_of)
+    return DeviceTokens(tokens, tokenizer.pad_token_id, device.type, multiple_of=device.multiple_of)
 
 
 def trained_model(setup: Setup) -> PreTrainedModel:

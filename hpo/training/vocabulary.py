@@ -1,8 +1,8 @@
 """Only the rows of the word embeddings that a text of the study needs.
 
-The others get no gradient and have no moments: the optimizer would walk through them at every step for nothing, and on
-MiniLM they are a quarter of all parameters. Leaving them out is exact but for weight decay, which shrinks them by a
-factor known beforehand; `whole_embedding` puts them back with it.
+The others get no gradient and have no moments: the optimizer would walk through them at every step for nothing. Of
+MiniLM's parameters they are 31 % on rotten_tomatoes. Leaving them out is exact but for weight decay, which shrinks them
+by a factor known beforehand; `whole_embedding` puts them back with it.
 """
 
 import numpy as np
