@@ -5,7 +5,6 @@ STUDY ?= sst2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-BENCH_READY := $(VENV)/.bench-ready
 
 .PHONY: setup run test lint schema bench clean
 
@@ -33,12 +32,7 @@ lint: setup
 schema: setup
 	$(BIN)/python -m hpo.schema
 
-# The peers need one package more than the suite.
-$(BENCH_READY): $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
-	touch $@
-
-bench: $(BENCH_READY)
+bench: setup
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
