@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import gc
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -94,7 +95,9 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Gives the system back what is freed by now, where the C library is glibc."""
+    """Gives the system back what is freed by now: of Arrow's memory, in which pandas reads, and of glibc's if it is."""
+    if "pyarrow" in sys.modules:
+        sys.modules["pyarrow"].default_memory_pool().release_unused()
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):
         library.malloc_trim(0)

@@ -34,12 +34,12 @@ def dropout(input: torch.Tensor, p: float, training: bool) -> torch.Tensor:
     return dropped
 
 
-def scaled_mask(input: torch.Tensor, p: float, dtype: torch.dtype | None = None) -> torch.Tensor:
+def scaled_mask(input: torch.Tensor, p: float) -> torch.Tensor:
     """Of the shape of `input`: 0 where it is dropped, and what makes up for that where it is kept."""
     drop = min(round(p * VALUES), VALUES - 1)
     draws = torch.empty(-(-input.numel() // LANES), dtype=torch.int64).random_(-(2**63), None)
     bits = draws.view(torch.int16)[: input.numel()].view(input.shape)
-    mask = torch.empty(input.shape, dtype=dtype or input.dtype)
+    mask = torch.empty(input.shape, dtype=input.dtype)
     torch.ge(bits, drop - VALUES // 2, out=mask)
     return mask.mul_(VALUES / (VALUES - drop))
 

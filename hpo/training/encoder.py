@@ -22,7 +22,7 @@ from transformers.models.distilbert.modeling_distilbert import TransformerBlock
 from transformers.models.electra.modeling_electra import ElectraLayer
 from transformers.models.roberta.modeling_roberta import RobertaLayer
 
-from hpo.training.attention import attention
+from hpo.training.attention import attention, one_query_attention
 from hpo.training.dropout import dropout
 
 
@@ -169,29 +169,32 @@ def _attention(
     layer: PostNormLayer, first_token_only: bool, hidden: torch.Tensor, bias: torch.Tensor | None, dropout_p: float
 ) -> torch.Tensor:
     if first_token_only:
-        (query,) = _heads(hidden[:, :1], [layer.query], layer.num_heads)
-        key, value = _heads(hidden, [layer.key, layer.value], layer.num_heads)
+        (query,) = _project(hidden[:, :1].contiguous(), layer.query)
+        if hidden.device.type == "cpu":
+            key_weight, value_weight, value_bias = map(_cast, (layer.key.weight, layer.value.weight, layer.value.bias))
+            return one_query_attention(
+                query, hidden, key_weight, value_weight, value_bias, layer.num_heads, bias, dropout_p
+            )
+        key, value = _project(hidden, layer.key, layer.value)
     else:
-        query, key, value = _heads(hidden, [layer.query, layer.key, layer.value], layer.num_heads)
-    if hidden.device.type == "cuda":
-        mask = None if bias is None else bias.to(query.dtype)
-        context = functional.scaled_dot_product_attention(query, key, value, mask, dropout_p)
-    else:
-        context = attention(query, key, value, bias, dropout_p)
+        query, key, value = _project(hidden, layer.query, layer.key, layer.value)
+    if hidden.device.type == "cpu":
+        return attention(query, key, value, layer.num_heads, bias, dropout_p)
+    mask = None if bias is None else bias.to(query.dtype)
+    query, key, value = (each.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2) for each in (query, key, value))
+    context = functional.scaled_dot_product_attention(query, key, value, mask, dropout_p)
     joined: torch.Tensor = context.transpose(1, 2).flatten(2)
     return joined
 
 
-def _heads(hidden: torch.Tensor, projections: list[nn.Linear], num_heads: int) -> torch.Tensor:
-    """[projections, batch, heads, length, width], all from one matrix product."""
-    weight = torch.cat([projection.weight for projection in projections])
-    bias = torch.cat([projection.bias for projection in projections])
-    projected = functional.linear(hidden, weight, bias)
-    heads: torch.Tensor = projected.unflatten(-1, (len(projections), num_heads, -1)).permute(2, 0, 3, 1, 4)
-    return heads
+def _project(hidden: torch.Tensor, *projections: nn.Linear) -> tuple[torch.Tensor, ...]:
+    """Of each projection [batch, length, hidden], all from one matrix product."""
+    weight = torch.cat([_cast(projection.weight) for projection in projections])
+    bias = torch.cat([_cast(projection.bias) for projection in projections])
+    return functional.linear(hidden, weight, bias).chunk(len(projections), dim=-1)
 
 
-def _cast(hidden: torch.Tensor) -> torch.Tensor:
+def _cast(tensor: torch.Tensor) -> torch.Tensor:
     """To the precision of the products, once; autocast would do it for each of them."""
-    device = hidden.device.type
-    return hidden.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else hidden
+    device = tensor.device.type
+    return tensor.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else tensor

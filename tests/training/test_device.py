@@ -1,6 +1,7 @@
 """Which precision a device gets, by what it says that it can do."""
 
 import ctypes
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -103,3 +104,30 @@ def test_what_is_freed_is_kept_for_the_next_step() -> None:
     # Looked at after a while: at first something small comes to lie in what was freed, and it does not fit any more.
     assert kept < 100
     assert returned >= 16_384
+
+
+ARROW = """
+import pandas, psutil
+from hpo.training.device import return_freed_memory
+
+def resident():
+    return psutil.Process().memory_info().rss
+
+before = resident()
+frame = pandas.read_csv("rows.csv", dtype=str)
+assert len(frame) == 100_000
+del frame
+kept = resident() - before
+return_freed_memory()
+print(kept, resident() - before)
+"""
+
+
+def test_what_reading_the_data_took_is_returned(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text\n" + 100_000 * ("word " * 60 + "\n"))  # 30 MB
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    answer = subprocess.run(
+        [sys.executable, "-c", ARROW], capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
+    )
+    kept, left = map(int, answer.stdout.split())
+    assert left < kept - 20 * 2**20

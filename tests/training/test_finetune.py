@@ -112,7 +112,7 @@ def test_three_steps_written_out(make_config: ConfigMaker) -> None:
         batch = setup.train.gather(rows)
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
         loss = torch.nn.functional.cross_entropy(logits, batch["labels"])
-        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
         norm = torch.cat([gradient.flatten() for gradient in gradients]).norm().item()
         step = 0.1 * share * min(1.0, 0.5 / norm)
         with torch.no_grad():

@@ -57,9 +57,9 @@ def active_dropouts(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> 
         seen.append(kwargs["dropout_p"])
         return attention(*args, **kwargs)
 
-    def record_mask(input: torch.Tensor, p: float, dtype: torch.dtype | None = None) -> torch.Tensor:
+    def record_mask(input: torch.Tensor, p: float) -> torch.Tensor:
         seen.append(p)
-        return scaled_mask(input, p, dtype)
+        return scaled_mask(input, p)
 
     input_ids = torch.arange(4, 18).reshape(2, 7)
     with monkeypatch.context() as patched:
