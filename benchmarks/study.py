@@ -1,7 +1,7 @@
 """A whole study by us and by `Trainer.hyperparameter_search` with Optuna and MLflow: wall time of the whole process.
 
-python -m benchmarks.study                        # one round, in about 15 minutes on two cores
-python -m benchmarks.study --study-repeats 3
+python -m benchmarks.study                        # in about 25 minutes on two cores
+python -m benchmarks.study --study-repeats 1
 
 Same rows, weights, space, sampler, pruner, seeds, number of trials and of evaluations. The points drawn are the same
 as long as the scores are; where they part, so does the work, which is why examples trained on are told as well.
@@ -60,7 +60,7 @@ class StudyRun:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("study")
-    group.add_argument("--study-repeats", type=int, default=1, metavar="N", help="rounds (default: 1)")
+    group.add_argument("--study-repeats", type=int, default=3, metavar="N", help="rounds (default: 3)")
     group.add_argument("--trials", type=int, default=12, metavar="N", help="trials of a study (default: 12)")
     group.add_argument("--max-rows", type=int, default=1000, metavar="N", help="training rows (default: 1000)")
 

@@ -1,7 +1,7 @@
 """Training by us and by `transformers.Trainer`: how fast, how much memory, and whether as well.
 
-python -m benchmarks.training                     # everything, in about 20 minutes on two cores
-python -m benchmarks.training --epochs 3 --seeds 5    # quality over the whole default training
+python -m benchmarks.training                     # in about 20 minutes on two cores
+python -m benchmarks.training --epochs 3 --seeds 5    # over the whole default training
 """
 
 import argparse
@@ -20,107 +20,73 @@ from benchmarks.table import Row, add_common_options, parse, print_table, ratio_
 STUDY = ROOT / "studies" / "rotten_tomatoes.yaml"
 WORKERS = (0, 1, 2)
 """Loader processes that an expert would try."""
-SPEED_ROWS = 6_400
-"""Rows of the speed runs: whole batches of 32, in whole pools of 50 batches for whoever sorts by length."""
-CYCLE = 50
-"""Batches over which the Trainer's order by length runs from long texts to short ones; a window of other lengths
-would catch more of the one or the other."""
-QUICK = {"repeats": 1, "steps": 5, "warmup_steps": 1, "seeds": 2, "epochs": 0.02}
+WORKERS_EPOCHS = 0.25
+"""Of the runs that find out which."""
+QUICK = {"warmup_steps": 1, "seeds": 2, "epochs": 0.02}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("training")
-    group.add_argument("--repeats", type=int, default=3, metavar="N", help="rounds of the speed runs (default: 3)")
+    group.add_argument("--seeds", type=int, default=3, metavar="N", help="rounds, each with its seed (default: 3)")
     group.add_argument(
-        "--steps",
+        "--epochs", type=float, default=1.0, metavar="X", help="of a training; the study's own are 3 (default: 1)"
+    )
+    group.add_argument(
+        "--warmup-steps",
         type=int,
-        default=CYCLE,
+        default=17,
         metavar="N",
-        help=f"steps that are timed; best whole {CYCLE}s (default: {CYCLE})",
-    )
-    group.add_argument(
-        "--warmup-steps", type=int, default=10, metavar="N", help="steps before them that are not (default: 10)"
-    )
-    group.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds of the quality runs (default: 3)")
-    group.add_argument(
-        "--epochs", type=float, default=1.0, metavar="X", help="of the quality runs; the study's own are 3 (default: 1)"
+        help="first steps that the clock leaves out. An epoch has 267, and the Trainer's order by length runs from "
+        "long texts to short ones over 50: another number would catch more of the one or the other (default: 17)",
     )
 
 
 def measure(options: argparse.Namespace) -> tuple[list[Row], int]:
     """All rows of this script, and the number of loader processes that suit the expert best."""
-    speed, workers = measure_speed(options.repeats, options.steps, options.warmup_steps)
-    return [*speed, *measure_quality(options.seeds, options.epochs, workers)], workers
-
-
-def measure_speed(repeats: int, steps: int, warmup_steps: int) -> tuple[list[Row], int]:
-    """Examples per second of training alone; and the expert's number of loader processes."""
     with tempfile.TemporaryDirectory() as folder:
-        # A few validation rows: every run ends with an evaluation that nobody times.
-        data = (f"data.max_rows={SPEED_ROWS}", "data.validation_size=64", "training.num_evaluations=1")
-        rows = write_rows(Path(folder), STUDY, data)
-        epochs = (warmup_steps + steps) * 32 / rows.num_train
-        job = _job(rows, (*data, f"training.num_train_epochs={epochs!r}"), warmup_steps)
-        say(f"loader processes of the expert: {WORKERS}")
-        workers = best_workers(job, rounds=min(2, repeats))
-        expert = replace(job, contestant="expert", precision=rows.precision, workers=workers)
-        say(f"training speed: {warmup_steps} + {steps} steps, expert with {workers} loader processes")
-        runs = interleaved(
-            {
-                "ours": _at_seed(replace(job, precision=rows.precision)),
-                "trainer": _at_seed(replace(job, contestant="trainer")),
-                "expert": _at_seed(expert),
-                "ours in fp32": _at_seed(job),
-            },
-            repeats,
-        )
-    _require_steps(runs, warmup_steps + steps)
-    speeds = {name: [run.result.examples_per_second for run in of] for name, of in runs.items()}
-
-    def row(what: str, ours: str, theirs: str, goal: float | None = None) -> Row:
-        return ratio_row(what, speeds[ours], speeds[theirs], "examples/s", higher_is_better=True, goal=goal)
-
-    named = f"expert ({rows.precision}, by length, {workers} loader processes)"
-    return [
-        row("training, Trainer as it comes (fp32)", "ours", "trainer", goal=4.0),
-        row(f"training, {named}", "ours", "expert", goal=1.5),
-        row("training, both in fp32, Trainer as it comes", "ours in fp32", "trainer"),
-    ], workers
-
-
-def best_workers(job: Job, rounds: int) -> int:
-    """The number of loader processes with which the expert trains fastest on this machine."""
-    expert = replace(job, contestant="expert", precision=job.rows.precision)
-    runs = interleaved({str(n): _at_seed(replace(expert, workers=n)) for n in WORKERS}, rounds)
-    speeds = {n: statistics.median(run.result.examples_per_second for run in runs[str(n)]) for n in WORKERS}
-    say(f"  {', '.join(f'{n}: {speed:.0f} examples/s' for n, speed in speeds.items())}")
-    return max(WORKERS, key=lambda n: speeds[n])
-
-
-def measure_quality(seeds: int, epochs: float, workers: int) -> list[Row]:
-    """Validation accuracy of a whole training over seeds, and the peak memory of the process that trained."""
-    with tempfile.TemporaryDirectory() as folder:
-        overrides = (f"training.num_train_epochs={epochs!r}", "training.num_evaluations=1")
+        overrides = (f"training.num_train_epochs={options.epochs!r}", "training.num_evaluations=1")
         rows = write_rows(Path(folder), STUDY, overrides)
-        job = _job(rows, overrides, warmup_steps=0)
-        say(f"quality: {epochs:g} epochs of {rows.num_train:,} rows, {seeds} seeds")
+        job = _job(rows, overrides, options.warmup_steps)
+        workers = best_workers(job, options)
+        say(f"{options.epochs:g} epochs of {rows.num_train:,} rows, {options.seeds} seeds, {workers} loader processes")
         runs = interleaved(
             {
                 "ours": _at_seed(replace(job, precision=rows.precision)),
                 "trainer": _at_seed(replace(job, contestant="trainer")),
                 "expert": _at_seed(replace(job, contestant="expert", precision=rows.precision, workers=workers)),
+                "ours in fp32": _at_seed(job),
             },
-            seeds,
+            options.seeds,
         )
     _require_steps(runs, runs["ours"][0].result.num_training_steps)
+    speeds = {name: [run.result.examples_per_second for run in of] for name, of in runs.items()}
+
+    def speed(what: str, ours: str, theirs: str, goal: float | None = None) -> Row:
+        return ratio_row(what, speeds[ours], speeds[theirs], "examples/s", higher_is_better=True, goal=goal)
+
     peers = {"trainer": "Trainer as it comes", "expert": "expert"}
+    expertise = f"{rows.precision}, by length, {workers} loader processes"
     return [
+        speed("training, Trainer as it comes (fp32)", "ours", "trainer", goal=4.0),
+        speed(f"training, expert ({expertise})", "ours", "expert", goal=1.5),
+        speed("training, both in fp32, Trainer as it comes", "ours in fp32", "trainer"),
         *(
-            _accuracy_row(f"accuracy after {epochs:g} epochs, {peers[peer]}", runs["ours"], runs[peer])
+            _accuracy_row(f"accuracy after {options.epochs:g} epochs, {peers[peer]}", runs["ours"], runs[peer])
             for peer in peers
         ),
         *(_memory_row(f"peak memory of a training, {peers[peer]}", runs["ours"], runs[peer]) for peer in peers),
-    ]
+    ], workers
+
+
+def best_workers(job: Job, options: argparse.Namespace) -> int:
+    """The number of loader processes with which the expert trains fastest on this machine."""
+    say(f"loader processes of the expert: {WORKERS}")
+    overrides = (*job.overrides, f"training.num_train_epochs={min(WORKERS_EPOCHS, options.epochs)!r}")
+    expert = replace(job, contestant="expert", precision=job.rows.precision, overrides=overrides)
+    runs = interleaved({str(n): _at_seed(replace(expert, workers=n)) for n in WORKERS}, 1 if options.quick else 3)
+    speeds = {n: statistics.median(run.result.examples_per_second for run in runs[str(n)]) for n in WORKERS}
+    say(f"  {', '.join(f'{n}: {speed:.0f} examples/s' for n, speed in speeds.items())}")
+    return max(WORKERS, key=lambda n: speeds[n])
 
 
 def _job(rows: Rows, overrides: tuple[str, ...], warmup_steps: int) -> Job:
