@@ -87,7 +87,7 @@ def _gradients(model: nn.Module, rows: Rows, data: DeviceData, device: Device) -
     with device.autocast():
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
     functional.cross_entropy(logits, batch["labels"]).backward()
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in model.parameters()]
     return logits.detach(), torch.cat([gradient.flatten() for gradient in gradients])
 
 

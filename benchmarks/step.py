@@ -6,6 +6,8 @@ same steps in a process of its own.
 
 import argparse
 import json
+import math
+import statistics
 import sys
 import tempfile
 import time
@@ -19,6 +21,7 @@ from benchmarks.table import add_common_options, parse
 
 STUDY = ROOT / "studies" / "rotten_tomatoes.yaml"
 QUICK = {"repeats": 1, "steps": 3, "warmup_steps": 1, "operators": 5}
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm")
 # What each variant adds to the one before it, and what is not there yet takes the place of in `set_up`.
 CHANGES: dict[str, str] = {
     "transformers' own": "",
@@ -59,16 +62,18 @@ def main(arguments: list[str] | None = None) -> int:
     for name in (next(iter(CHANGES)), list(CHANGES)[-1]):
         say(f"profile: {name}")
         call = {"variant": name, "steps": 20, "warmup_steps": options.warmup_steps, "operators": options.operators}
-        print(f"\n{name}\n{run_module('benchmarks.step', '--child', json.dumps(call)).stdout}")
+        child = run_module("benchmarks.step", "--cores", str(options.cores), "--child", json.dumps(call))
+        print(f"\n{name}\n{child.stdout}")
     print(machine(), software(), sep="\n")
     return 0
 
 
 def _measured(name: str, options: argparse.Namespace) -> Callable[[int], Timed]:
     call = {"variant": name, "steps": options.steps, "warmup_steps": options.warmup_steps}
+    cores = ("--cores", str(options.cores))
 
     def measure(repeat: int) -> Timed:
-        process = run_module("benchmarks.step", "--child", json.dumps(call | {"seed": repeat}))
+        process = run_module("benchmarks.step", *cores, "--child", json.dumps(call | {"seed": repeat}))
         timed = Timed(**json.loads(process.stdout.splitlines()[-1]))
         return replace(timed, peak_memory_mib=process.peak_memory_mib)
 
@@ -122,7 +127,7 @@ def _child(variant: str, steps: int, warmup_steps: int, seed: int = 0, operators
 def _profile(setup: Any, steps_of: Iterator[Any], steps: int, operators: int) -> None:
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
         for _ in range(steps):
             setup.step(*next(steps_of))
     found = sorted(profiled.key_averages(), key=lambda each: -each.self_cpu_time_total)
@@ -131,6 +136,36 @@ def _profile(setup: Any, steps_of: Iterator[Any], steps: int, operators: int) ->
         took = each.self_cpu_time_total
         print(f"{took / total:7.1%} {took / steps / 1000:7.1f} ms {each.count / steps:7.1f}x  {each.key}")
     print(f"{'':7} {total / steps / 1000:7.1f} ms a step in all, profiling included")
+    products = [
+        tuple(shape for shape in each.input_shapes if len(shape) > 1)[-2:]
+        for each in profiled.events()
+        if each.name in PRODUCTS
+    ]
+    seconds, flops = _products_alone(products, setup.device.dtype)
+    alone, rate = 1000 * seconds / steps, flops / seconds / 1e9
+    print(f"{'':7} {alone:7.1f} ms for its matrix products alone, on contiguous tensors: {rate:.0f} GFLOP/s")
+
+
+def _products_alone(products: Sequence[Any], dtype: Any, rounds: int = 5) -> tuple[float, float]:
+    """What these products take with nothing between them, as near to a floor under the step as torch comes.
+
+    Every shape has its tensors once, so that more of them are in the cache than in a step.
+
+    Returns:
+        Seconds, the median of some rounds, and floating point operations.
+    """
+    import torch
+
+    keys = [tuple(map(tuple, shapes)) for shapes in products]
+    tensors = {key: [torch.randn(shape).to(dtype) for shape in key] for key in set(keys)}
+    seconds = []
+    for _ in range(rounds + 1):
+        started = time.perf_counter()
+        for key in keys:
+            torch.matmul(*tensors[key])
+        seconds.append(time.perf_counter() - started)
+    flops = sum(2.0 * math.prod(left) * right[-1] for left, right in products)
+    return statistics.median(seconds[1:]), flops  # the first round compiles
 
 
 def _take_back(changes: Sequence[str]) -> None:

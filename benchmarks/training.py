@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.contestants import Job, Measured, run_job
+from benchmarks.contestants import Job, Measured, num_training_steps, run_job
 from benchmarks.measure import ROOT, difference, interleaved, say
 from benchmarks.rows import Rows, write_rows
 from benchmarks.table import Row, add_common_options, parse, print_table, ratio_row
@@ -20,8 +20,11 @@ from benchmarks.table import Row, add_common_options, parse, print_table, ratio_
 STUDY = ROOT / "studies" / "rotten_tomatoes.yaml"
 WORKERS = (0, 1, 2)
 """Loader processes that an expert would try."""
-WORKERS_EPOCHS = 0.25
-"""Of the runs that find out which."""
+WORKERS_EPOCHS, WORKERS_WARMUP = 0.25, 17
+"""Of the runs that find out which: 67 steps, the last 50 of which are as many long and short texts as a pool."""
+POOL = 50
+"""Batches from the longest texts to the shortest in the Trainer's order by length, again and again: whoever left out
+others than whole pools would time more of the one or the other."""
 QUICK = {"warmup_steps": 1, "seeds": 2, "epochs": 0.02}
 
 
@@ -34,10 +37,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--warmup-steps",
         type=int,
-        default=17,
+        default=POOL,
         metavar="N",
-        help="first steps that the clock leaves out. An epoch has 267, and the Trainer's order by length runs from "
-        "long texts to short ones over 50: another number would catch more of the one or the other (default: 17)",
+        help=f"first steps that the clock leaves out (default: {POOL}, the longest texts and the shortest of a pool)",
     )
 
 
@@ -46,6 +48,9 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], int]:
     with tempfile.TemporaryDirectory() as folder:
         overrides = (f"training.num_train_epochs={options.epochs!r}", "training.num_evaluations=1")
         rows = write_rows(Path(folder), STUDY, overrides)
+        steps = num_training_steps(options.epochs, rows.num_train, 32)
+        if steps <= options.warmup_steps:
+            sys.exit(f"--epochs must be more than the {options.warmup_steps} --warmup-steps, but got {steps} steps.")
         job = _job(rows, overrides, options.warmup_steps)
         workers = best_workers(job, options)
         say(f"{options.epochs:g} epochs of {rows.num_train:,} rows, {options.seeds} seeds, {workers} loader processes")
@@ -58,7 +63,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], int]:
             },
             options.seeds,
         )
-    _require_steps(runs, runs["ours"][0].result.num_training_steps)
+    _require_steps(runs, steps)
     speeds = {name: [run.result.examples_per_second for run in of] for name, of in runs.items()}
 
     def speed(what: str, ours: str, theirs: str, goal: float | None = None) -> Row:
@@ -82,7 +87,10 @@ def best_workers(job: Job, options: argparse.Namespace) -> int:
     """The number of loader processes with which the expert trains fastest on this machine."""
     say(f"loader processes of the expert: {WORKERS}")
     overrides = (*job.overrides, f"training.num_train_epochs={min(WORKERS_EPOCHS, options.epochs)!r}")
-    expert = replace(job, contestant="expert", precision=job.rows.precision, overrides=overrides)
+    warmup_steps = min(WORKERS_WARMUP, options.warmup_steps)
+    expert = replace(
+        job, contestant="expert", precision=job.rows.precision, overrides=overrides, warmup_steps=warmup_steps
+    )
     runs = interleaved({str(n): _at_seed(replace(expert, workers=n)) for n in WORKERS}, 1 if options.quick else 3)
     speeds = {n: statistics.median(run.result.examples_per_second for run in runs[str(n)]) for n in WORKERS}
     say(f"  {', '.join(f'{n}: {speed:.0f} examples/s' for n, speed in speeds.items())}")

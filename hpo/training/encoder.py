@@ -169,7 +169,7 @@ def _attention(
     layer: PostNormLayer, first_token_only: bool, hidden: torch.Tensor, bias: torch.Tensor | None, dropout_p: float
 ) -> torch.Tensor:
     if first_token_only:
-        (query,) = _project(hidden[:, :1].contiguous(), layer.query)
+        query = layer.query(hidden[:, :1].contiguous())
         if hidden.device.type == "cpu":
             key_weight, value_weight, value_bias = map(_cast, (layer.key.weight, layer.value.weight, layer.value.bias))
             return one_query_attention(
