@@ -43,7 +43,7 @@ from benchmarks.gpu_setup import (
     plain_model,
     read,
 )
-from benchmarks.measure import interleaved, machine, say, software
+from benchmarks.measure import CYCLE, interleaved, machine, say, software
 from benchmarks.table import Row, print_table, ratio_row
 from hpo.training.device import Device, choose_device
 from hpo.training.finetune import finetune
@@ -56,8 +56,6 @@ PARTS = ("correctness", "speed", "trial", "memory", "attention")
 GOAL_RATIO, GOAL_SECONDS = 10.0, 10.0
 WORKERS = (0, 2, 4)
 """Loader processes that an expert would try."""
-CYCLE = 50
-"""Batches over which the Trainer's order by length runs from long texts to short ones: windows are whole cycles."""
 RATES = {"adamw": 1e-4, "adam": 1e-4, "sgd": 1e-2}
 """At which each optimizer moves the weights in a few steps."""
 

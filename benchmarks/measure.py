@@ -22,6 +22,9 @@ T = TypeVar("T")
 ROOT = Path(__file__).parent.parent
 # CPU rows on a machine with a GPU too, and nobody asks a network for anything.
 CHILD_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+CYCLE = 50
+"""Batches over which the Trainer's order by length runs from long texts to short ones, again and again: what is timed,
+and what is left out before it, are whole cycles, or more of the one than of the other would be timed."""
 SIGNIFICANT = 0.05
 """Below this p-value two means differ by more than noise."""
 

@@ -27,7 +27,9 @@ from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import ROOT, machine, run_module, say, software, use_cores
+from benchmarks.measure import ROOT, machine, say, software, use_cores
+from benchmarks.study import search
+from hpo.report.figures import dress, png
 from hpo.search import build_pruner
 from hpo.spec import StudySpec
 from hpo.study import load_study, open_storage
@@ -163,14 +165,12 @@ def run_all(names: Sequence[str], seconds: float, seeds: int) -> dict[str, list[
 
 def run_study(folder: Path, settings: Sequence[str]) -> list[optuna.trial.FrozenTrial]:
     """Its trials. A study that stands in the folder goes on."""
-    arguments = [part for setting in settings for part in ("--set", setting)]
-    run_module("hpo.run", "--study", str(STUDY), "--output", str(folder), *arguments)
+    search(STUDY, folder, settings)
     return load_study(open_storage(folder), read_study(STUDY, []).name).get_trials(deepcopy=False)
 
 
 def _searched(trials: Sequence[optuna.trial.FrozenTrial], seconds: float) -> Searched:
-    starts = [trial.datetime_start for trial in trials if trial.datetime_start]
-    began = min(starts)
+    began = min(trial.datetime_start for trial in trials if trial.datetime_start)
     completed = sorted(
         ((trial.datetime_complete - began).total_seconds(), trial.value)
         for trial in trials
@@ -257,11 +257,10 @@ def draw(found: Mapping[str, Sequence[Searched]], seconds: float, path: Path) ->
         xlabel="Seconds of a study",
         ylabel="Validation accuracy (%)",
     )
-    axes.grid(color="#EBEBEB", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
+    dress(axes)
     axes.legend(frameon=False, fontsize=9, ncols=2, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, facecolor="white", metadata={"Software": None})
+    path.write_bytes(png(figure))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -281,6 +280,8 @@ def main(arguments: list[str] | None = None) -> int:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if options.record:
         record(options.record, options.trials, options.table)
+    if not options.table.is_file():
+        parser.error(f"trials must be recorded to be replayed, but {options.table} is not there. Use --record FOLDER.")
     recorded = read_recorded(options.table)
     seconds = options.budget * statistics.mean(trial.seconds for trial in recorded)
     if options.real:

@@ -16,8 +16,6 @@ import io
 import json
 import logging
 import math
-import os
-import platform
 import sqlite3
 import statistics
 import sys
@@ -42,12 +40,14 @@ from rich.console import Console
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import SADeprecationWarning
 
+from benchmarks.measure import ROOT, machine, software
 from hpo import space
 from hpo.console import StudyConsole
 from hpo.events import Event, OnEvent, TrialEnded, TrialStarted
 from hpo.facts import DataFacts, MachineFacts, ModelFacts, StudyFacts
 from hpo.provenance import versions
 from hpo.report import write_report
+from hpo.report.figures import dress, png
 from hpo.search import build_sampler
 from hpo.spec import StudySpec, TrialConfig
 from hpo.study import load_study, open_storage
@@ -57,8 +57,7 @@ from hpo.training.finetune import CurvePoint, Evaluation
 from hpo.training.setup import Setup
 from hpo.tune import Outcome, tune
 
-ROOT = Path(__file__).parent.parent
-FIGURE = Path(__file__).parent / "figures" / "search_scaling.png"
+FIGURE = ROOT / "benchmarks" / "figures" / "search_scaling.png"
 SIZES = {"tpe": (10, 100, 1000), "random": (10, 100, 1000, 10_000)}
 # Of a trial: points of its training curves, as many as `hpo.training.finetune` keeps of a long training.
 STEPS = 200
@@ -360,7 +359,7 @@ def seconds_of(call: Callable[[], object]) -> float:
 
 def print_tables(measured: Sequence[Measured]) -> None:
     """Milliseconds a trial, median (and quartiles of the whole), then what the ends of a study take."""
-    print(f"{machine()}\n\nMilliseconds a trial outside training, medians; all: quartiles in brackets")
+    print(f"{machine()}\n{software()}\n\nMilliseconds a trial outside training, medians; all: quartiles in brackets")
     print(f"{'sampler':8}{'trials':>7}{'alone':>8}" + "".join(f"{part:>10}" for part in PARTS) + f"{'all':>8}")
     for row in measured:
         parts = "".join(f"{1000 * statistics.median(lap[part] for lap in row.parts):10.1f}" for part in PARTS)
@@ -374,12 +373,6 @@ def print_tables(measured: Sequence[Measured]) -> None:
         files = ", ".join(f"{name} {size:.1f}" for name, size in sizes.items())
         ends = "".join(f"{seconds:8.1f}" for seconds in (row.before, row.after, row.report, row.summary))
         print(f"{row.sampler:8}{row.size:7,}{ends}   {files}")
-
-
-def machine() -> str:
-    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "")
-    libraries = ", ".join(f"{name} {versions()[name]}" for name in ("python", "optuna", "mlflow"))
-    return f"{os.cpu_count()} cores ({model.partition(': ')[2] or platform.machine()}), {libraries}"
 
 
 def draw(measured: Sequence[Measured], path: Path) -> None:
@@ -400,14 +393,13 @@ def draw(measured: Sequence[Measured], path: Path) -> None:
         alone = [1000 * statistics.median(row.alone) for row in rows]
         axes.plot(sizes, alone, "--", color="black", linewidth=1.2, label="the sampler alone, in memory")
         axes.set(xscale="log", yscale="log", title=f"{sampler} sampler", xlabel="Trials in storage")
-        axes.grid(color="#EBEBEB", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
+        dress(axes)
     panels[0].set_ylabel("Milliseconds a trial, outside training")
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120, facecolor="white", metadata={"Software": None})
+    path.write_bytes(png(figure))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import ROOT, interleaved, machine, ratios, run_module, say, software, spread
+from benchmarks.measure import ROOT, Finished, interleaved, machine, ratios, run_module, say, software, spread
 from benchmarks.table import add_common_options, parse
 
 STUDY = ROOT / "studies" / "rotten_tomatoes.yaml"
@@ -62,18 +62,20 @@ def main(arguments: list[str] | None = None) -> int:
     for name in (next(iter(CHANGES)), list(CHANGES)[-1]):
         say(f"profile: {name}")
         call = {"variant": name, "steps": 20, "warmup_steps": options.warmup_steps, "operators": options.operators}
-        child = run_module("benchmarks.step", "--cores", str(options.cores), "--child", json.dumps(call))
-        print(f"\n{name}\n{child.stdout}")
+        print(f"\n{name}\n{_in_a_child(call, options).stdout}")
     print(machine(), software(), sep="\n")
     return 0
 
 
+def _in_a_child(call: dict[str, Any], options: argparse.Namespace) -> Finished:
+    return run_module("benchmarks.step", "--cores", str(options.cores), "--child", json.dumps(call))
+
+
 def _measured(name: str, options: argparse.Namespace) -> Callable[[int], Timed]:
     call = {"variant": name, "steps": options.steps, "warmup_steps": options.warmup_steps}
-    cores = ("--cores", str(options.cores))
 
     def measure(repeat: int) -> Timed:
-        process = run_module("benchmarks.step", *cores, "--child", json.dumps(call | {"seed": repeat}))
+        process = _in_a_child(call | {"seed": repeat}, options)
         timed = Timed(**json.loads(process.stdout.splitlines()[-1]))
         return replace(timed, peak_memory_mib=process.peak_memory_mib)
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.measure import ROOT, Finished, interleaved, run_module, say
 from benchmarks.rows import Rows, write_rows
-from benchmarks.table import Row, add_common_options, parse, print_table, ratio_row
+from benchmarks.table import Row, add_common_options, memory_row, parse, print_table, ratio_row
 
 STUDY = ROOT / "benchmarks" / "study.yaml"
 QUICK = {"study_repeats": 1, "trials": 3, "max_rows": 64}
@@ -101,15 +101,21 @@ def measure(options: argparse.Namespace, workers: int) -> tuple[list[Row], list[
     whole = f"{options.trials}-trial study, hyperparameter_search"
     found = [row(f"{whole} {called}", seconds, name, goals[name]) for name, called in peers.items()]
     found += [row(f"the same per 1,000 examples trained on, {name}", pace, name) for name in peers]
-    found += [_memory_row(f"peak memory of that study, {name}", runs["ours"], runs[name]) for name in peers]
+    processes = {name: [run.process for run in of] for name, of in runs.items()}
+    found += [memory_row(f"peak memory of that study, {name}", processes["ours"], processes[name]) for name in peers]
     return found, [_describe(name, of) for name, of in runs.items()]
+
+
+def search(study: Path, output: Path, overrides: Sequence[str]) -> Finished:
+    """`python -m hpo.run`; a study that stands in the output folder goes on."""
+    settings = [part for override in overrides for part in ("--set", override)]
+    return run_module("hpo.run", "--study", str(study), "--output", str(output), *settings)
 
 
 def run_ours(overrides: tuple[str, ...]) -> StudyRun:
     """`python -m hpo.run` into an empty folder."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = [part for override in overrides for part in ("--set", override)]
-        process = run_module("hpo.run", "--study", str(STUDY), "--output", folder, *settings)
+        process = search(STUDY, Path(folder), overrides)
         with (Path(folder) / STUDY.stem / "trials.csv").open(encoding="utf-8", newline="") as file:
             trials = list(csv.DictReader(file))
         return StudyRun(process, searched(trials), tracked(Path(folder) / "mlflow.db"))
@@ -147,11 +153,6 @@ def tracked(database: Path) -> Tracked:
     of_trials = children or runs.keys()
     statuses = Counter(status for run, status in runs.items() if run in of_trials)
     return Tracked(dict(sorted(statuses.items())), len(explained & of_trials))
-
-
-def _memory_row(what: str, ours: Sequence[StudyRun], theirs: Sequence[StudyRun]) -> Row:
-    peaks, peer_peaks = ([run.process.peak_memory_mib for run in runs] for runs in (ours, theirs))
-    return ratio_row(what, peaks, peer_peaks, "MiB", higher_is_better=False, goal=1.0)
 
 
 def _describe(name: str, runs: Sequence[StudyRun]) -> str:

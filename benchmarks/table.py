@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Spread, machine, ratios, software, spread, use_cores
+from benchmarks.measure import Finished, Spread, machine, ratios, software, spread, use_cores
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,12 @@ def ratio_row(
         goal="" if goal is None else f"{goal:g}x",
         reached=None if goal is None else times.median >= goal,
     )
+
+
+def memory_row(what: str, ours: Sequence[Finished], theirs: Sequence[Finished]) -> Row:
+    """How many times less resident memory our processes took at their peak; not more is the goal."""
+    peaks, peer_peaks = ([process.peak_memory_mib for process in processes] for processes in (ours, theirs))
+    return ratio_row(what, peaks, peer_peaks, "MiB", higher_is_better=False, goal=1.0)
 
 
 def _quantity(values: Spread, unit: str) -> str:

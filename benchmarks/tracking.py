@@ -8,7 +8,6 @@ an upper limit, for the one waits for the other at times. The wall time and the 
 
 import argparse
 import logging
-import os
 import statistics
 import tempfile
 import time
@@ -20,8 +19,8 @@ from unittest.mock import patch
 
 from transformers.utils.logging import disable_progress_bar
 
+from benchmarks.measure import machine, software, spread
 from hpo import trial
-from hpo.provenance import versions
 from hpo.spec import StudySpec
 from hpo.study import open_study, storage_of
 from hpo.study_file import read_study, study_path
@@ -97,8 +96,9 @@ def untracked(spec: StudySpec, output: Path) -> Cost:
     return Cost(run(spec, output, lambda output: Untracked()))
 
 
-def spread(shares: Sequence[float]) -> str:
-    return f"{statistics.median(shares):+.2%} ({min(shares):+.2%} .. {max(shares):+.2%})"
+def shares(measured: Sequence[float]) -> str:
+    found = spread(measured)
+    return f"{found.median:+.2%} ({found.low:+.2%} .. {found.high:+.2%})"
 
 
 def main() -> None:
@@ -125,17 +125,15 @@ def main() -> None:
             print(*(f"{kind.__name__} {cost.wall:.2f} s" for kind, cost in costs.items()), sep=", ", flush=True)
 
     with_it, without = zip(*pairs, strict=True)
-    device = choose_device("auto")
     print(
-        f"\n{device.name}, {os.cpu_count()} cores, {device.precision}; "
-        + ", ".join(f"{package} {version}" for package, version in versions().items())
+        f"\n{machine()}, {choose_device('auto').precision}\n{software()}"
         + f"\n{options.repeats} trials of each kind, median (min .. max)"
         + f"\nseconds of a trial         tracked {statistics.median(cost.wall for cost in with_it):.2f}, "
         + f"untracked {statistics.median(cost.wall for cost in without):.2f}"
-        + f"\ndifference of wall times   {spread([on.wall / off.wall - 1 for on, off in pairs])}, pair by pair"
-        + f"\nthe training's thread      {spread([cost.calls / cost.wall for cost in with_it])}"
-        + f"\nthe sending thread's CPU   {spread([cost.sending / cost.wall for cost in with_it])}"
-        + f"\nboth                       {spread([(cost.calls + cost.sending) / cost.wall for cost in with_it])}"
+        + f"\ndifference of wall times   {shares([on.wall / off.wall - 1 for on, off in pairs])}, pair by pair"
+        + f"\nthe training's thread      {shares([cost.calls / cost.wall for cost in with_it])}"
+        + f"\nthe sending thread's CPU   {shares([cost.sending / cost.wall for cost in with_it])}"
+        + f"\nboth                       {shares([(cost.calls + cost.sending) / cost.wall for cost in with_it])}"
     )
 
 

@@ -13,18 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.contestants import Job, Measured, num_training_steps, run_job
-from benchmarks.measure import ROOT, difference, interleaved, say
+from benchmarks.measure import CYCLE, ROOT, difference, interleaved, say
 from benchmarks.rows import Rows, write_rows
-from benchmarks.table import Row, add_common_options, parse, print_table, ratio_row
+from benchmarks.table import Row, add_common_options, memory_row, parse, print_table, ratio_row
 
 STUDY = ROOT / "studies" / "rotten_tomatoes.yaml"
 WORKERS = (0, 1, 2)
 """Loader processes that an expert would try."""
 WORKERS_EPOCHS, WORKERS_WARMUP = 0.25, 17
-"""Of the runs that find out which: 67 steps, the last 50 of which are as many long and short texts as a pool."""
-POOL = 50
-"""Batches from the longest texts to the shortest in the Trainer's order by length, again and again: whoever left out
-others than whole pools would time more of the one or the other."""
+"""Of the runs that find out which: 67 steps, the last 50 of which are as many long and short texts as a cycle."""
 QUICK = {"warmup_steps": 1, "seeds": 2, "epochs": 0.02}
 
 
@@ -37,9 +34,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--warmup-steps",
         type=int,
-        default=POOL,
+        default=CYCLE,
         metavar="N",
-        help=f"first steps that the clock leaves out (default: {POOL}, the longest texts and the shortest of a pool)",
+        help=f"first steps that the clock leaves out (default: {CYCLE}, a cycle from long texts to short ones)",
     )
 
 
@@ -65,6 +62,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], int]:
         )
     _require_steps(runs, steps)
     speeds = {name: [run.result.examples_per_second for run in of] for name, of in runs.items()}
+    processes = {name: [run.process for run in of] for name, of in runs.items()}
 
     def speed(what: str, ours: str, theirs: str, goal: float | None = None) -> Row:
         return ratio_row(what, speeds[ours], speeds[theirs], "examples/s", higher_is_better=True, goal=goal)
@@ -79,7 +77,10 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], int]:
             _accuracy_row(f"accuracy after {options.epochs:g} epochs, {peers[peer]}", runs["ours"], runs[peer])
             for peer in peers
         ),
-        *(_memory_row(f"peak memory of a training, {peers[peer]}", runs["ours"], runs[peer]) for peer in peers),
+        *(
+            memory_row(f"peak memory of a training, {peers[peer]}", processes["ours"], processes[peer])
+            for peer in peers
+        ),
     ], workers
 
 
@@ -133,11 +134,6 @@ def _accuracy_row(what: str, ours: Sequence[Measured], theirs: Sequence[Measured
 
 def _mean(points: Sequence[float]) -> str:
     return f"{statistics.mean(points):.2f} % ± {statistics.stdev(points):.2f}"
-
-
-def _memory_row(what: str, ours: Sequence[Measured], theirs: Sequence[Measured]) -> Row:
-    peaks, peer_peaks = ([run.process.peak_memory_mib for run in runs] for runs in (ours, theirs))
-    return ratio_row(what, peaks, peer_peaks, "MiB", higher_is_better=False, goal=1.0)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -162,7 +162,7 @@ def parameters(view: View) -> Figure | None:
 
 
 def _panel(axes: Axes, view: View, name: str, kind: BaseDistribution) -> None:
-    _dress(axes)
+    dress(axes)
     axes.set_xlabel(_short(name, 34), fontsize=9, parse_math=False)
     if isinstance(kind, CategoricalDistribution):
         labels = [NONE if choice is None else str(choice) for choice in kind.choices]
@@ -267,14 +267,15 @@ def pruning(view: View) -> Figure | None:
 def _figure(width: float, height: float, title: str, across: str, up: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
-    _dress(axes)
+    dress(axes)
     axes.set_title(title, loc="left", fontsize=11, pad=10)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
     return figure, axes
 
 
-def _dress(axes: Axes) -> None:
+def dress(axes: Axes) -> None:
+    """Gives axes the look of all our figures."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#EBEBEB", linewidth=0.8)
     axes.set_axisbelow(True)

@@ -66,7 +66,7 @@ def one_query_attention(
     of_key = torch.bmm(by_head, key_weight.unflatten(0, (num_heads, -1))).transpose(0, 1)
     scores = torch.bmm(of_key, hidden.transpose(1, 2)).float() * by_head.shape[-1] ** -0.5
     weights = torch.softmax(scores if bias is None else scores + bias.squeeze(1), dim=-1).to(hidden.dtype)
-    weights = dropout(weights, dropout_p, training=dropout_p > 0.0)
+    weights = dropout(weights, dropout_p, training=True)
     mean = torch.bmm(weights, hidden).transpose(0, 1)
     of_value = torch.bmm(mean, value_weight.unflatten(0, (num_heads, -1)).transpose(1, 2)).transpose(0, 1)
     # Dropout leaves weights whose sum is not 1, and that many times the bias.

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.search_scaling import PARTS, ROOT, draw, measure, print_tables
+from benchmarks.measure import ROOT
+from benchmarks.search_scaling import PARTS, draw, measure, print_tables
 from hpo.report import trials_table
 from hpo.study import load_study, open_storage
 from hpo.study_file import read_study
