@@ -31,7 +31,7 @@ from transformers import (
 
 from hpo.data.tokens import Tokens, tokenize_split
 from hpo.tasks.sequence_classification import SEQUENCE_CLASSIFICATION
-from hpo.training.batches import DeviceTokens, Rows
+from hpo.training.batches import MOST_EVALUATION_LENGTHS, MOST_LENGTHS, DeviceTokens, Rows
 from hpo.training.device import Device, leave_out_cudnn_attention
 from hpo.training.dropout import replace_dropouts
 from hpo.training.encoder import replace_layers
@@ -151,7 +151,8 @@ class DeviceData:
     @classmethod
     def of(cls, data: Data, device: Device) -> DeviceData:
         return cls(
-            *(DeviceTokens(tokens, PAD, device.type, multiple_of=MULTIPLE) for tokens in (data.train, data.validation))
+            DeviceTokens(data.train, PAD, device.type, MOST_LENGTHS, MULTIPLE),
+            DeviceTokens(data.validation, PAD, device.type, MOST_EVALUATION_LENGTHS, MULTIPLE),
         )
 
     @property

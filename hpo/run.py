@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from hpo.command_line import add_output, add_verbose, exit_code, quiet
+from hpo.command_line import add_output, add_verbose, exit_code, importing, quiet
 from hpo.hub_choice import FALLBACK_MODES, choose_study
 from hpo.study_file import study_path
 
@@ -54,9 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
     def command() -> int:
         overrides = [*options.overrides, *trials]
         spec, notice = choose_study(study_path(options.study), overrides, options.fallback)
-        # Only now what takes seconds to import: a mistake in the study file has answered already.
-        from hpo.console import StudyConsole
-        from hpo.tune import tune
+        with importing():  # only now what takes seconds: a mistake in the study file has answered already
+            from hpo.console import StudyConsole
+            from hpo.tune import tune
 
         console = StudyConsole(spec, options.output, notice)
         outcome = tune(spec, Path(options.output), console, fresh=options.fresh, call=_call(options))

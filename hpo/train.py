@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from hpo.command_line import add_verbose, exit_code, quiet
+from hpo.command_line import add_verbose, exit_code, importing, quiet
 from hpo.errors import DataError
 from hpo.export import Exported, read_exported
 from hpo.hub import hub_references, settle
@@ -39,10 +39,10 @@ def train(exported: Exported, folder: Path, console: Console) -> int:
         raise DataError(f"`{exported.study}` was trained on what the Hub has, but {hub.notice}. Connect.")
     if hub.notice:
         console.print(escape(hub.notice))
-    # Only now what takes seconds to import, and looks whether it is offline while it is imported.
-    from hpo.provenance import versions
-    from hpo.training.finetune import finetune
-    from hpo.training.setup import set_up, trained_model
+    with importing():  # only now what takes seconds, and looks whether it is offline while it is imported
+        from hpo.provenance import versions
+        from hpo.training.finetune import finetune
+        from hpo.training.setup import set_up, trained_model
 
     prepare_output(folder)  # before the training, not after it
     console.print(f"{escape(exported.study)}, trial {exported.trial}: {escape(config.model.name)}, seed {config.seed}")

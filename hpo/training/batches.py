@@ -17,6 +17,8 @@ Batch = dict[str, torch.Tensor]
 BATCHES_PER_POOL = 50
 # Lengths that batches are padded to. More: less padding, and more shapes, each of which takes memory and, once, time.
 MOST_LENGTHS = 16
+# Of an evaluation, whose batches have one length each: more would make them smaller than pays.
+MOST_EVALUATION_LENGTHS = 8
 
 
 def training_order(
@@ -37,10 +39,11 @@ def training_order(
     return [batches[index] for index in generator.permutation(len(batches))]
 
 
-def evaluation_order(lengths: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
-    """Every example once, sorted by length."""
-    order = np.argsort(lengths, kind="stable")
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+def evaluation_order(padded: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    """Every example once, sorted by the length that it is padded to, which is one for a batch."""
+    order = np.argsort(padded, kind="stable")
+    same = np.split(order, np.flatnonzero(np.diff(padded[order])) + 1)
+    return [part[start : start + batch_size] for part in same for start in range(0, len(part), batch_size)]
 
 
 def padded_lengths(lengths: NDArray[np.int64], most: int, multiple_of: int = 1) -> NDArray[np.int64]:
@@ -92,9 +95,7 @@ class Rows:
 class DeviceTokens:
     """A tokenized split on the device, flat with offsets, from which batches are gathered."""
 
-    def __init__(
-        self, tokens: Tokens, pad_token_id: int, device: str, most_lengths: int = MOST_LENGTHS, multiple_of: int = 1
-    ) -> None:
+    def __init__(self, tokens: Tokens, pad_token_id: int, device: str, most_lengths: int, multiple_of: int = 1) -> None:
         """Copies the tokens there.
 
         Args:
@@ -107,6 +108,8 @@ class DeviceTokens:
         self.token_ids = np.unique(tokens.input_ids)
         """The distinct ones, sorted."""
         self._pad, self._padded_lengths = pad_token_id, padded_lengths(tokens.lengths, most_lengths, multiple_of)
+        self.padded = self._padded_lengths[np.searchsorted(self._padded_lengths, tokens.lengths)]
+        """[examples] The length that each is padded to, alone."""
         self._input_ids = torch.from_numpy(tokens.input_ids).to(device)
         self._starts = torch.from_numpy(tokens.offsets[:-1]).to(device)
         self._lengths = torch.from_numpy(self.lengths).to(device)
@@ -121,8 +124,7 @@ class DeviceTokens:
         batches = list(order)
         sent = torch.from_numpy(np.concatenate(batches)).to(self._starts.device)
         for indices, part in zip(sent.split([len(batch) for batch in batches]), batches, strict=True):
-            longest = np.searchsorted(self._padded_lengths, self.lengths[part].max())
-            yield Rows(indices, int(self._padded_lengths[longest]))
+            yield Rows(indices, int(self.padded[part].max()))
 
     def training_rows(self, batch_size: int, generator: np.random.Generator) -> Iterator[Rows]:
         """Epoch after epoch, each shuffled anew."""

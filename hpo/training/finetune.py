@@ -115,7 +115,7 @@ def evaluate(setup: Setup) -> dict[str, float]:
     model, tokens = setup.pretrained.model.eval(), setup.validation
 
     def predict(batch_size: int) -> tuple[torch.Tensor, NDArray[np.int64]]:
-        logits, order = [], evaluation_order(tokens.lengths, batch_size)
+        logits, order = [], evaluation_order(tokens.padded, batch_size)
         for rows in tokens.rows(order):
             batch = tokens.gather(rows)
             with setup.device.autocast():

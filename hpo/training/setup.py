@@ -14,7 +14,7 @@ from hpo.errors import DataError
 from hpo.spec import TrialConfig
 from hpo.tasks import TASKS
 from hpo.tasks.base import Task
-from hpo.training.batches import DeviceTokens
+from hpo.training.batches import MOST_EVALUATION_LENGTHS, MOST_LENGTHS, DeviceTokens
 from hpo.training.device import Device, choose_device, keep_freed_memory, leave_out_cudnn_attention
 from hpo.training.graphs import CudaCapture, GraphedStep
 from hpo.training.model import Pretrained, load_pretrained
@@ -72,8 +72,11 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
 
     # 3. Tokenize, once for each text and tokenizer.
     train, validation = (
-        _tokens(split, pretrained.tokenizer, training.max_length, splits.fingerprint, name, cache_dir, device)
-        for name, split in (("train", splits.train), ("validation", splits.validation))
+        _tokens(split, pretrained.tokenizer, training.max_length, splits.fingerprint, name, lengths, cache_dir, device)
+        for name, split, lengths in (
+            ("train", splits.train, MOST_LENGTHS),
+            ("validation", splits.validation, MOST_EVALUATION_LENGTHS),
+        )
     )
     if config.metric in ("eval/f1", "eval/precision", "eval/recall") and len(splits.labels) != 2:
         raise DataError(
@@ -103,12 +106,13 @@ def _tokens(
     max_length: int,
     fingerprint: str,
     name: str,
+    most_lengths: int,
     cache_dir: Path | None,
     device: Device,
 ) -> DeviceTokens:
     """On the device, and kept there for the trials to come: splits and tokenizers are the same objects for all."""
     tokens = tokenize_split(split, tokenizer, max_length, fingerprint=fingerprint, name=name, cache_dir=cache_dir)
-    return DeviceTokens(tokens, tokenizer.pad_token_id, device.type, multiple_of=device.multiple_of)
+    return DeviceTokens(tokens, tokenizer.pad_token_id, device.type, most_lengths, device.multiple_of)
 
 
 def trained_model(setup: Setup) -> PreTrainedModel:

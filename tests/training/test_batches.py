@@ -18,14 +18,14 @@ def as_lists(batches: list[NDArray[np.int64]]) -> list[list[int]]:
     return [batch.tolist() for batch in batches]
 
 
-def device_tokens(rows: list[list[int]], **arguments: int) -> DeviceTokens:
+def device_tokens(rows: list[list[int]], most_lengths: int = 16, multiple_of: int = 1) -> DeviceTokens:
     tokens = Tokens(
         input_ids=np.array(list(chain.from_iterable(rows)), dtype=np.int32),
         offsets=np.cumsum([0, *map(len, rows)]),
         labels=np.arange(len(rows)),
         n_truncated=0,
     )
-    return DeviceTokens(tokens, PAD, "cpu", **arguments)
+    return DeviceTokens(tokens, PAD, "cpu", most_lengths, multiple_of)
 
 
 def epochs(seed: int, n_batches: int) -> list[list[int]]:
@@ -82,9 +82,10 @@ def test_batches_are_of_similar_length_and_in_random_order() -> None:
 
 
 def test_evaluation_order() -> None:
-    # Sorted by length; the two of length 5 keep their order, and the last batch is what remains.
-    lengths = np.array([5, 9, 3, 5, 4])
-    assert as_lists(evaluation_order(lengths, 2)) == [[2, 4], [0, 3], [1]]
+    # Sorted by length; the three of length 5 keep their order, and no batch has two lengths.
+    padded = np.array([5, 9, 3, 5, 3, 5])
+    assert as_lists(evaluation_order(padded, 2)) == [[2, 4], [0, 3], [5], [1]]
+    assert as_lists(evaluation_order(padded, 9)) == [[2, 4], [0, 3, 5], [1]]
 
 
 ROWS = [[1, 2, 3], [4], [5, 6]]

@@ -17,7 +17,7 @@ from hpo.data.tokens import Tokens
 from hpo.errors import DataError, Diverged
 from hpo.spec import ModelSpec, SchedulerType, StudySpec, TrainingSpec, TrialConfig
 from hpo.training import finetune as finetune_module
-from hpo.training.batches import DeviceTokens, Rows
+from hpo.training.batches import DeviceTokens, Rows, evaluation_order
 from hpo.training.finetune import CurvePoint, Evaluation, evaluate, evaluation_steps, finetune
 from hpo.training.schedule import learning_rates
 from hpo.training.setup import Setup, set_up, trained_model
@@ -308,7 +308,7 @@ def test_the_scores_are_those_of_the_validation_rows(make_config: ConfigMaker) -
         labels=np.array(predicted) ^ np.array([0, 1, 0]),
         n_truncated=0,
     )
-    three = DeviceTokens(tokens, 0, "cpu")
+    three = DeviceTokens(tokens, 0, "cpu", most_lengths=16)
     assert evaluate(dataclasses.replace(setup, validation=three))["eval/accuracy"] == 2 / 3
 
 
@@ -433,7 +433,8 @@ def test_activation_checkpointing_changes_no_result(
         if name.endswith(("intermediate.dense", "mlp.Wi")):
             module.register_forward_pre_hook(count)
     list(finetune(setup))
-    assert calls == 2 * 3 * 2 + 2  # two layers in three steps, twice each, and once in the evaluation
+    once = len(evaluation_order(setup.validation.padded, setup.config.training.eval_batch_size))
+    assert calls == 2 * 3 * 2 + 2 * once  # two layers in three steps, twice each, and once in the evaluation
     assert torch.equal(all_weights(setup), train(config)[0])
 
 

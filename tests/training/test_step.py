@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hpo import space
 from hpo.errors import TrialFailed
 from hpo.spec import StudySpec, TrialConfig
-from hpo.training.batches import Rows
+from hpo.training.batches import Rows, evaluation_order
 from hpo.training.device import is_out_of_memory
 from hpo.training.finetune import evaluate, finetune
 from hpo.training.graphs import GraphedStep
@@ -82,9 +82,12 @@ def test_uneven_parts_weigh_by_their_examples(config: TrialConfig) -> None:
 def test_evaluation_in_smaller_batches(config: TrialConfig) -> None:
     setup = set_up(config, None)
     expected = evaluate(setup)
-    given = memory_for(setup, 40)
+    sizes = {size: [len(rows) for rows in evaluation_order(setup.validation.padded, size)] for size in (128, 8)}
+    assert max(sizes[128]) > 16  # so that 128, 64, 32 and 16 do not fit
+    given = memory_for(setup, 10)
     assert evaluate(setup) == pytest.approx(expected, abs=1e-6)
-    assert given == [100, 64, 32, 32, 32, 4]  # 128 is cut to the 100 that there are, before it is halved
+    assert given[-len(sizes[8]) :] == sizes[8]
+    assert sum(size > 10 for size in given) == 4  # each of which was refused once
 
 
 def test_not_even_one_example(config: TrialConfig) -> None:
