@@ -4,6 +4,7 @@
 """
 
 import argparse
+import atexit
 import gc
 import logging
 import os
@@ -58,6 +59,7 @@ def importing() -> Iterator[None]:
 
 def exit_code(command: Callable[[], int]) -> int:
     """Runs a command; a mistake of the user's is told on stderr and is 2, Ctrl-C is 130."""
+    atexit.register(gc.freeze)  # or the interpreter, as it ends, looks for garbage in all libraries: two seconds
     try:
         return command()
     except HpoError as error:
