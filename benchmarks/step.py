@@ -11,6 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -129,20 +130,23 @@ def _child(variant: str, steps: int, warmup_steps: int, seed: int = 0, operators
 def _profile(setup: Any, steps_of: Iterator[Any], steps: int, operators: int) -> None:
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
-        for _ in range(steps):
+    took: Counter[str] = Counter()  # microseconds by operator, without those that it calls
+    calls: Counter[str] = Counter()
+    products = []
+    for _ in range(steps):
+        # Each step alone: what the profiler keeps would fill the gaps that a step leaves for the next one's gradients.
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
             setup.step(*next(steps_of))
-    found = sorted(profiled.key_averages(), key=lambda each: -each.self_cpu_time_total)
-    total = sum(each.self_cpu_time_total for each in found)
-    for each in found[:operators]:
-        took = each.self_cpu_time_total
-        print(f"{took / total:7.1%} {took / steps / 1000:7.1f} ms {each.count / steps:7.1f}x  {each.key}")
+        for each in profiled.key_averages():
+            took[each.key] += each.self_cpu_time_total
+            calls[each.key] += each.count
+        for event in profiled.events():
+            if event.name in PRODUCTS:
+                products.append(tuple(shape for shape in event.input_shapes if len(shape) > 1)[-2:])
+    total = sum(took.values())
+    for key, microseconds in took.most_common(operators):
+        print(f"{microseconds / total:7.1%} {microseconds / steps / 1000:7.1f} ms {calls[key] / steps:7.1f}x  {key}")
     print(f"{'':7} {total / steps / 1000:7.1f} ms a step in all, profiling included")
-    products = [
-        tuple(shape for shape in each.input_shapes if len(shape) > 1)[-2:]
-        for each in profiled.events()
-        if each.name in PRODUCTS
-    ]
     seconds, flops = _products_alone(products, setup.device.dtype)
     alone, rate = 1000 * seconds / steps, flops / seconds / 1e9
     print(f"{'':7} {alone:7.1f} ms for its matrix products alone, on contiguous tensors: {rate:.0f} GFLOP/s")

@@ -26,15 +26,18 @@ def training_order(
 ) -> list[NDArray[np.int64]]:
     """One epoch's batches of example indices: random pools, sorted by length within, batches in random order.
 
-    What is left over for a smaller batch is drawn at random: the end of a sorted pool would be the longest examples,
-    and each of them would weigh as much as several others, every epoch.
+    What is left over for a smaller batch comes from a random place in the last pool, round its end: were it always the
+    end of it, the longest examples would weigh as much as several others, every epoch.
     """
-    order, rest = np.split(generator.permutation(len(lengths)), [len(lengths) // batch_size * batch_size])
-    pool_size = batch_size * BATCHES_PER_POOL
-    batches = [rest] if len(rest) else []
+    order, pool_size = generator.permutation(len(lengths)), batch_size * BATCHES_PER_POOL
+    batches = []
     for start in range(0, len(order), pool_size):
         pool = order[start : start + pool_size]
         pool = pool[np.argsort(lengths[pool], kind="stable")]
+        if rest := len(pool) % batch_size:
+            left_over = (generator.integers(len(pool)) + np.arange(rest)) % len(pool)
+            batches.append(pool[left_over])
+            pool = np.delete(pool, left_over)
         batches += [pool[cut : cut + batch_size] for cut in range(0, len(pool), batch_size)]
     return [batches[index] for index in generator.permutation(len(batches))]
 

@@ -49,6 +49,15 @@ def test_every_example_once_an_epoch(batch_size: int, sizes: list[int]) -> None:
     assert sorted(np.concatenate(batches).tolist()) == list(range(103))
 
 
+def test_what_is_left_over_is_of_like_lengths() -> None:
+    """But where it goes round the end of the pool, one time in 25."""
+    lengths = np.arange(100)
+    left = [min(training_order(lengths, 48, np.random.default_rng(seed)), key=len) for seed in range(200)]
+    spreads = [int(np.ptp(lengths[batch])) for batch in left]
+    assert {len(batch) for batch in left} == {4} and set(spreads) == {3, 99}
+    assert spreads.count(3) > 180
+
+
 def test_what_is_left_over_is_drawn_at_random() -> None:
     """And not always the longest, which alone in a batch would weigh as much as ten others."""
     left = [min(training_order(LENGTHS, 10, np.random.default_rng(seed)), key=len) for seed in range(200)]
