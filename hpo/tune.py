@@ -121,7 +121,7 @@ def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False
 
 
 def _interruptible(on_event: OnEvent, ctrl_c: CtrlC) -> OnEvent:
-    """Looks for a dropped Ctrl-C at every step; not at the end of a trial, which is told whatever ended it."""
+    """Looks for a Ctrl-C at every step; not at the end of a trial, which is told whatever ended it."""
 
     def tell(event: Event) -> None:
         on_event(event)

@@ -5,8 +5,9 @@ import os
 import resource
 import shutil
 import signal
+import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import optuna
 import pytest
 import torch
 from mlflow import MlflowClient
+from sqlalchemy.orm import Session
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
 from conftest import StudyMaker
@@ -176,7 +178,15 @@ def test_what_a_killed_driver_left_running_is_ended_and_tried_again(raw_study: S
     assert sorted(run.info.status for run in runs) == ["FAILED", "FINISHED", "FINISHED"]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def press_at_step_5(recorder: Recorder, press: Callable[[], object]) -> None:
+    def take(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 5:
+            press()
+        recorder.events.append(event)
+
+    recorder.take = take  # type: ignore[method-assign]
+
+
 def test_ctrl_c_is_heard_where_python_drops_its_exception(
     raw_study: StudyMaker, output: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,13 +197,7 @@ def test_ctrl_c_is_heard_where_python_drops_its_exception(
             signal.raise_signal(signal.SIGINT)
 
     recorder = Recorder()
-
-    def collect(event: Event) -> None:
-        if isinstance(event, StepDone) and event.step == 5:
-            Finalized()  # collected at once
-        recorder.events.append(event)
-
-    recorder.take = collect  # type: ignore[method-assign]
+    press_at_step_5(recorder, Finalized)  # collected at once
     before = signal.getsignal(signal.SIGINT)
     outcome = tune(parse_study(raw_study(n_trials=2), "tiny.yaml"), output, recorder)
     assert outcome.interrupted
@@ -202,6 +206,38 @@ def test_ctrl_c_is_heard_where_python_drops_its_exception(
     assert states(output) == {"tiny": "KILLED", "trial-0000": "FAILED"}
     assert "Exception ignored" not in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_ctrl_c_cuts_no_transaction_short(raw_study: StudyMaker, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would leave its lock on the database, and the end of the trial would wait for that in vain."""
+    commit, seen = Session.commit, list[str]()
+
+    def press(session: Session) -> None:
+        if seen or threading.current_thread() is not threading.main_thread():
+            return commit(session)
+        seen.append("begun")
+        signal.raise_signal(signal.SIGINT)
+        commit(session)
+        seen.append("done")
+
+    recorder = Recorder()
+    press_at_step_5(recorder, lambda: monkeypatch.setattr(Session, "commit", press))
+    outcome = tune(parse_study(raw_study(n_trials=2), "tiny.yaml"), output, recorder)
+    assert outcome.interrupted and seen == ["begun", "done"]
+    assert states(output) == {"tiny": "KILLED", "trial-0000": "FAILED"}
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_step(raw_study: StudyMaker, output: Path) -> None:
+    recorder = Recorder()
+
+    def press_twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        recorder.events.append(StepDone(0, 99, 99))
+
+    press_at_step_5(recorder, press_twice)
+    outcome = tune(parse_study(raw_study(n_trials=2), "tiny.yaml"), output, recorder)
+    assert outcome.interrupted and StepDone(0, 99, 99) not in recorder.events
 
 
 def states(output: Path, name: str = "tiny") -> dict[str, str]:
