@@ -11,7 +11,7 @@ from typing import Self
 
 
 class CtrlC:
-    """Within it the first Ctrl-C is remembered until somebody looks; a second one raises at once, as always."""
+    """Within it the first Ctrl-C waits until somebody looks, at the latest for its end; a second one raises at once."""
 
     def __init__(self) -> None:
         self._pressed = False
@@ -24,6 +24,8 @@ class CtrlC:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._is_main:
             signal.signal(signal.SIGINT, self._before)
+        if error is None:
+            self.check()
 
     def check(self) -> None:
         """Raises KeyboardInterrupt if Ctrl-C was pressed."""
