@@ -1,6 +1,6 @@
 """Which pruner finds more in the same time: real trials, recorded once, replayed through Optuna's own pruners.
 
-python -m benchmarks.pruners                    # replays the trials of pruners.csv: table and figure, some minutes
+python -m benchmarks.pruners                    # replays the trials of pruners.csv: table and figure, in seconds
 python -m benchmarks.pruners --record FOLDER    # trains them anew, in about three quarters of an hour on two cores
 python -m benchmarks.pruners --real 3 --only none median    # whole studies instead, each as long as a replayed one
 
@@ -22,14 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-from matplotlib.figure import Figure
 from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import ROOT, machine, say, software, use_cores
 from benchmarks.study import search
-from hpo.report.figures import dress, png
+from hpo.report.figures import one_panel, png
 from hpo.search import build_pruner
 from hpo.spec import StudySpec
 from hpo.study import load_study, open_storage
@@ -244,20 +243,14 @@ def mean_curve(studies: Sequence[Searched], grid: np.ndarray) -> np.ndarray:
 
 def draw(found: Mapping[str, Sequence[Searched]], seconds: float, path: Path) -> None:
     """Mean best score against time."""
-    figure = Figure(figsize=(8, 4.6), layout="constrained")
-    axes = figure.subplots()
+    seeds = len(next(iter(found.values())))
+    title = f"The best accuracy by then, mean of {seeds} studies"
+    figure, axes = one_panel(8, 4.6, title, "Seconds of a study", "Validation accuracy (%)")
     grid = np.linspace(0, seconds, 401)
     colours = ("#222222", "#0072B2", "#56B4E9", "#009E73", "#D55E00", "#E69F00", "#CC79A7", "#8C8C8C")
     for colour, (name, studies) in zip(colours, found.items(), strict=False):
         style = {"linestyle": "--", "linewidth": 1.6} if name == "none" else {"linewidth": 1.6}
         axes.plot(grid, 100 * mean_curve(studies, grid), label=name, color=colour, **style)
-    seeds = len(next(iter(found.values())))
-    axes.set(
-        title=f"The best accuracy by then, mean of {seeds} studies",
-        xlabel="Seconds of a study",
-        ylabel="Validation accuracy (%)",
-    )
-    dress(axes)
     axes.legend(frameon=False, fontsize=9, ncols=2, loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png(figure))

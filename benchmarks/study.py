@@ -1,6 +1,6 @@
 """A whole study by us and by `Trainer.hyperparameter_search` with Optuna and MLflow: wall time of the whole process.
 
-python -m benchmarks.study                        # in about 25 minutes on two cores
+python -m benchmarks.study                        # in about 40 minutes on two cores
 python -m benchmarks.study --study-repeats 1
 
 Same rows, weights, space, sampler, pruner, seeds, number of trials and of evaluations. The points drawn are the same

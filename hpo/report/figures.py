@@ -46,7 +46,7 @@ def history(view: View) -> Figure | None:
     """Each trial's score by its number, with the best so far."""
     if view.shown.empty:
         return None
-    figure, axes = _figure(8, 4.2, "Score of each trial and the best so far", "Trial", _first_up(view.metric))
+    figure, axes = one_panel(8, 4.2, "Score of each trial and the best so far", "Trial", _first_up(view.metric))
     _scatter_states(axes, view, "number")
     failed = view.table[view.table["state"] == "FAIL"]
     if not failed.empty:
@@ -81,7 +81,7 @@ def learning_curves(view: View) -> Figure | None:
     every = math.ceil(len(view.trials) / MOST_CURVES)
     if every > 1:
         title = f"Score while training, of one trial in {every}, the best and the default"
-    figure, axes = _figure(8, 4.6, title, unit, _first_up(view.metric))
+    figure, axes = one_panel(8, 4.6, title, unit, _first_up(view.metric))
     kinds: dict[str, Style] = {}
     for trial in view.trials:
         curve, style = curves[trial.number], _line_style(view, trial.number, trial.state.name)
@@ -126,7 +126,7 @@ def importance(view: View) -> Figure | None:
     if shares is None:
         return None
     title = f"How much each parameter seems to matter, over {len(view.complete)} complete trials"
-    figure, axes = _figure(8, 1.3 + 0.36 * len(shares), title, "Share of the importance (PED-ANOVA)", "")
+    figure, axes = one_panel(8, 1.3 + 0.36 * len(shares), title, "Share of the importance (PED-ANOVA)", "")
     names = [_short(name, 34) for name in reversed(shares)]
     values = list(reversed(shares.values()))
     bars = axes.barh(range(len(names)), values, height=0.62, color=BLUE)
@@ -218,7 +218,7 @@ def accuracy_f1(view: View) -> Figure | None:
     title = "Accuracy and macro F1 of the complete trials, best first"
     if len(shown) < len(both):
         title = f"Accuracy and macro F1 of the best {MOST_COMPARED} of {len(both)} complete trials"
-    figure, axes = _figure(8, max(2.4, 1.4 + 0.23 * len(shown)), title, "Validation score", "Trial")
+    figure, axes = one_panel(8, max(2.4, 1.4 + 0.23 * len(shown)), title, "Validation score", "Trial")
     heights = list(range(len(shown)))
     axes.hlines(heights, shown["accuracy"], shown["f1_macro"], color=PALE, linewidth=2, zorder=1)
     axes.scatter(shown["f1_macro"], heights, s=34, marker="s", color=ORANGE, label="macro F1")
@@ -240,7 +240,7 @@ def pruning(view: View) -> Figure | None:
     title = f"Training steps made and saved: {savings.share_saved:.0%} of the plan was not needed"
     last = max(4, ended["number"].max())
     width = math.ceil((last + 1) / MOST_BARS)
-    figure, axes = _figure(8, 3.6, title, "Trial" if width == 1 else f"Trial ({width} a bar)", "Optimizer steps")
+    figure, axes = one_panel(8, 3.6, title, "Trial" if width == 1 else f"Trial ({width} a bar)", "Optimizer steps")
     done = ended["optimizer_steps"].astype("float64")
     missing = ended["total_steps"].astype("float64") - done
     failed, bars = ended["state"] == "FAIL", ended["number"] // width * width
@@ -264,7 +264,8 @@ def pruning(view: View) -> Figure | None:
     return figure
 
 
-def _figure(width: float, height: float, title: str, across: str, up: str) -> tuple[Figure, Axes]:
+def one_panel(width: float, height: float, title: str, across: str, up: str) -> tuple[Figure, Axes]:
+    """A figure of so many inches with axes that look as all of ours, labelled."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     dress(axes)

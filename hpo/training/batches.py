@@ -110,14 +110,15 @@ class DeviceTokens:
         self.n_truncated = tokens.n_truncated
         self.token_ids = np.unique(tokens.input_ids)
         """The distinct ones, sorted."""
-        self._pad, self._padded_lengths = pad_token_id, padded_lengths(tokens.lengths, most_lengths, multiple_of)
-        self.padded = self._padded_lengths[np.searchsorted(self._padded_lengths, tokens.lengths)]
+        self._pad = pad_token_id
+        pad_to = padded_lengths(tokens.lengths, most_lengths, multiple_of)
+        self.padded = pad_to[np.searchsorted(pad_to, tokens.lengths)]
         """[examples] The length that each is padded to, alone."""
         self._input_ids = torch.from_numpy(tokens.input_ids).to(device)
         self._starts = torch.from_numpy(tokens.offsets[:-1]).to(device)
         self._lengths = torch.from_numpy(self.lengths).to(device)
         self._labels = torch.tensor(self.labels, device=device)
-        self._positions = torch.arange(self._padded_lengths[-1], device=device)
+        self._positions = torch.arange(pad_to[-1], device=device)
 
     def __len__(self) -> int:
         return len(self.labels)
