@@ -17,6 +17,7 @@ from hpo import space
 from hpo.data.splits import Split
 from hpo.data.tokens import tokenize_split
 from hpo.search import build_pruner
+from hpo.search_spec import MedianPruner
 from hpo.spec import StudySpec
 from hpo.study_file import read_study
 from searching import in_memory, points, run
@@ -52,12 +53,14 @@ def test_both_draw_from_one_space_and_the_same_points(spec: StudySpec) -> None:
     assert [trial.value for trial in theirs.trials] == [trial.value for trial in ours.trials]
 
 
-def test_the_pruner_waits_for_as_much_training(spec: StudySpec) -> None:
-    """1,000 rows, 2 epochs of 32 in 5 shares: 64 steps, 13 a share. Ours judges from the second evaluation on."""
-    theirs, ours = pruner(spec, num_rows=1000), build_pruner(spec)
+@pytest.mark.parametrize(("evaluations", "steps"), [(0, 1), (1, 14)])
+def test_the_pruner_waits_for_as_much_training(spec: StudySpec, evaluations: int, steps: int) -> None:
+    """1,000 rows, 2 epochs of 32 in 5 shares: 64 steps, 13 a share, at whose end ours judges the first time."""
+    waiting = spec.model_copy(update={"pruner": MedianPruner(n_warmup_steps=evaluations)})
+    theirs, ours = pruner(waiting, num_rows=1000), build_pruner(waiting)
     assert isinstance(theirs, optuna.pruners.MedianPruner) and isinstance(ours, optuna.pruners.PercentilePruner)
     assert theirs._n_startup_trials == ours._n_startup_trials == 5
-    assert theirs._n_warmup_steps == 14
+    assert theirs._n_warmup_steps == steps
 
 
 def test_the_rows_are_ours_token_by_token(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
