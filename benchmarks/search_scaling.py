@@ -1,6 +1,6 @@
 """What a trial costs beside its training, as its study grows: the sampler, Optuna's storage, the tracking, the rest.
 
-    python -m benchmarks.search_scaling                          # all of it, about a quarter of an hour, 3 GB of disk
+    python -m benchmarks.search_scaling                          # all of it, in about five minutes, 3 GB of disk
     python -m benchmarks.search_scaling --only tpe:10 random:10  # a look, in half a minute
 
 A study of `studies/sst2.yaml` is filled to N trials, in Optuna's database and in MLflow's, with what its first trial
