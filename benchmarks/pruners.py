@@ -41,13 +41,13 @@ ROWS = "data.max_rows=2000"
 """Of training and of validation: a trial of half a minute on two cores."""
 PRUNERS: dict[str, str] = {
     "none": "{name: none}",
-    "median": "{name: median, n_startup_trials: 5, n_warmup_steps: 1}",
-    "median, at once": "{name: median, n_startup_trials: 5}",
-    "percentile 25": "{name: percentile, percentile: 25, n_startup_trials: 5, n_warmup_steps: 1}",
-    "successive halving": "{name: successive_halving}",
-    "successive halving, 2": "{name: successive_halving, reduction_factor: 2}",
+    "median": "{name: median, n_startup_trials: 5}",
+    "median-warmup-1": "{name: median, n_startup_trials: 5, n_warmup_steps: 1}",
+    "percentile-25-warmup-1": "{name: percentile, percentile: 25, n_startup_trials: 5, n_warmup_steps: 1}",
+    "successive-halving": "{name: successive_halving}",
+    "successive-halving-2": "{name: successive_halving, reduction_factor: 2}",
     "hyperband": "{name: hyperband}",
-    "patient median": "{name: patient, patience: 1}",
+    "patient-median": "{name: patient, patience: 1}",
 }
 """As a study file spells them."""
 BUDGET = 16.0

@@ -104,6 +104,6 @@ def test_every_pruner_is_replayed_on_the_trials_of_a_table(tmp_path: Path, capsy
         assert all(study.begun > study.completed >= 1 for study in studies)
     assert found["median"][0].begun > found["none"][0].begun
     print_table(found, 80.0)
-    assert "successive halving, 2" in capsys.readouterr().out
+    assert "successive-halving-2" in capsys.readouterr().out
     draw(found, 80.0, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
