@@ -62,7 +62,8 @@ def _row(what: str, measured: Sequence[float], goal: float) -> Row:
 def first_steps(trials: int) -> list[float]:
     """Runs trials, and gives for each the seconds from its start, before it is asked for, to its first step."""
     from hpo import trial
-    from hpo.study import open_study, storage_of
+    from hpo.storage import storage_of
+    from hpo.study import open_study
     from hpo.study_file import read_study
     from hpo.tracking import tracker_of
     from hpo.training.finetune import Evaluation, finetune

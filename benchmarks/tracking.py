@@ -23,7 +23,8 @@ from transformers.utils.logging import disable_progress_bar
 from benchmarks.measure import machine, software, spread
 from hpo import trial
 from hpo.spec import StudySpec
-from hpo.study import open_study, storage_of
+from hpo.storage import storage_of
+from hpo.study import open_study
 from hpo.study_file import read_study, study_path
 from hpo.tracking import Tracker, TrialRun, tracker_of
 from hpo.training.device import choose_device

@@ -5,24 +5,20 @@ The budget is counted here and nowhere else, from the states of trials in storag
 
 import json
 import math
-import sqlite3
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import DatabaseError
 
 from hpo import space
 from hpo.errors import StorageError
-from hpo.output import opening
 from hpo.search import build_pruner
 from hpo.search_spec import GridSampler
 from hpo.spec import StudySpec
+from hpo.storage import study_names
 
 # Trials are comparable only while these stand. `n_trials`, `timeout`, sampler and pruner may change on the way.
 COMPARABLE = ("task", "metric", "seed", "data", "model", "training", "search_space")
@@ -30,50 +26,6 @@ INTERRUPTED = "interrupted"
 # What a trial took, in its stored result.
 COSTS = ("optimizer_steps", "total_steps", "seconds", "examples_per_second", "peak_memory_mib")
 ABSENT = object()
-_opened: dict[Path, BaseStorage] = {}
-
-
-def open_storage(output: Path) -> BaseStorage:
-    """`optuna.db` in the output folder. Raises `StorageError` if it is damaged or cannot be written."""
-    path = output / "optuna.db"
-    try:
-        if path.is_file():
-            _check_pages(path)
-        with opening(path):
-            # Waiting for another process's write is right; `database is locked` after 5 s is not.
-            database = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
-        # Keeps the trials that ended, so that a study is read once, and then what is new in it. Optuna wraps a database
-        # so for every study that it loads: each trial would read all others again.
-        storage = get_storage(database)
-        storage.get_all_studies()  # or another program's tables of the same names would show later
-    except (DatabaseError, sqlite3.DatabaseError, StorageInternalError, RuntimeError, AssertionError, OSError) as error:
-        reason = str(getattr(error, "orig", error))
-        raise StorageError(
-            f"{path} must be a database of Optuna that can be written, but got: {reason}. "
-            "Move it away, or give another folder with --output."
-        ) from error
-    _opened[output] = storage
-    return storage
-
-
-def storage_of(output: Path) -> BaseStorage:
-    """The storage that this process opened last in the output folder, so that a trial reads what is new in it only."""
-    return _opened.get(output) or open_storage(output)
-
-
-def _check_pages(path: Path) -> None:
-    """Raises `sqlite3.DatabaseError` if a page is damaged: opening reads the first ones only. Takes 2 ms a megabyte."""
-    connection = sqlite3.connect(path, timeout=60)
-    try:
-        (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    finally:
-        connection.close()
-    if answer != "ok":
-        raise sqlite3.DatabaseError(f"damaged pages ({' '.join(answer.split())})")
-
-
-def study_names(storage: BaseStorage) -> list[str]:
-    return sorted(study.study_name for study in storage.get_all_studies())
 
 
 def load_study(storage: BaseStorage, name: str) -> optuna.Study:

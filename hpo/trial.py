@@ -19,16 +19,8 @@ from hpo.output import disk_error
 from hpo.provenance import git_commit, versions
 from hpo.search import build_pruner, build_sampler, derive_seed
 from hpo.spec import StudySpec, TrialConfig
-from hpo.study import (
-    COSTS,
-    INTERRUPTED,
-    failure_reason,
-    first_attempt,
-    load_study,
-    position_of,
-    require_unchanged,
-    storage_of,
-)
+from hpo.storage import storage_of
+from hpo.study import COSTS, INTERRUPTED, failure_reason, first_attempt, load_study, position_of, require_unchanged
 from hpo.tracking import Point, TrialRun, tracker_of
 from hpo.training.device import is_out_of_memory
 from hpo.training.finetune import CurvePoint, Evaluation, finetune

@@ -25,20 +25,19 @@ from hpo.report.page import ReportFiles
 from hpo.search import first_pruning
 from hpo.search_spec import NoPruner
 from hpo.spec import StudySpec
+from hpo.storage import open_storage, study_names
 from hpo.study import (
     INTERRUPTED,
     end_stale_trials,
     ended_trials,
     load_study,
     next_position,
-    open_storage,
     open_study,
     pinned,
     remaining_trials,
     requeue_interrupted,
     require_unchanged,
     set_aside,
-    study_names,
 )
 from hpo.tracking import Tracker, tracker_of
 from hpo.trial import Job, end_run, run_trial

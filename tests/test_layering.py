@@ -53,6 +53,7 @@ FLOORS: dict[str, int] = {
     "hpo.tasks": 5,
     "hpo.tasks.base": 5,
     "hpo.tasks.sequence_classification": 5,
+    "hpo.storage": 5,
     "hpo.study": 6,
     # the one training loop, and what is made of stored trials
     "hpo.training.setup": 7,
@@ -77,6 +78,7 @@ LIBRARIES = {
     "mlflow": ("hpo.tracking",),
     "torch": ("hpo.training", "hpo.tasks"),
     "optuna": (
+        "hpo.storage",
         "hpo.space",
         "hpo.search",
         "hpo.study",
@@ -89,7 +91,7 @@ LIBRARIES = {
     "transformers": ("hpo.training", "hpo.tasks", "hpo.data.tokens"),
     "datasets": ("hpo.data.sources", "hpo.hub"),
     "matplotlib": ("hpo.report.figures",),
-    "sqlalchemy": ("hpo.study", "hpo.tracking"),
+    "sqlalchemy": ("hpo.storage", "hpo.tracking"),
     "rich": ("hpo.console", "hpo.train"),
 }
 

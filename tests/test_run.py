@@ -20,7 +20,8 @@ from transformers import pipeline
 from conftest import StudyMaker
 from hpo.errors import StorageError
 from hpo.run import main
-from hpo.study import load_study, open_storage
+from hpo.storage import open_storage
+from hpo.study import load_study
 from hpo.tracking import tracking_uri
 
 ROOT = Path(__file__).parent.parent

@@ -15,6 +15,7 @@ from hpo import space
 from hpo.errors import StorageError
 from hpo.search import build_pruner, build_sampler
 from hpo.spec import StudySpec
+from hpo.storage import open_storage, storage_of, study_names
 from hpo.study import (
     INTERRUPTED,
     end_stale_trials,
@@ -22,7 +23,6 @@ from hpo.study import (
     first_attempt,
     load_study,
     next_position,
-    open_storage,
     open_study,
     pinned,
     position_of,
@@ -30,9 +30,7 @@ from hpo.study import (
     requeue_interrupted,
     require_unchanged,
     set_aside,
-    storage_of,
     stored_spec,
-    study_names,
     total_trials,
 )
 from searching import CONDITIONAL, FINITE, MIXED, NUMBERS, TRAINING, MakeSpec, points, run

@@ -21,7 +21,8 @@ from hpo import trial as trial_module
 from hpo.errors import DataError
 from hpo.events import Event, StepDone, TrialEnded, TrialStarted
 from hpo.spec import StudySpec
-from hpo.study import failure_reason, next_position, open_storage, open_study, remaining_trials
+from hpo.storage import open_storage
+from hpo.study import failure_reason, next_position, open_study, remaining_trials
 from hpo.study_file import parse_study
 from hpo.tracking import Tracker, tracker_of, tracking_uri
 from hpo.training.finetune import Evaluation, finetune
