@@ -58,6 +58,7 @@ FLOORS: dict[str, int] = {
     # the one training loop, and what is made of stored trials
     "hpo.training.setup": 7,
     "hpo.training.finetune": 7,
+    "hpo.training.checkpoint": 7,
     "hpo.report": 7,
     "hpo.report.figures": 7,
     "hpo.report.page": 7,
