@@ -82,9 +82,9 @@ def first_steps(trials: int) -> list[float]:
         open_study(spec, storage_of(output))
         tracker = tracker_of(output)
         parent_run_id = tracker.start_study(spec.name, None, "", {})
-        for position in range(trials):
+        for _ in range(trials):
             started = time.perf_counter()
-            trial.run_trial(spec, trial.Job(output, position, parent_run_id))
+            trial.run_trial(spec, trial.Job(output, parent_run_id))
         tracker.flush()
     return seconds
 

@@ -81,7 +81,7 @@ def run(spec: StudySpec, output: Path, tracker: Callable[[Path], Any]) -> float:
     tracker_of(output).flush()
     start = time.perf_counter()
     with patch.object(trial, "tracker_of", tracker):
-        run_trial(spec, Job(output, 0, parent_run_id))
+        run_trial(spec, Job(output, parent_run_id))
     tracker_of(output).flush()  # not by the trial, which leaves its end to the thread; but it is part of the cost
     return time.perf_counter() - start
 

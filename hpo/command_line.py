@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hpo.errors import HpoError
+from hpo.interrupt import sigterm_as_ctrl_c
 from hpo.output import OUTPUT, disk_error
 
 
@@ -61,7 +62,8 @@ def exit_code(command: Callable[[], int]) -> int:
     """Runs a command; a mistake of the user's is told on stderr and is 2, Ctrl-C is 130."""
     atexit.register(gc.freeze)  # or the interpreter, as it ends, looks for garbage in all libraries: two seconds
     try:
-        return command()
+        with sigterm_as_ctrl_c():
+            return command()
     except HpoError as error:
         print(error, file=sys.stderr)
         return 2

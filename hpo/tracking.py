@@ -168,8 +168,8 @@ class Tracker:
         )
         return TrialRun(self, run.info.run_id)
 
-    def running_trials(self, parent_run_id: str) -> list["TrialRun"]:
-        """The child runs that have no end yet: of trials that run, or of a dead driver."""
+    def running_trials(self, parent_run_id: str) -> list[tuple[int, "TrialRun"]]:
+        """The child runs that have no end yet, of trials that run or of dead ones, with the trials' numbers."""
         parent = self._find(parent_run_id)
         if parent is None:
             return []
@@ -178,7 +178,7 @@ class Tracker:
             f"attributes.status = 'RUNNING' and tags.`{mlflow_tags.MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}'",
             run_view_type=ViewType.ALL,
         )
-        return [TrialRun(self, run.info.run_id) for run in running]
+        return [(int(run.data.tags["trial.number"]), TrialRun(self, run.info.run_id)) for run in running]
 
     def rename_study(self, name: str, kept: str) -> None:
         """Gives a study's experiment the name under which it is kept, so that another one may have its own."""

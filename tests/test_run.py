@@ -130,7 +130,8 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(raw_study: StudyMaker,
     assert "Traceback" not in err
 
     study = load_study(open_storage(output), "long")
-    (trial,) = study.trials
+    trial, again = study.trials
+    assert again.state.name == "WAITING" and again.user_attrs == {"retry_of": 0}
     assert trial.state.name == "FAIL"
     assert trial.user_attrs["result"]["reason"] == "interrupted"
     client = MlflowClient(tracking_uri(output))

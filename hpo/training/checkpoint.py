@@ -72,7 +72,7 @@ class Checkpoints:
         return _progress(state["progress"])
 
     def close(self, *, keep: bool) -> None:
-        """Ends the thread; a trial that has ended needs no checkpoint."""
+        """Ends the thread; a trial that has come to its end needs no checkpoint."""
         self._thread.shutdown()
         if not keep:
             self.path.unlink(missing_ok=True)
