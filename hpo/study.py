@@ -171,11 +171,13 @@ def may_retry(study: optuna.Study, trial: optuna.Trial | FrozenTrial, reason: st
     return failures < MAX_RETRIES.get(reason or "", 0)
 
 
-def is_best(study: optuna.Study, score: float) -> bool:
-    """Whether a score is better than that of every complete trial. As Optuna, of equal ones the first counts."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+def is_best(study: optuna.Study, number: int, score: float) -> bool:
+    """Whether a trial is better than every complete one; of equal ones the first by number is, as for Optuna."""
     sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
-    return all(sign * score > sign * trial.value for trial in complete if trial.value is not None)
+    others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return all(
+        (sign * score, -number) > (sign * other.value, -other.number) for other in others if other.value is not None
+    )
 
 
 def position_of(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> int:

@@ -291,7 +291,7 @@ class _Attempt:
         """Keeps the weights if they are the study's best, which no other trial may become meanwhile."""
         assert self.setup is not None
         with exclusive(self.job.output, self.spec.name):
-            if is_best(self.study, score):
+            if is_best(self.study, self.trial.number, score):
                 keep_best(self.setup, self.folder / WEIGHTS, self.trial.number)
             self.study.tell(self.trial, score, skip_if_finished=True)
 

@@ -22,6 +22,7 @@ from hpo.study import (
     end_dead_trials,
     failure_reason,
     first_attempt,
+    is_retried,
     load_study,
     next_position,
     open_study,
@@ -530,6 +531,28 @@ class TestInterruption:
         study.tell(trial, state=TrialState.FAIL)
         requeue(study)
         assert len(study.trials) == 1
+
+    def test_whoever_is_killed_again_and_again_is_given_up(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
+        """As by the kernel, for its memory: after four attempts, of which none came further than the one before."""
+        spec = make_spec(n_trials=1)
+        study = open_study(spec, storage)
+        for evaluations, retried in [(0, True), (2, True), (2, True), (5, True), (5, True), (5, True), (5, False)]:
+            trial = self.interrupt(study, spec)
+            for step in range(evaluations):
+                trial.report(0.5, step + 1)
+            end_dead_trials(study, running_trials(study))
+            assert is_retried(study.trials[-1]) == retried
+            requeue(study)
+        assert remaining_trials(study, spec) == 0
+        assert [trial.state.name for trial in study.trials] == ["FAIL"] * 7
+
+    def test_whoever_is_interrupted_is_never_given_up(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
+        study = open_study(make_spec(), storage)
+        for _ in range(10):
+            self.interrupt(study, make_spec())
+            end_dead_trials(study, running_trials(study), INTERRUPTED)
+            assert is_retried(study.trials[-1])
+            requeue(study)
 
     @pytest.mark.parametrize("name", ["tpe", "grid", "qmc"])
     def test_the_rest_of_the_study_follows(self, make_spec: MakeSpec, storage: BaseStorage, name: str) -> None:

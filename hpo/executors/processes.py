@@ -18,7 +18,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from hpo.errors import HpoError
-from hpo.events import Event, OnEvent, TrialEnded, TrialStarted
+from hpo.events import Event, OnEvent, StepDone, TrialEnded, TrialStarted
 from hpo.executors.base import Lost
 from hpo.spec import StudySpec
 from hpo.study import KILLED, TIMED_OUT
@@ -29,6 +29,8 @@ from hpo.trial import Job, run_trial
 TO_STOP = 8.0
 # Beyond `trial_timeout` a trial that does not hang has ended itself.
 TO_TIME_OUT = 10.0
+# Seconds between two steps that are told: nobody looks more often.
+STEPS_EVERY = 0.1
 # Workers in a row that may die without having run anything.
 MAX_STILLBORN = 3
 
@@ -236,7 +238,15 @@ def _work(pipe: Connection, quiet: bool) -> None:
         silence(verbose=False)
     orders = _Orders(pipe)
 
+    last = 0.0
+
     def tell(told: Any) -> None:
+        nonlocal last
+        if isinstance(told, StepDone):
+            now = time.monotonic()
+            if now - last < STEPS_EVERY and told.step < told.num_training_steps:
+                return
+            last = now
         with suppress(OSError):  # the driver is gone, which `check` finds
             pipe.send(told)
 

@@ -1,0 +1,348 @@
+"""Who dies, and what happens: each row of the table for real, with trials that train and processes that are killed."""
+
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from optuna.trial import FrozenTrial
+
+from conftest import StudyMaker
+from hpo import trial as trial_module
+from hpo.errors import HpoError, StorageError
+from hpo.events import Event, Note, StepDone
+from hpo.executors import processes
+from hpo.lease import OWNER
+from hpo.storage import open_storage
+from hpo.study import load_study
+from hpo.study_file import parse_study
+from hpo.tracking import tracker_of, tracking_uri
+from hpo.training.setup import Setup, set_up
+from hpo.trial import checkpoint_path
+from hpo.tune import tune
+from test_tune import Recorder
+
+ROOT = Path(__file__).parent.parent
+
+
+def long(raw_study: StudyMaker, name: str = "long", **sections: Any) -> dict[str, Any]:
+    """A study whose trials take some seconds, whose pruner prunes nothing, and whose default is drawn again."""
+    training = raw_study()["training"] | {"num_train_epochs": 40, "num_evaluations": 10}
+    space = {"weight_decay": {"choices": [0.01, 0.02, 0.03]}}
+    common = {"name": name, "training": training, "search_space": space, "pruner": {"name": "none"}}
+    return raw_study(**common | {"sampler": {"name": "random"}, "n_trials": 2, "checkpoint_every": 0.2} | sections)
+
+
+def told(trials: list[FrozenTrial]) -> list[tuple[Any, ...]]:
+    """What a trial learned: the same whoever interrupted it."""
+    return [
+        (trial.params, trial.intermediate_values, trial.value, trial.user_attrs["result"]["metrics"])
+        for trial in sorted(trials, key=lambda trial: str(trial.params))
+        if trial.state.name == "COMPLETE"
+    ]
+
+
+def runs_of(output: Path, name: str = "long") -> dict[str, Run]:
+    tracker_of(output).flush()
+    client = MlflowClient(tracking_uri(output))
+    runs = client.search_runs([client.get_experiment_by_name(name).experiment_id])
+    return {run.info.run_name: run for run in runs}
+
+
+def pid_of(output: Path, number: int, name: str = "long") -> int:
+    return int(load_study(open_storage(output), name).trials[number].user_attrs[OWNER]["pid"])
+
+
+class Killer(Recorder):
+    """A display that does something to a trial at one of its steps."""
+
+    def __init__(self, at: Callable[[Event], bool], do: Callable[[int], object], times: int = 1) -> None:
+        super().__init__()
+        self.at, self.do, self.left = at, do, times
+
+    def take(self, event: Event) -> None:
+        super().take(event)
+        if self.left and self.at(event):
+            self.left -= 1
+            self.do(event.number)  # type: ignore[union-attr]
+
+
+def step_of(number: int, step: int) -> Callable[[Event], bool]:
+    return lambda event: isinstance(event, StepDone) and event.number == number and event.step >= step
+
+
+def undisturbed(raw_study: StudyMaker, output: Path, **sections: Any) -> list[tuple[Any, ...]]:
+    return told(tune(parse_study(long(raw_study, "undisturbed", **sections), "x"), output, Recorder()).study.trials)
+
+
+@pytest.mark.timeout(180)
+def test_two_workers_share_the_trials(raw_study: StudyMaker, output: Path) -> None:
+    recorder = Recorder()
+    outcome = tune(parse_study(long(raw_study, n_trials=4), "x"), output, recorder, workers=2)
+    trials = outcome.study.trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 4
+    owners = {trial.user_attrs[OWNER]["pid"] for trial in trials}
+    assert len(owners) == 2 and os.getpid() not in owners
+    assert {trial.user_attrs["machine"]["device"].rpartition(", ")[2] for trial in trials} == {"1 threads"}
+    assert sorted(event.number for event in recorder.ended) == [0, 1, 2, 3]
+    runs = runs_of(output)
+    assert {name: run.info.status for name, run in runs.items()} == {
+        "long": "FINISHED",
+        **{f"trial-{number:04d}": "FINISHED" for number in range(4)},
+    }
+    for trial in trials:
+        history = MlflowClient(tracking_uri(output)).get_metric_history(
+            runs[f"trial-{trial.number:04d}"].info.run_id, "eval/accuracy"
+        )
+        assert {point.step: point.value for point in history} == trial.intermediate_values
+    # Nobody is left behind, and nothing but the best weights.
+    assert not [pid for pid in owners if psutil.pid_exists(pid)]
+    assert not list((output / "long" / "checkpoints").glob("*"))
+    assert outcome.best_yaml is not None
+    best = yaml.safe_load(outcome.best_yaml.read_text())["trial"]
+    assert [path.name for path in (output / "long" / "weights").iterdir()] == [f"trial-{best:04d}"]
+
+
+@pytest.mark.timeout(180)
+def test_a_killed_worker_costs_no_trial(raw_study: StudyMaker, output: Path) -> None:
+    """SIGKILL in mid-trial: it fails at once, and its configuration goes on from its last checkpoint."""
+    expected = undisturbed(raw_study, output)
+    killer = Killer(step_of(1, 200), lambda number: os.kill(pid_of(output, number), signal.SIGKILL))
+    outcome = tune(parse_study(long(raw_study), "x"), output, killer, workers=2)
+    trials = outcome.study.trials
+    assert sorted(trial.state.name for trial in trials) == ["COMPLETE"] * 2 + ["FAIL"]
+    assert trials[1].user_attrs["result"]["reason"] == "killed" and trials[1].user_attrs["result"]["retried"]
+    (again,) = (trial for trial in trials if trial.user_attrs.get("retry_of") == 1)
+    assert told(trials) == expected  # to the bit
+    runs = runs_of(output)
+    assert runs["trial-0001"].info.status == "FAILED"
+    assert runs["trial-0001"].data.tags["trial.reason"] == "killed"
+    tags = runs[f"trial-{again.number:04d}"].data.tags
+    assert tags["trial.retry_of"] == "1"
+    resumed = int(tags["trial.resumed_step"])
+    assert resumed > 0
+    steps = [event.step for event in killer.events if isinstance(event, StepDone) and event.number == again.number]
+    assert min(steps) > resumed and max(steps) == 600
+    history = MlflowClient(tracking_uri(output)).get_metric_history(
+        runs[f"trial-{again.number:04d}"].info.run_id, "eval/accuracy"
+    )
+    assert [point.step for point in history] == list(range(1, 11))  # also those of the attempt before
+    (event,) = (event for event in killer.ended if event.number == 1)
+    assert event.retried and event.reason == "killed"
+    report = outcome.report.markdown.read_text()
+    assert "1 tried again" in report and re.search(r"\| 1 +\| killed", report)
+
+
+def start_run(output: Path, path: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "hpo.run", "--study", str(path), "--output", str(output), *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} in two minutes"
+        time.sleep(0.1)
+
+
+def trials_of(output: Path, name: str = "long") -> list[FrozenTrial]:
+    try:
+        return load_study(open_storage(output), name).trials
+    except StorageError:  # not there yet
+        return []
+
+
+def write(raw: dict[str, Any], folder: Path) -> Path:
+    path = folder / f"{raw['name']}.yaml"
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    return path
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_driver_costs_no_trial(raw_study: StudyMaker, output: Path, tmp_path: Path, workers: int) -> None:
+    """SIGKILL to the driver in the second trial of four: the same command goes on from where it was."""
+    raw = long(raw_study, n_trials=4)
+    path, count = write(raw, tmp_path), ["--workers", str(workers)]
+    process = start_run(output, path, *count)
+    wait_until(lambda: any(t.number > 0 and len(t.intermediate_values) >= 3 for t in trials_of(output)), "second trial")
+    process.kill()
+    process.communicate()
+    before = trials_of(output)
+    # Its workers see that it is gone, and end what they do: nobody trains on for a study that nobody drives.
+    owners = {trial.user_attrs[OWNER]["pid"] for trial in before if OWNER in trial.user_attrs}
+    outcome = tune(parse_study(raw, "x"), output, Recorder(), workers=workers)
+    wait_until(lambda: not any(psutil.pid_exists(pid) for pid in owners), "end of the workers")
+    trials = outcome.study.trials
+    for trial in before:
+        if trial.state.is_finished():
+            assert trials[trial.number] == trial  # none is lost, none is run twice
+    states = [trial.state.name for trial in trials]
+    assert states.count("COMPLETE") == 4 and set(states) == {"COMPLETE", "FAIL"}
+    assert {trial.user_attrs["result"]["reason"] for trial in trials} <= {None, "killed", "interrupted"}
+    expected = undisturbed(raw_study, output, n_trials=4)
+    assert told(trials) == expected if workers == 1 else len(told(trials)) == 4
+    status = {run.info.run_name: run.info.status for run in runs_of(output).values()}
+    assert status["long"] == "FINISHED" and set(status.values()) <= {"FINISHED", "FAILED"}
+    assert [status[f"trial-{t.number:04d}"] for t in trials if t.state.name == "COMPLETE"] == ["FINISHED"] * 4
+    assert not list((output / "long" / "checkpoints").glob("*"))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_leaves_a_checkpoint_and_true_states(
+    raw_study: StudyMaker, output: Path, tmp_path: Path, workers: int
+) -> None:
+    """As a scheduler sends it that wants the machine back. What is resumed is what was never stopped, to the bit."""
+    raw = long(raw_study, checkpoint_every=3600)
+    expected = undisturbed(raw_study, output)
+    process = start_run(output, write(raw, tmp_path), "--workers", str(workers))
+    wait_until(lambda: any(len(trial.intermediate_values) >= 3 for trial in trials_of(output)), "evaluation")
+    asked = time.monotonic()
+    process.terminate()
+    _, err = process.communicate(timeout=120)
+    took = time.monotonic() - asked
+    assert process.returncode == 130 and "Traceback" not in err, err
+    stopped = [trial for trial in trials_of(output) if trial.state.name == "FAIL"]
+    assert 1 <= len(stopped) <= workers
+    assert {trial.user_attrs["result"]["reason"] for trial in stopped} == {"interrupted"}
+    assert "RUNNING" not in {trial.state.name for trial in trials_of(output)}
+    folder = output / "long"
+    assert {path.name for path in folder.glob("checkpoints/*")} == {
+        checkpoint_path(folder, trial.number).name for trial in stopped
+    }
+    status = {run.info.run_name: run.info.status for run in runs_of(output).values()}
+    assert status.pop("long") == "KILLED"
+    assert all(status[f"trial-{trial.number:04d}"] == "FAILED" for trial in stopped)
+    # Ten seconds are what a scheduler gives. The states above are told before the report is written.
+    assert took < 60
+    outcome = tune(parse_study(raw, "x"), output, Recorder(), workers=workers)
+    assert told(outcome.study.trials) == expected
+    resumed = [run for run in runs_of(output).values() if "trial.resumed_step" in run.data.tags]
+    assert len(resumed) == len(stopped)
+
+
+@pytest.mark.timeout(240)
+def test_a_trial_that_hangs_is_ended(raw_study: StudyMaker, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is stopped answers nothing and steps no further, as one in a deadlock."""
+    monkeypatch.setattr(processes, "TO_TIME_OUT", 2.0)
+    killer = Killer(step_of(0, 50), lambda number: os.kill(pid_of(output, number), signal.SIGSTOP))
+    outcome = tune(parse_study(long(raw_study, trial_timeout=45), "x"), output, killer)
+    hung, other = outcome.study.trials
+    assert (hung.state.name, hung.user_attrs["result"]["reason"]) == ("FAIL", "timed_out")
+    assert not hung.user_attrs["result"]["retried"]
+    assert other.state.name == "COMPLETE"
+    runs = runs_of(output)
+    assert runs["trial-0000"].info.status == "FAILED" and runs["trial-0000"].data.tags["trial.reason"] == "timed_out"
+
+
+def test_a_trial_that_only_takes_too_long_ends_itself(raw_study: StudyMaker, output: Path) -> None:
+    spec = parse_study(raw_study(name="long", n_trials=1, trial_timeout=0.001, max_failures=1), "x")
+    with pytest.raises(HpoError, match=r"as timed_out: the trial did not end within trial_timeout=0\.001 s"):
+        tune(spec, output, Recorder(), executor="serial")
+    (trial,) = trials_of(output)
+    assert trial.user_attrs["result"]["reason"] == "timed_out"
+
+
+def refusing(monkeypatch: pytest.MonkeyPatch, trials: set[int], error: type[Exception]) -> None:
+    """Lets the models of these trials, in the order in which they are set up, take no example at all."""
+    count = iter(range(1000))
+
+    def refuse(*args: Any) -> None:
+        raise error("no more")
+
+    def small(*args: Any, **kwargs: Any) -> Setup:
+        setup = set_up(*args, **kwargs)
+        if next(count) in trials:
+            setup.pretrained.model.register_forward_pre_hook(refuse)
+        return setup
+
+    monkeypatch.setattr(trial_module, "set_up", small)
+
+
+def test_out_of_memory_with_one_example_is_not_tried_again(
+    raw_study: StudyMaker, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = raw_study(sampler={"name": "random"}, pruner={"name": "none"})
+    expected = told(tune(parse_study(raw | {"name": "undisturbed"}, "x"), output, Recorder()).study.trials)
+    refusing(monkeypatch, {1}, torch.OutOfMemoryError)
+    outcome = tune(parse_study(raw, "x"), output, Recorder())
+    trials = outcome.study.trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert trials[1].user_attrs["result"]["reason"] == "out_of_memory"
+    assert not trials[1].user_attrs["result"]["retried"]
+    assert [row for row in told(trials) if row not in expected] == []  # the next one is as it would have been
+    assert runs_of(output, "tiny")["trial-0001"].info.status == "FAILED"
+
+
+def test_a_study_in_which_everything_fails_stops(
+    raw_study: StudyMaker, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing(monkeypatch, set(range(2, 1000)), ZeroDivisionError)
+    spec = parse_study(raw_study(n_trials=50, max_failures=3), "tiny.yaml")
+    with pytest.raises(HpoError) as raised:
+        tune(spec, output, Recorder())
+    assert "3 in a row have failed (max_failures: 3), the last, trial 4, as crashed: ZeroDivisionError: no more" in str(
+        raised.value
+    )
+    assert [trial.state.name for trial in trials_of(output, "tiny")] == ["COMPLETE", "COMPLETE", "FAIL", "FAIL", "FAIL"]
+    assert (output / "tiny" / "best.yaml").exists()
+    assert runs_of(output, "tiny")["tiny"].info.status == "FAILED"
+    with pytest.raises(HpoError, match="trial 7"):  # asked again it tries again
+        tune(spec, output, Recorder())
+
+
+def test_failures_that_are_not_in_a_row_stop_nothing(
+    raw_study: StudyMaker, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing(monkeypatch, {0, 1, 3, 4}, ZeroDivisionError)
+    outcome = tune(parse_study(raw_study(n_trials=6, max_failures=3), "tiny.yaml"), output, Recorder())
+    assert [trial.state.name for trial in outcome.study.trials].count("FAIL") == 4
+
+
+def test_when_half_of_the_trials_diverge_the_range_that_does_it_is_told(raw_study: StudyMaker, output: Path) -> None:
+    training = raw_study()["training"] | {"optimizer": "sgd", "max_grad_norm": None, "num_evaluations": 2}
+    space = {"learning_rate": {"low": 1e-4, "high": 1e30, "log": True}, "weight_decay": {"low": 0.0, "high": 0.1}}
+    raw = raw_study(training=training, search_space=space, sampler={"name": "random"}, n_trials=8)
+    recorder = Recorder()
+    trials = tune(parse_study(raw | {"pruner": {"name": "none"}}, "x"), output, recorder).study.trials
+    diverged = [trial for trial in trials if trial.user_attrs["result"]["reason"] == "diverged"]
+    assert len(diverged) >= 4 and all(trial.state.name == "PRUNED" for trial in diverged)
+    (note,) = (event.text for event in recorder.events if isinstance(event, Note))
+    assert re.match(r"\d of \d trials diverged: \d of the \d with learning_rate from [\d.e+]+ up, and no other\.", note)
+    assert note.endswith("Set search_space.learning_rate.high below it.")
+
+
+def test_a_full_disk_at_a_checkpoint_fails_the_trial_and_damages_nothing(raw_study: StudyMaker, output: Path) -> None:
+    """A limit on the size of files is the full disk that every user may make."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    raw = long(raw_study, checkpoint_every=0.001)
+    spec = parse_study(raw, "x")
+    folder = output / "long" / "checkpoints"
+
+    def fill(number: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**10, hard))
+
+    killer = Killer(step_of(0, 20), fill)
+    try:
+        with pytest.raises(Exception) as raised:
+            tune(spec, output, killer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "File too large" in str(raised.value) or "disk" in str(raised.value)
+    assert not list(folder.glob(".*"))
+    outcome = tune(spec, output, Recorder())
+    assert [trial.state.name for trial in outcome.study.trials].count("COMPLETE") == 2
+    assert set(run.info.status for run in runs_of(output).values()) <= {"FINISHED", "FAILED"}
