@@ -1,17 +1,20 @@
-"""Passwords in addresses of servers, kept out of everything that is shown or stored."""
+"""Addresses of servers and databases, with their passwords hidden: nothing that is shown or stored may have one."""
 
 import re
 
-# Greedy up to the last @: a password may hold one that nobody encoded, and one character too many hides nothing needed.
-_USER = re.compile(r"(?P<before>[A-Za-z][A-Za-z0-9+.-]*://[^\s:/@'\"]*:)[^\s'\"<>]+(?=@)")
-_QUERY = re.compile(r"(?P<before>[?&;][A-Za-z_]*passw(?:or)?d=)[^\s&#;'\"<>)]+", re.IGNORECASE)
+SECRETS = "password|passwd|pwd|passphrase|sslpassword|secret|token|access_token|api_key|apikey"
+# A port is no password, and no password reaches into the next address.
+_USER_INFO = r"(\w[\w+.\-]*://[^\s/?#:@\[]*):(?!\d+(?:[/?#\s]|$))(?:(?!\w://){any})*@"
+_IN_ADDRESS = re.compile(_USER_INFO.format(any="."), re.DOTALL)
+_IN_TEXT = re.compile(_USER_INFO.format(any=r"\S"))
+_PARAMETER = re.compile(rf"([?&;](?:{SECRETS})=)[^&;#\s'\")]+", re.IGNORECASE)
 
 
 def masked(url: str) -> str:
-    """The address with `***` for its password, to be shown and stored."""
-    return hide_passwords(url)
+    """The address with `***` for the password of its user and for the values of parameters such as `?password=`."""
+    return _PARAMETER.sub(r"\1***", _IN_ADDRESS.sub(r"\1:***@", url))
 
 
 def hide_passwords(text: str) -> str:
-    """Any text, with `***` for the password of every address in it: `scheme://user:secret@` and `?password=secret`."""
-    return _QUERY.sub(r"\g<before>***", _USER.sub(r"\g<before>***", text))
+    """The text with every address in it `masked`."""
+    return _PARAMETER.sub(r"\1***", _IN_TEXT.sub(r"\1:***@", text))

@@ -13,6 +13,7 @@ from functools import partial, wraps
 from hashlib import blake2b
 from inspect import isfunction
 from typing import Any, TypeVar
+from weakref import finalize
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
@@ -44,7 +45,7 @@ SERVER_SETTINGS = (
     "SET idle_in_transaction_session_timeout = '60s'"
 )
 # What a server that can be reached says when it will serve later. With any other word it refuses for good.
-LATER = ("starting up", "shutting down", "not yet accepting", "recovery", "too many clients", "connection slots")
+LATER = ("starting up", "shutting down", "not yet accepting", "recovery", "too many c", "connection slots")
 # connection_exception, admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections, deadlock_detected:
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 PASSING = ("08", "57P01", "57P02", "57P03", "53300", "40P01")
@@ -86,7 +87,8 @@ def server_lock(url: str, name: str, seconds: float = AWAY_SECONDS) -> Iterator[
 
 def _locked_connection(address: URL, name: str) -> Any:
     key = int.from_bytes(blake2b(f"hpo/{name}".encode(), digest_size=8).digest(), signed=True)
-    dialect = _Dialect(dbapi=_Dialect.import_dbapi())
+    kind: Any = address.get_dialect()
+    dialect = kind(dbapi=kind.import_dbapi())
     arguments, keywords = dialect.create_connect_args(address)
     connection = dialect.connect(*arguments, **keywords)
     try:
@@ -196,7 +198,8 @@ def _parsed(url: str) -> URL:
 def _no_address(url: str) -> StorageError:
     return StorageError(
         "--storage must be an address such as postgresql://user@host:5432/database, "
-        f"but got {masked(url) or 'nothing'}. Of the servers that Optuna knows only PostgreSQL is taken, with psycopg 3 as its driver."
+        f"but got {masked(url) or 'nothing'}. "
+        "Of the servers that Optuna knows only PostgreSQL is taken, with psycopg 3 as its driver."
     )
 
 
@@ -235,7 +238,11 @@ class _ServerStorage(RDBStorage):
 
     def __init__(self, address: URL, shown: str) -> None:
         self.shown = shown
-        super().__init__(address.render_as_string(hide_password=False))
+        try:
+            super().__init__(address.render_as_string(hide_password=False))
+        finally:
+            if hasattr(self, "engine"):
+                finalize(self, self.engine.dispose)  # which also one that was not finished leaves open
 
 
 def _patient(method: Callable[..., T]) -> Callable[..., T]:
