@@ -83,7 +83,8 @@ def run_trial(
     gc.freeze()
     try:
         with ExitStack() as claim:
-            claim.enter_context(exclusive(job.output, spec.name, job.storage))  # or two would draw the same point, or one too many
+            # Or two would draw the same point, or one too many.
+            claim.enter_context(exclusive(job.output, spec.name, job.storage))
             if not claimable_trials(study, spec):
                 return False
             study.sampler, study.pruner = build_sampler(spec, next_position(study)), build_pruner(spec)
@@ -292,7 +293,7 @@ class _Attempt:
     def _tell_score(self, score: float) -> None:
         """Keeps the weights if they are the study's best, which no other trial may become meanwhile."""
         assert self.setup is not None
-        with exclusive(self.job.output, self.spec.name):
+        with exclusive(self.job.output, self.spec.name, self.job.storage):
             if is_best(self.study, score):
                 keep_best(self.setup, self.folder / WEIGHTS, self.trial.number)
             self.study.tell(self.trial, score, skip_if_finished=True)

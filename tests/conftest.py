@@ -12,6 +12,7 @@ from typing import Any
 
 # Models this small gain nothing from a second thread, and beside another process they lose by it eightfold.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.pop("OPTUNA_STORAGE", None)  # or the tests would write their studies into a developer's own
 
 import pytest
 import torch
