@@ -36,9 +36,8 @@ def storage_of(output: Path, url: str | None = None) -> BaseStorage:
 
 def _open_file(path: Path) -> RDBStorage:
     try:
-        if path.is_file():
-            _check_pages(path)
         with opening(path):
+            _prepare(path)
             # Waiting for another process's write is right; `database is locked` after 5 s is not.
             database = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
         database.get_all_studies()  # or another program's tables of the same names would show later
@@ -46,20 +45,28 @@ def _open_file(path: Path) -> RDBStorage:
         reason = str(getattr(error, "orig", error))
         raise StorageError(
             f"{path} must be a database of Optuna that can be written, but got: {reason}. "
-            "Move it away, or give another folder with --output."
+            "Move it away with its `-wal`, or give another folder with --output."
         ) from error
     return database
 
 
-def _check_pages(path: Path) -> None:
-    """Raises `sqlite3.DatabaseError` if a page is damaged: opening reads the first ones only. Takes 2 ms a megabyte."""
+def _prepare(path: Path) -> None:
+    """Checks all pages, for opening reads the first ones only (2 ms a megabyte), and lets readers pass writers.
+
+    With the write-ahead log a write is about twice as fast, beside others too: one file is synced, not two. That is at
+    every commit still: `synchronous=NORMAL` would save up to half of what is left, and lose trials in a power cut.
+
+    Raises:
+        sqlite3.DatabaseError: a page is damaged.
+    """
     connection = sqlite3.connect(path, timeout=60)
     try:
         (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if answer != "ok":
+            raise sqlite3.DatabaseError(f"damaged pages ({' '.join(answer.split())})")
+        connection.execute("PRAGMA journal_mode = WAL")
     finally:
         connection.close()
-    if answer != "ok":
-        raise sqlite3.DatabaseError(f"damaged pages ({' '.join(answer.split())})")
 
 
 def study_names(storage: BaseStorage) -> list[str]:

@@ -6,11 +6,13 @@ import signal
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from hpo.errors import StorageError
@@ -47,6 +49,7 @@ class TestAnyStorage:
         assert (next_position(here), remaining_trials(here, spec)) == (4, 1)
         assert points(here) == points(there)
 
+    @pytest.mark.timeout(180)
     def test_workers_of_one_study_lose_nothing(self, make_spec: MakeSpec, tmp_path: Path, address: str | None) -> None:
         """Four processes that ask, report and tell at once: every trial is there, whole, under a number of its own."""
         spec = make_spec()
@@ -79,6 +82,7 @@ def work(output: Path, address: str | None, name: str, n: int) -> None:
 
 
 class TestExclusive:
+    @pytest.mark.timeout(180)
     def test_one_process_at_a_time_and_a_killed_one_frees_it(self, tmp_path: Path, address: str | None) -> None:
         """Four processes count in a file under the lock; a fifth is killed while it holds it."""
         counter, held = tmp_path / "counter", SPAWN.Event()
@@ -127,8 +131,12 @@ class TestFile:
 
     @pytest.fixture
     def database(self, make_spec: MakeSpec, tmp_path: Path) -> Path:
+        """With eight trials, and closed, so that nothing of it is in its write-ahead log."""
         spec = make_spec()
-        run(open_study(spec, open_storage(tmp_path)), spec, 8)
+        storage = open_storage(tmp_path)
+        run(open_study(spec, storage), spec, 8)
+        close(storage)
+        assert [path.name for path in tmp_path.glob("optuna.db*")] == ["optuna.db"]
         return tmp_path / "optuna.db"
 
     def test_it_is_made_where_there_is_none(self, tmp_path: Path) -> None:
@@ -153,7 +161,7 @@ class TestFile:
     @pytest.mark.parametrize("content", [b"not a database " * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
     def test_no_database(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "optuna.db").write_bytes(content)
-        with pytest.raises(StorageError, match="Move it away, or give another folder with --output"):
+        with pytest.raises(StorageError, match="Move it away with its `-wal`, or give another folder with --output"):
             open_storage(tmp_path)
         assert (tmp_path / "optuna.db").read_bytes() == content  # nothing lost
 
@@ -185,3 +193,44 @@ class TestFile:
         connection.close()
         with pytest.raises(StorageError, match="no longer compatible"):
             open_storage(database.parent)
+
+    def test_one_who_reads_waits_for_no_writer(self, database: Path) -> None:
+        """As `hpo.report` beside a study."""
+        with closing(sqlite3.connect(database)) as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            writer.execute("DELETE FROM trials")
+            assert len(load_study(open_storage(database.parent), "tiny").trials) == 8
+            writer.rollback()
+
+    def test_a_database_of_before_the_log_gets_one(self, database: Path) -> None:
+        with closing(sqlite3.connect(database)) as connection:
+            assert connection.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+        assert len(load_study(open_storage(database.parent), "tiny").trials) == 8
+        with closing(sqlite3.connect(database)) as connection:
+            assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+    def test_what_a_killed_process_wrote_is_there(self, make_spec: MakeSpec, tmp_path: Path) -> None:
+        """In the log alone, and in the database by the next one that closes it."""
+        spec = make_spec()
+        close(open_study(spec, open_storage(tmp_path))._storage)
+        written = SPAWN.Event()
+        writer = SPAWN.Process(target=write, args=(tmp_path, spec.name, written), daemon=True)
+        writer.start()
+        assert written.wait(30)
+        assert writer.pid is not None
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        assert (tmp_path / "optuna.db-wal").stat().st_size > 0
+        trial = load_study(open_storage(tmp_path), spec.name).trials[0]
+        assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.5)
+
+
+def close(storage: BaseStorage) -> None:
+    storage._backend.engine.dispose()  # type: ignore[attr-defined]
+
+
+def write(output: Path, name: str, written: Event) -> None:
+    study = load_study(open_storage(output), name)
+    study.tell(study.ask(), 0.5)
+    written.set()
+    time.sleep(600)
