@@ -78,4 +78,4 @@ def exclusive(output: Path, name: str, url: str | None = None) -> AbstractContex
 
     In a file of the output folder, or by the server of that address: see `server_lock`.
     """
-    return FileLock(output / f".{name}.claim.lock") if url is None else server_lock(url, name)
+    return FileLock(output / f".{name}.claim.lock") if url is None else server_lock(url, f"study {name}")

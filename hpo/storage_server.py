@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from functools import partial, wraps
 from hashlib import blake2b
 from inspect import isfunction
+from multiprocessing import parent_process
 from typing import Any, TypeVar
 from weakref import finalize
 
@@ -26,6 +27,7 @@ from hpo.addresses import masked
 from hpo.errors import StorageError
 
 T = TypeVar("T")
+_told_away: set[str] = set()
 
 AWAY_SECONDS = 300.0
 """How long a study waits for a server that it has reached before."""
@@ -45,7 +47,10 @@ SERVER_SETTINGS = (
     "SET idle_in_transaction_session_timeout = '60s'"
 )
 # What a server that can be reached says when it will serve later. With any other word it refuses for good.
-LATER = ("starting up", "shutting down", "not yet accepting", "recovery", "too many c", "connection slots")
+LATER = (
+    *("starting up", "shutting down", "not yet accepting", "recovery"),
+    *("too many clients", "too many connections", "connection slots"),
+)
 # connection_exception, admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections, deadlock_detected:
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 PASSING = ("08", "57P01", "57P02", "57P03", "53300", "40P01")
@@ -102,12 +107,14 @@ def _locked_connection(address: URL, name: str) -> Any:
 
 
 def patiently(action: Callable[[], T], address: str, seconds: float = AWAY_SECONDS) -> T:
-    """Does it again for as long as the server is away, at growing intervals. A longer absence is told on stderr, once.
+    """Does it again for as long as the server is away, at growing intervals. A longer absence is told on stderr.
+
+    By the driver, once, whatever of its threads notices: workers notice when it does.
 
     Raises:
         StorageError: the server refuses the connection, or was away for so many seconds.
     """
-    away_since, told, pause = None, False, 0.05
+    away_since, pause = None, 0.05
     while True:
         try:
             result = action()
@@ -115,29 +122,32 @@ def patiently(action: Callable[[], T], address: str, seconds: float = AWAY_SECON
             reason = _away(error)
             if reason is None:
                 raise
-            if ("FATAL:" in reason and not any(word in reason for word in LATER)) or "no password" in reason:
+            if _refuses(reason):
                 raise _refused(address, reason) from error
             away_since = away_since or time.monotonic()
             away = time.monotonic() - away_since
             if away >= seconds:
+                _told_away.discard(address)
                 raise StorageError(
                     f"the storage must answer within {seconds:.0f} s, but got {address}: {reason}. "
                     "Start the server, or mend the address; the same command goes on."
                 ) from error
-            if away > 1 and not told:
-                told = True
+            if away > 1 and address not in _told_away:
+                _told_away.add(address)
                 _tell(f"{address} does not answer ({reason}); waiting for it, up to {seconds:.0f} s")
             # At random, or all workers would come back at once.
             time.sleep(min(pause * random.uniform(0.5, 1.0), seconds - away))
             pause = min(5.0, pause * 2)
         else:
-            if told and away_since:
-                _tell(f"the storage answers again, after {time.monotonic() - away_since:.0f} s")
+            if away_since and address in _told_away:
+                _told_away.discard(address)
+                _tell(f"{address} answers again, after {time.monotonic() - away_since:.0f} s")
             return result
 
 
 def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # rich shows it above its bar
+    if parent_process() is None:
+        print(text, file=sys.stderr, flush=True)  # rich shows it above its bar
 
 
 def _away(error: BaseException | None) -> str | None:
@@ -154,6 +164,13 @@ def _away(error: BaseException | None) -> str | None:
             return _words(error)
         error = error.__cause__ or error.__context__
     return None
+
+
+def _refuses(reason: str) -> bool:
+    """Whether the server will say the same again. Of a connection that stood it may also say FATAL, as it shuts down."""
+    if not reason.startswith("connection to server"):
+        return False
+    return "no password" in reason or ("FATAL:" in reason and not any(word in reason for word in LATER))
 
 
 def _words(error: BaseException) -> str:

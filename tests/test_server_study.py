@@ -95,3 +95,23 @@ def test_the_password_is_nowhere(
     for secret in (PASSWORD, quote(PASSWORD, safe="")):
         assert secret not in told
         assert [path for path in files if secret.encode() in path.read_bytes()] == []
+
+
+@pytest.mark.timeout(300)
+def test_workers_go_through_a_restart(raw_study: StudyMaker, output: Path, postgres: Database) -> None:
+    """The server is away for three seconds while both train: every trial ends once, and none is repeated."""
+    started: list[int] = []
+
+    class Breaker(Recorder):
+        def take(self, event: Event) -> None:
+            super().take(event)
+            if isinstance(event, StepDone) and event.number == 1 and not started:
+                started.append(event.number)
+                postgres.stop()
+                threading.Timer(3, postgres.start).start()
+
+    breaker = Breaker()
+    spec = parse_study(raw_study(n_trials=5, pruner={"name": "none"}), "tiny.yaml")
+    tune(spec, output, breaker, storage=postgres.url, workers=2)
+    assert started and sorted(event.number for event in breaker.ended) == list(range(5))
+    assert {trial.state.name for trial in load_study(open_storage(output, postgres.url), "tiny").trials} == {"COMPLETE"}

@@ -380,6 +380,22 @@ def lock_once(url: str, name: str) -> None:
         pass
 
 
+@pytest.mark.parametrize(
+    ("reason", "refuses"),
+    [
+        ('connection to server at "db", port 5432 failed: FATAL:  password authentication failed for user "me"', True),
+        ('connection to server at "db", port 5432 failed: FATAL:  no pg_hba.conf entry for host "x"', True),
+        ('connection to server at "db", port 5432 failed: fe_sendauth: no password supplied', True),
+        ('connection to server at "db", port 5432 failed: FATAL:  the database system is starting up', False),
+        ('connection to server at "db", port 5432 failed: FATAL:  sorry, too many clients already', False),
+        ('connection to server at "db", port 5432 failed: Connection refused', False),
+        ("consuming input failed: FATAL:  terminating connection due to administrator command", False),
+    ],
+)
+def test_which_words_of_a_server_are_final(reason: str, refuses: bool) -> None:
+    assert storage_server._refuses(reason) == refuses
+
+
 def raising(code: str) -> str:
     return f"BEGIN RAISE EXCEPTION 'the reason' USING ERRCODE = '{code}'; END"
 
