@@ -46,11 +46,9 @@ SERVER_SETTINGS = (
     "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 3; "
     "SET idle_in_transaction_session_timeout = '60s'"
 )
-# What a server that can be reached says when it will serve later. With any other word it refuses for good.
-LATER = (
-    *("starting up", "shutting down", "not yet accepting", "recovery"),
-    *("too many clients", "too many connections", "connection slots"),
-)
+# What a server says when it will say the same again. Whatever else it refuses a connection with may pass: it says so
+# while it starts, shuts down or has no connection left, in several ways.
+FINAL = ("password", "authentication failed", "does not exist", "pg_hba.conf", "permission denied", "not permitted")
 # connection_exception, admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections, deadlock_detected:
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 PASSING = ("08", "57P01", "57P02", "57P03", "53300", "40P01")
@@ -167,10 +165,7 @@ def _away(error: BaseException | None) -> str | None:
 
 
 def _refuses(reason: str) -> bool:
-    """Whether the server will say the same again. Of a connection that stood it may also say FATAL, as it shuts down."""
-    if not reason.startswith("connection to server"):
-        return False
-    return "no password" in reason or ("FATAL:" in reason and not any(word in reason for word in LATER))
+    return reason.startswith("connection to server") and any(word in reason for word in FINAL)
 
 
 def _words(error: BaseException) -> str:

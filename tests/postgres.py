@@ -5,6 +5,7 @@
 
 import itertools
 import os
+import random
 import shutil
 import signal
 import socket
@@ -12,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,20 @@ def binaries() -> Path:
     return Path(found).parent
 
 
+def free_port() -> int:
+    """One that no connection is given for its own end while the server is down: below those that systems hand out."""
+    while True:
+        port = random.randrange(20_000, 32_768)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
 class PostgresServer:
     """One that can be stopped and started again; its data stay, but nothing waits for the disk."""
 
     def __init__(self, folder: Path) -> None:
         self.bin, self.folder = binaries(), folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         # PostgreSQL refuses to run as root.
         self.as_user: dict[str, Any] = {}
         if os.geteuid() == 0:
@@ -71,16 +78,16 @@ class PostgresServer:
         }
         command = [f"{self.bin}/postgres", "-D", f"{self.folder}/data"]
         command += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        with (self.folder / "log").open("ab") as log:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self.as_user)
-        self.process = process
-        for _ in range(600):
-            try:
-                self.connect().close()
-                return
-            except psycopg.OperationalError:
-                assert process.poll() is None, (self.folder / "log").read_text()
+        for _ in range(20):
+            with (self.folder / "log").open("ab") as log:
+                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **self.as_user)
+            while process.poll() is None:
+                with suppress(psycopg.OperationalError):
+                    self.connect().close()
+                    self.process = process
+                    return
                 time.sleep(0.05)
+            time.sleep(0.5)  # something of its last life was still in its way
         raise AssertionError((self.folder / "log").read_text())
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
