@@ -1,4 +1,4 @@
-"""What all commands share: quiet libraries, errors without a traceback, exit codes.
+"""What all commands share: quiet libraries, errors without a traceback, exit codes, and passwords that nobody sees.
 
 0 done, 1 no trial completed, 2 a mistake of the user's, 130 Ctrl-C. A bug of ours keeps its traceback.
 """
@@ -8,12 +8,18 @@ import atexit
 import gc
 import logging
 import os
+import shlex
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
+from setproctitle import setproctitle
+
+from hpo.addresses import hide_passwords, masked
 from hpo.errors import HpoError
 from hpo.interrupt import sigterm_as_ctrl_c
 from hpo.output import OUTPUT, disk_error
@@ -23,6 +29,31 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, default=OUTPUT, metavar="DIR", help="where everything is written (default: mlruns)"
     )
+
+
+def add_storage(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        help="keep studies in PostgreSQL, postgresql://user@host/database, instead of optuna.db in --output; "
+        "the variable OPTUNA_STORAGE says the same and keeps a password out of the list of processes",
+    )
+
+
+def storage_address(given: str | None) -> str | None:
+    """`--storage`, or else OPTUNA_STORAGE; also where it is given masked, as a report repeats it."""
+    known = os.environ.get("OPTUNA_STORAGE")
+    return known if known and given in (None, masked(known)) else given
+
+
+def hide_arguments() -> None:
+    """Masks the passwords in this process's command line, which every user of the machine can read.
+
+    They stand there until now, a moment after its start.
+    """
+    shown = [hide_passwords(argument) for argument in sys.orig_argv]
+    if shown != sys.orig_argv:
+        setproctitle(shlex.join(shown))
 
 
 def add_verbose(parser: argparse.ArgumentParser) -> None:
@@ -59,13 +90,14 @@ def importing() -> Iterator[None]:
 
 
 def exit_code(command: Callable[[], int]) -> int:
-    """Runs a command; a mistake of the user's is told on stderr and is 2, Ctrl-C is 130."""
+    """Runs a command; a mistake of the user's is told on stderr and is 2, Ctrl-C is 130. No password is shown."""
+    sys.excepthook = _show_traceback
     atexit.register(gc.freeze)  # or the interpreter, as it ends, looks for garbage in all libraries: two seconds
     try:
         with sigterm_as_ctrl_c():
             return command()
     except HpoError as error:
-        print(error, file=sys.stderr)
+        print(hide_passwords(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -74,8 +106,11 @@ def exit_code(command: Callable[[], int]) -> int:
         cause = disk_error(error)
         if cause is None:
             raise
-        print(
-            f"the disk refused to go on: {cause}. Make room or mend the rights; the same command continues.",
-            file=sys.stderr,
-        )
+        told = f"the disk refused to go on: {cause}. Make room or mend the rights; the same command continues."
+        print(hide_passwords(told), file=sys.stderr)
         return 2
+
+
+def _show_traceback(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
+    """In full, but for the passwords: drivers repeat in their errors what they were called with."""
+    sys.stderr.write(hide_passwords("".join(traceback.format_exception(kind, error, at))))

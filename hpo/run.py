@@ -2,9 +2,18 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-from hpo.command_line import add_output, add_verbose, exit_code, importing, quiet
+from hpo.addresses import masked
+from hpo.command_line import (
+    add_output,
+    add_storage,
+    add_verbose,
+    exit_code,
+    hide_arguments,
+    importing,
+    quiet,
+    storage_address,
+)
 from hpo.hub_choice import FALLBACK_MODES, choose_study
 from hpo.study_file import study_path
 
@@ -31,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--workers", type=_positive, default=1, metavar="N", help="how many trials run at once")
     made.add_argument("--executor", choices=EXECUTORS, help="where they run (default: processes, or this one for one)")
     add_output(made)
+    add_storage(made)
     made.add_argument("--fresh", action="store_true", help="start over; the earlier study is kept under a dated name")
     made.add_argument(
         "--fallback",
@@ -43,13 +53,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _call(options: argparse.Namespace) -> list[str]:
-    """What was asked for, as the report repeats it to go on: neither `--fresh` nor where, which the report knows."""
+    """What was asked for, as the report repeats it to go on: without `--fresh`, and `--output`, which it knows."""
     overrides = [part for override in options.overrides for part in ("--set", override)]
     trials = [] if options.trials is None else ["--trials", str(options.trials)]
     fallback = [] if options.fallback == "auto" else ["--fallback", options.fallback]
     workers = [] if options.workers == 1 else ["--workers", str(options.workers)]
     executor = [] if options.executor is None else ["--executor", options.executor]
-    return ["--study", options.study, *overrides, *trials, *workers, *executor, *fallback]
+    address = storage_address(options.storage)
+    storage = [] if address is None else ["--storage", masked(address)]
+    return ["--study", options.study, *overrides, *trials, *workers, *executor, *fallback, *storage]
 
 
 def _positive(text: str) -> int:
@@ -59,6 +71,7 @@ def _positive(text: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    hide_arguments()
     options = parser().parse_args(arguments)
     quiet(options.verbose)
     trials = [] if options.trials is None else [f"n_trials={options.trials}"]
@@ -73,10 +86,11 @@ def main(arguments: list[str] | None = None) -> int:
         console = StudyConsole(spec, options.output, notice)
         outcome = tune(
             spec,
-            Path(options.output),
+            options.output,
             console,
             workers=options.workers,
             executor=options.executor,
+            storage=storage_address(options.storage),
             fresh=options.fresh,
             call=_call(options),
         )

@@ -124,7 +124,7 @@ class Supervisor:
             return []
         self._looked, self._retry = now, False
         reasons = {each.number: each.reason for each in lost}
-        with exclusive(self.job.output, self.spec.name):
+        with exclusive(self.job.output, self.spec.name, self.job.storage):
             running = running_trials(self.study)
             named = [trial for trial in running if trial.number in reasons]
             silent = self._watch.dead([trial for trial in running if trial.number not in reasons], alone=alone)

@@ -5,7 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,6 +56,8 @@ class Job:
 
     output: Path
     parent_run_id: str
+    storage: str | None = field(default=None, repr=False)
+    """The address of the database, that may hold a password; None is `optuna.db` in `output`."""
 
 
 def run_trial(
@@ -75,13 +77,14 @@ def run_trial(
     Raises:
         HpoError: a mistake of the user's, that would break every trial alike. This one counts as interrupted.
     """
-    study = load_study(storage_of(job.output), spec.name)
+    study = load_study(storage_of(job.output, job.storage), spec.name)
     # An exception holds its frames, they hold the model, and it holds them until the next collection. That one has to
     # look at what this trial made, not at all libraries and stored trials again, which takes longer with each of them.
     gc.freeze()
     try:
         with ExitStack() as claim:
-            claim.enter_context(exclusive(job.output, spec.name))  # or two would draw the same point, or one too many
+            # Or two would draw the same point, or one too many.
+            claim.enter_context(exclusive(job.output, spec.name, job.storage))
             if not claimable_trials(study, spec):
                 return False
             study.sampler, study.pruner = build_sampler(spec, next_position(study)), build_pruner(spec)
@@ -290,7 +293,7 @@ class _Attempt:
     def _tell_score(self, score: float) -> None:
         """Keeps the weights if they are the study's best, which no other trial may become meanwhile."""
         assert self.setup is not None
-        with exclusive(self.job.output, self.spec.name):
+        with exclusive(self.job.output, self.spec.name, self.job.storage):
             if is_best(self.study, self.trial.number, score):
                 keep_best(self.setup, self.folder / WEIGHTS, self.trial.number)
             self.study.tell(self.trial, score, skip_if_finished=True)

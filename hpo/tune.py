@@ -72,6 +72,7 @@ def tune(
     *,
     workers: int = 1,
     executor: str | None = None,
+    storage: str | None = None,
     fresh: bool = False,
     call: Sequence[str] = (),
 ) -> Outcome:
@@ -80,6 +81,7 @@ def tune(
     Args:
         workers: how many trials run at once.
         executor: one of `EXECUTORS`. Default: this process, where it is for one trial at a time that nobody may kill.
+        storage: the address of the database; None is `optuna.db` in `output`.
         fresh: keep an earlier study of this name aside and start over.
         call: the arguments of `hpo.run` that asked for this, for the report to repeat.
 
@@ -93,19 +95,19 @@ def tune(
     chosen = executor or ("serial" if workers == 1 and spec.trial_timeout is None else "processes")
     ctrl_c = CtrlC()
     with _only_driver(output, spec.name), EXECUTORS[chosen](workers, ctrl_c.check) as running:
-        storage = open_storage(output)
-        pinned_spec = spec if fresh else pinned(spec, storage)
+        opened = open_storage(output, storage)
+        pinned_spec = spec if fresh else pinned(spec, opened)
         facts = study_facts(pinned_spec, output / "cache")
         gc.collect()  # the models that it tried: a trial's own collection leaves alone what was there before
         tracker = tracker_of(output)
-        notes = _set_aside(storage, tracker, spec.name, folder) if fresh else []
-        study = open_study(spec, storage)
+        notes = _set_aside(opened, tracker, spec.name, folder) if fresh else []
+        study = open_study(spec, opened)
         if ended_trials(study):
             require_unchanged(study, facts.data.fingerprint, facts.models)
         known = {"models": study.user_attrs.get("models", {}) | facts.models, "call": list(call)}
         for name, value in {**asdict(facts), **known}.items():  # report and export are made from these
             study.set_user_attr(name, value)
-        job = Job(output, _start_parent(study, spec, tracker))
+        job = Job(output, _start_parent(study, spec, tracker), storage)
         try:
             supervisor = Supervisor(study, pinned_spec, job, running)
             notes += [*supervisor.repair(), *_pruning_notes(spec)]

@@ -6,12 +6,13 @@ No network, no downloads. MLflow's database is migrated once a session and copie
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 # Models this small gain nothing from a second thread, and beside another process they lose by it eightfold.
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.pop("OPTUNA_STORAGE", None)  # or the tests would write their studies into a developer's own
 
 import pytest
 import torch
@@ -23,7 +24,9 @@ from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from hpo.spec import StudySpec
+from hpo.storage_server import open_server
 from hpo.study_file import parse_study
+from postgres import Database, PostgresServer, running_server
 from searching import MIXED, TRAINING, MakeSpec
 
 GOOD = ("good", "great", "fine", "lovely")
@@ -163,3 +166,28 @@ def output(tmp_path: Path, migrated_database: Path) -> Path:
     folder.mkdir()
     shutil.copy(migrated_database, folder / "mlflow.db")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[tuple[PostgresServer, str]]:
+    """A server, and the name of a database on it with Optuna's tables: copying it is faster than making them."""
+    with running_server() as server, server.database() as template:
+        open_server(template.url).engine.dispose()
+        yield server, template.name
+
+
+@pytest.fixture
+def postgres(postgres_server: tuple[PostgresServer, str]) -> Iterator[Database]:
+    """A database of this test's own, on a server that it may stop and start."""
+    server, template = postgres_server
+    with server.database(template) as database:
+        yield database
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request: pytest.FixtureRequest) -> str | None:
+    """Where a study is kept: in the output folder, and on a server."""
+    if request.param == "sqlite":
+        return None
+    database: Database = request.getfixturevalue("postgres")
+    return database.url

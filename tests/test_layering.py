@@ -13,6 +13,7 @@ FLOORS: dict[str, int] = {
     "hpo.errors": 0,
     # what is known without doing anything
     "hpo.settings": 0,
+    "hpo.addresses": 0,
     "hpo.interrupt": 1,
     "hpo.events": 1,
     "hpo.provenance": 1,
@@ -54,6 +55,7 @@ FLOORS: dict[str, int] = {
     "hpo.tasks": 5,
     "hpo.tasks.base": 5,
     "hpo.tasks.sequence_classification": 5,
+    "hpo.storage_server": 4,
     "hpo.storage": 5,
     "hpo.lease": 5,
     "hpo.study": 6,
@@ -88,6 +90,7 @@ LIBRARIES = {
     "optuna": (
         "hpo.storage",
         "hpo.lease",
+        "hpo.storage_server",
         "hpo.space",
         "hpo.search",
         "hpo.study",
@@ -102,7 +105,8 @@ LIBRARIES = {
     "transformers": ("hpo.training", "hpo.tasks", "hpo.data.tokens"),
     "datasets": ("hpo.data.sources", "hpo.hub"),
     "matplotlib": ("hpo.report.figures",),
-    "sqlalchemy": ("hpo.storage", "hpo.tracking"),
+    "sqlalchemy": ("hpo.storage", "hpo.storage_server", "hpo.tracking"),
+    "psycopg": ("hpo.storage_server",),
     "rich": ("hpo.console", "hpo.train"),
 }
 

@@ -1,8 +1,6 @@
 """The study in storage: opening and resuming it, its budget, and what a crash left behind. Nothing is trained here."""
 
-import sqlite3
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from hpo import space
 from hpo.errors import StorageError
 from hpo.search import build_pruner, build_sampler
 from hpo.spec import StudySpec
-from hpo.storage import open_storage, storage_of, study_names
+from hpo.storage import open_storage, study_names
 from hpo.study import (
     INTERRUPTED,
     KILLED,
@@ -40,90 +38,11 @@ from searching import CONDITIONAL, FINITE, MIXED, NUMBERS, TRAINING, MakeSpec, p
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> BaseStorage:
-    return open_storage(tmp_path)
+def storage(tmp_path: Path, address: str | None) -> BaseStorage:
+    return open_storage(tmp_path, address)
 
 
-class TestStorage:
-    @pytest.fixture
-    def database(self, make_spec: MakeSpec, tmp_path: Path) -> Path:
-        spec = make_spec()
-        run(open_study(spec, open_storage(tmp_path)), spec, 8)
-        return tmp_path / "optuna.db"
-
-    def test_it_is_made_where_there_is_none(self, tmp_path: Path) -> None:
-        assert study_names(open_storage(tmp_path)) == []
-        assert (tmp_path / "optuna.db").is_file()
-
-    def test_all_that_open_it_first_get_it(self, tmp_path: Path) -> None:
-        """As a driver and `hpo.report` beside it do: without a lock one of them creates tables that are there."""
-        with ThreadPoolExecutor(6) as pool:
-            opened = list(pool.map(lambda _: study_names(open_storage(tmp_path)), range(6)))
-        assert opened == [[]] * 6
-
-    def test_a_folder_that_is_not_there(self, tmp_path: Path) -> None:
-        with pytest.raises(StorageError, match=r"optuna\.db must be a database of Optuna that can be written"):
-            open_storage(tmp_path / "nowhere")
-
-    def test_a_folder_in_its_place(self, tmp_path: Path) -> None:
-        (tmp_path / "optuna.db").mkdir()
-        with pytest.raises(StorageError, match="unable to open"):
-            open_storage(tmp_path)
-
-    @pytest.mark.parametrize("content", [b"not a database " * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
-    def test_no_database(self, tmp_path: Path, content: bytes) -> None:
-        (tmp_path / "optuna.db").write_bytes(content)
-        with pytest.raises(StorageError, match="Move it away, or give another folder with --output"):
-            open_storage(tmp_path)
-        assert (tmp_path / "optuna.db").read_bytes() == content  # nothing lost
-
-    def test_a_database_cut_short(self, database: Path) -> None:
-        database.write_bytes(database.read_bytes()[: database.stat().st_size // 2])
-        with pytest.raises(StorageError, match=r"Move it away"):
-            open_storage(database.parent)
-
-    def test_a_damaged_page_wherever_it_is(self, database: Path) -> None:
-        """Optuna itself opens most of these and breaks later, in the middle of a study."""
-        whole, page = database.read_bytes(), 4096
-        for start in range(0, len(whole), page):
-            database.write_bytes(whole[:start] + b"\xab" * page + whole[start + page :])
-            with pytest.raises(StorageError, match=r"optuna\.db must be a database of Optuna"):
-                open_storage(database.parent)
-
-    def test_a_database_of_somebody_else(self, tmp_path: Path) -> None:
-        connection = sqlite3.connect(tmp_path / "optuna.db")
-        connection.execute("create table studies (something integer)")
-        connection.commit()
-        connection.close()
-        with pytest.raises(StorageError, match="Move it away"):
-            open_storage(tmp_path)
-
-    def test_one_of_a_later_optuna(self, database: Path) -> None:
-        connection = sqlite3.connect(database)
-        connection.execute("update alembic_version set version_num = 'v99'")
-        connection.commit()
-        connection.close()
-        with pytest.raises(StorageError, match="no longer compatible"):
-            open_storage(database.parent)
-
-    def test_a_trial_is_given_the_storage_that_was_opened_last(self, make_spec: MakeSpec, tmp_path: Path) -> None:
-        """An earlier one may remember a study of the same number, that another process has replaced since."""
-        assert storage_of(tmp_path) is storage_of(tmp_path)
-        earlier, later = storage_of(tmp_path), open_storage(tmp_path)
-        assert storage_of(tmp_path) is later is not earlier
-
-    def test_what_another_process_writes_is_seen(self, make_spec: MakeSpec, tmp_path: Path) -> None:
-        spec = make_spec(n_trials=5)
-        here, there = (open_study(spec, open_storage(tmp_path)) for _ in range(2))
-        run(here, spec, 1)
-        assert next_position(there) == 1
-        run(there, spec, 2)
-        trial = there.ask()
-        assert (next_position(here), remaining_trials(here, spec)) == (4, 2)
-        there.tell(trial, 0.5)
-        assert (next_position(here), remaining_trials(here, spec)) == (4, 1)
-        assert points(here) == points(there)
-
+class TestOpening:
     def test_an_unknown_study_lists_the_known_ones(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
         with pytest.raises(StorageError, match=r"There is none yet: run `python -m hpo.run` first"):
             load_study(storage, "one")
@@ -134,8 +53,6 @@ class TestStorage:
         with pytest.raises(StorageError, match=r"but got `three`\. There are: one, two\."):
             load_study(storage, "three")
 
-
-class TestOpening:
     @pytest.mark.parametrize(("metric", "direction"), [("eval/loss", "MINIMIZE"), ("eval/f1", "MAXIMIZE")])
     def test_the_default_is_trial_0(
         self, make_spec: MakeSpec, storage: BaseStorage, metric: str, direction: str
