@@ -13,6 +13,7 @@ FLOORS: dict[str, int] = {
     "hpo.errors": 0,
     # what is known without doing anything
     "hpo.settings": 0,
+    "hpo.addresses": 0,
     "hpo.interrupt": 1,
     "hpo.events": 1,
     "hpo.provenance": 1,
