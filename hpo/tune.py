@@ -83,11 +83,12 @@ def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False
     folder = output / spec.name
     with _only_driver(output, spec.name):
         storage = open_storage(output)
+        tracker = tracker_of(output)
+        notes = tracker.send_waiting()
         pinned_spec = spec if fresh else pinned(spec, storage)
         facts = study_facts(pinned_spec, output / "cache")
         gc.collect()  # the models that it tried: a trial's own collection leaves alone what was there before
-        tracker = tracker_of(output)
-        notes = _set_aside(storage, tracker, spec.name, folder) if fresh else []
+        notes += _set_aside(storage, tracker, spec.name, folder) if fresh else []
         study = open_study(spec, storage)
         if ended_trials(study):
             require_unchanged(study, facts.data.fingerprint, facts.models)
@@ -142,13 +143,26 @@ def _repair(study: optuna.Study, tracker: Tracker, parent_run_id: str) -> list[s
 
 def _end_runs(study: optuna.Study, tracker: Tracker, parent_run_id: str) -> None:
     """Ends the runs that are still open as Optuna knows their trials; those of trials that are gone as interrupted."""
-    trials = {trial.user_attrs.get("mlflow_run_id"): trial for trial in study.get_trials(deepcopy=False)}
-    for run in tracker.running_trials(parent_run_id):
-        trial = trials.get(run.run_id)
+    running = tracker.running_trials(parent_run_id)
+    numbers = {run_id: number for number, run_id in _runs(study, tracker).items()}
+    trials = study.get_trials(deepcopy=False)
+    for run in running:
+        trial = trials[numbers[run.run_id]] if run.run_id in numbers else None
         if trial is None:
             run.end("FAIL", reason=INTERRUPTED, tags={}, metrics={})
         elif trial.state.is_finished():
             end_run(run, trial)
+
+
+def _runs(study: optuna.Study, tracker: Tracker) -> dict[int, str]:
+    """The trials' runs by number, with the ids of those that could not be created at once, as far as they are now."""
+    trials = study.get_trials(deepcopy=False)
+    runs = {trial.number: run for trial in trials if (run := trial.user_attrs.get("mlflow_run_id"))}
+    known = study.user_attrs.get("mlflow_run_ids", {})
+    if new := tracker.created(run for run in runs.values() if run not in known):
+        known = known | new
+        study.set_user_attr("mlflow_run_ids", known)
+    return {number: known.get(run, run) for number, run in runs.items()}
 
 
 def _pruning_notes(spec: StudySpec) -> list[str]:
@@ -186,14 +200,14 @@ def _finish(
     metrics = {name.replace("eval/", "study/best_"): value for name, value in scores.items()}
     files = [study_file(study, folder), report.markdown, report.table, folder / "figures"]
     status = {type(None): "FINISHED", KeyboardInterrupt: "KILLED"}.get(type(stopped), "FAILED")
-    runs = {trial.number: trial.user_attrs.get("mlflow_run_id") for trial in study.get_trials(deepcopy=False)}
+    runs = _runs(study, tracker)
     ranked = leaderboard(trials_table(study), "score", study.direction.name.lower())["number"]
     tracker.end_study(
         parent_run_id,
         status,
         metrics,
         files=[*files, *([best_yaml] if best_yaml else [])],
-        compare=[run for number in ranked if (run := runs[number])],
+        compare=[runs[number] for number in ranked if number in runs],
     )
     return Outcome(study, report, best_yaml, isinstance(stopped, KeyboardInterrupt), timed_out)
 

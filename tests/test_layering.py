@@ -19,13 +19,15 @@ FLOORS: dict[str, int] = {
     "hpo.provenance": 1,
     "hpo.references": 1,
     "hpo.output": 1,
-    "hpo.tracking_writer": 1,
+    "hpo.tracking_spool": 1,
     "hpo.search_spec": 1,
     "hpo.spec": 2,
     # what is asked, and of whom
     "hpo.space_checks": 3,
     "hpo.schema": 3,
     "hpo.hub": 3,
+    "hpo.tracking_writer": 2,
+    "hpo.tracking_store": 2,
     "hpo.tracking": 3,
     "hpo.data": 3,
     "hpo.data.sources": 3,
@@ -75,7 +77,7 @@ FLOORS: dict[str, int] = {
     "hpo.ui": 11,
 }
 LIBRARIES = {
-    "mlflow": ("hpo.tracking",),
+    "mlflow": ("hpo.tracking", "hpo.tracking_store"),
     "torch": ("hpo.training", "hpo.tasks"),
     "optuna": (
         "hpo.space",
@@ -90,7 +92,7 @@ LIBRARIES = {
     "transformers": ("hpo.training", "hpo.tasks", "hpo.data.tokens"),
     "datasets": ("hpo.data.sources", "hpo.hub"),
     "matplotlib": ("hpo.report.figures",),
-    "sqlalchemy": ("hpo.study", "hpo.tracking"),
+    "sqlalchemy": ("hpo.study", "hpo.tracking", "hpo.tracking_store"),
     "rich": ("hpo.console", "hpo.train"),
 }
 
