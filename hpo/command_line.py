@@ -9,11 +9,14 @@ import gc
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
+from hpo.addresses import hide_passwords
 from hpo.errors import HpoError
 from hpo.output import OUTPUT, disk_error
 
@@ -57,8 +60,14 @@ def importing() -> Iterator[None]:
         gc.enable()
 
 
+def _print_exception(kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
+    """A bug's traceback, whose addresses show no passwords."""
+    print(hide_passwords("".join(traceback.format_exception(kind, error, frames))), end="", file=sys.stderr)
+
+
 def exit_code(command: Callable[[], int]) -> int:
     """Runs a command; a mistake of the user's is told on stderr and is 2, Ctrl-C is 130."""
+    sys.excepthook = _print_exception
     atexit.register(gc.freeze)  # or the interpreter, as it ends, looks for garbage in all libraries: two seconds
     try:
         return command()

@@ -206,7 +206,7 @@ def _tell(failures: list[Exception], spool: Spool, process: int) -> None:
         if n := spool.waiting()[spool.address]:
             again = f"python -m hpo.run{output_option(spool.folder.parent)}"
             print(
-                f"MLflow ({spool.address}) does not answer: {n:,} entries wait in {spool.folder}. "
-                f"The next `{again}` sends them.",
+                f"MLflow ({spool.address}) does not answer: {n:,} {'entry waits' if n == 1 else 'entries wait'} in "
+                f"{spool.folder}. The next `{again}` sends what waits.",
                 file=sys.stderr,
             )

@@ -6,10 +6,12 @@ No network, no downloads. MLflow's database is migrated once a session and copie
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+# Of the one who runs the tests, perhaps; they log into folders of their own, or to a server of their own.
+os.environ.pop("MLFLOW_TRACKING_URI", None)
 # Models this small gain nothing from a second thread, and beside another process they lose by it eightfold.
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -24,6 +26,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 
 from hpo.spec import StudySpec
 from hpo.study_file import parse_study
+from mlflow_server import MlflowServer
 from searching import MIXED, TRAINING, MakeSpec
 
 GOOD = ("good", "great", "fine", "lovely")
@@ -163,3 +166,19 @@ def output(tmp_path: Path, migrated_database: Path) -> Path:
     folder.mkdir()
     shutil.copy(migrated_database, folder / "mlflow.db")
     return folder
+
+
+@pytest.fixture(scope="session")
+def running_server(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[MlflowServer]:
+    folder = tmp_path_factory.mktemp("server")
+    server = MlflowServer(Path(shutil.copy(migrated_database, folder / "mlflow.db")))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def server(running_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> MlflowServer:
+    """An MLflow server that runs, and is the one to log to. Its experiments are those of all tests of the session."""
+    running_server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", running_server.address)
+    return running_server

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from hpo import tracking_writer
 from hpo.tracking_spool import Entry, Spool
 from hpo.tracking_writer import MAX_BATCH, MAX_WAITING, Writer
 
@@ -170,6 +172,65 @@ def test_what_is_refused_spoils_nothing_that_waits_beside_it(store: Store, make:
     assert store.metrics("run") == [0, 1, 3, 4]
 
 
+def test_nobody_waits_while_the_store_is_away_and_then_all_is_sent_in_order(
+    store: Store, make: MakeWriter, tmp_path: Path
+) -> None:
+    writer = make(store.send)
+    writer.log("run", metrics=[0])
+    writer.flush()
+    store.is_away = True
+    for step in range(1, 3000):
+        writer.log("run", metrics=[step])
+        if step % 1000 == 0:
+            writer.flush()
+    assert writer.is_away and store.metrics("run") == [0]
+    (file,) = (tmp_path / "spool").glob("*.jsonl")
+    assert file.read_bytes().count(b"log_batch") > 1500  # some went in one batch, before it was known
+    writer.later(Entry("set_terminated", "run", {"status": "FINISHED"}))
+    writer.flush()
+    assert not writer.catch_up()
+    store.is_away = False
+    assert not writer.catch_up()  # it has failed just now
+    writer.log("run", metrics=[3000])  # still after the others
+    deadline = time.monotonic() + 40
+    while writer.is_away:  # without being asked
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    writer.log("run", metrics=[3001])
+    writer.flush()
+    assert store.metrics("run") == list(range(3002))
+    assert store.entries[-3].do == "set_terminated"
+    assert list((tmp_path / "spool").iterdir()) == []
+    assert max(entry.points for entry in store.entries) <= MAX_BATCH
+
+
+def test_it_can_be_asked_to_try_now(store: Store, make: MakeWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking_writer, "FIRST_DELAY", 1000)
+    monkeypatch.setattr(tracking_writer, "RECENT", 0)
+    writer = make(store.send)
+    store.is_away = True
+    writer.log("run", metrics=[0])
+    writer.flush()
+    store.is_away = False
+    assert writer.catch_up()
+    assert store.metrics("run") == [0]
+
+
+def test_what_the_disk_does_not_take_either_is_told_and_stays_in_memory(
+    store: Store, make: MakeWriter, tmp_path: Path
+) -> None:
+    (tmp_path / "spool").write_text("no folder")
+    writer = make(store.send)
+    store.is_away = True
+    with pytest.raises(FileExistsError):
+        writer.log("run", metrics=[0])
+        writer.flush()
+    store.is_away = False
+    writer.log("run", metrics=[1])
+    writer.flush()
+    assert store.metrics("run") == [0, 1]
+
+
 PROGRAM = """
 import signal, sys, time
 from pathlib import Path
@@ -209,3 +270,20 @@ def test_nothing_is_lost_at_exit(tmp_path: Path, last_line: str, code: int) -> N
 def test_an_error_after_the_last_call_is_told_at_exit(tmp_path: Path) -> None:
     told = end_by("writer.log('run', tags=['bad'])", tmp_path / "sent").stderr
     assert "in send" in told and "ZeroDivisionError" in told
+
+
+@pytest.mark.parametrize("last_line", ["", "sys.exit(3)", "raise ValueError", "signal.raise_signal(signal.SIGINT)"])
+def test_the_end_of_the_program_waits_for_no_store_that_is_away(tmp_path: Path, last_line: str) -> None:
+    path = tmp_path / "sent"
+    program = PROGRAM.replace("lambda error: False", "lambda error: True") + "writer.log('run', tags=['bad'])\n"
+    command = [sys.executable, "-c", program + last_line, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=Path(__file__).parent.parent)
+    spool = Spool(Path(f"{path}-spool"), "http://server")
+    (file,) = spool.left()
+    left = file.next()
+    assert left[-1].arguments["tags"] == ["bad"]
+    sent = path.read_text().split() if path.exists() else []
+    waiting = [str(metric) for entry in left for metric in entry.arguments.get("metrics", ["end"])]
+    assert [step for step in sent if step not in waiting] + waiting == [*map(str, range(100)), "end"]
+    (told,) = [line for line in done.stderr.splitlines() if "does not answer" in line]
+    assert told.startswith(f"MLflow (http://server) does not answer: {len(left)} entries wait in {spool.folder}. ")
