@@ -3,27 +3,33 @@
 import http.server
 import json
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import optuna
 import pytest
 import sqlalchemy
 from mlflow.exceptions import MlflowException
 
+from conftest import StudyMaker
 from hpo.errors import StorageError
-from hpo.tracking import Tracker, TrialRun, tracking_uri
+from hpo.events import Event, StepDone, TrialEnded
+from hpo.export import read_exported
+from hpo.study_file import parse_study
+from hpo.tracking import RUN_STATUS, Tracker, TrialRun, tracker_of, tracking_uri
 from hpo.tracking_spool import Entry, SpoolFile
 from hpo.tracking_store import TrackingStore, is_away, stand_in, within, without_password
+from hpo.tune import tune
 from mlflow_server import MlflowServer
+from test_tune import Recorder
 
 ROOT = Path(__file__).parent.parent
 
@@ -137,14 +143,25 @@ def test_a_server_that_is_killed_and_comes_back_has_it_all(
     assert server.steps(server.runs(name)["trial-0002"], "loss") == [0, 1, 2]
 
 
-PROGRAM = """
-import os, signal, sys
+FORK = """
+import os, signal, sys, time
 from pathlib import Path
 from hpo.tracking import tracker_of
 
-output, parent, last = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+output, parent, lasts = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+children = []
+for number, last in enumerate(lasts):
+    child = os.fork()  # imports take longer than all that they do
+    if not child:
+        break
+    children.append(child)
+else:
+    print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+    sys.exit()
 tracker = tracker_of(output)
-run = tracker.start_trial(parent, int(sys.argv[4]), {})
+run = tracker.start_trial(parent, number, {})
+"""
+LEAVE = """
 for step in range(200):
     run.log_points([("loss", float(step), step)])
 if last == "end":
@@ -155,21 +172,21 @@ if last == "kill":
 """
 
 
-def program(folder: Path, parent: str, last: str, number: int) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", PROGRAM, str(folder), parent, last, str(number)]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+def forked(program: str, folder: Path, parent: str, *lasts: str) -> "subprocess.CompletedProcess[str]":
+    """Processes that each start a trial and do the same, each to its own end."""
+    command = [sys.executable, "-c", FORK + program, str(folder), parent, *lasts]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=ROOT)
 
 
+@pytest.mark.timeout(200)
 def test_what_dead_processes_left_is_sent_by_the_next_one(server: MlflowServer, name: str, folder: Path) -> None:
-    """A process killed, and two that ended, while the server was away; then two at once who may send it."""
+    """A process killed, and one that ended, while the server was away; then two at once who may send it."""
     parent = Tracker(folder).start_study(name, None, "", {})
     server.kill()
-    left = [program(folder, parent, last, number) for number, last in enumerate(["kill", "end"])]
-    errors = [process.communicate(timeout=50)[1] for process in left]
-    assert [process.returncode for process in left] == [-signal.SIGKILL, 0]
-    assert errors[0] == ""
-    assert errors[1].startswith(f"MLflow ({server.address}) does not answer: ")
-    assert errors[1].endswith(f"The next `python -m hpo.run --output {folder}` sends what waits.\n")
+    done = forked(LEAVE, folder, parent, "kill", "end")
+    assert done.stdout == "[-9, 0]\n"
+    assert done.stderr.startswith(f"MLflow ({server.address}) does not answer: ")
+    assert done.stderr.endswith(f"The next `python -m hpo.run --output {folder}` sends what waits.\n")
     with pytest.raises(StorageError, match=f"MLFLOW_TRACKING_URI .* got {server.address}: .*refused"):
         Tracker(folder).send_waiting()
     half = next(iter(sorted((folder / "spool").glob("*.jsonl"))))
@@ -321,13 +338,7 @@ def test_an_address_without_a_password_stays_as_it_is(monkeypatch: pytest.Monkey
     assert "MLFLOW_TRACKING_USERNAME" not in os.environ
 
 
-WORKER = """
-import sys, time
-from pathlib import Path
-from hpo.tracking import tracker_of
-
-tracker = tracker_of(Path(sys.argv[1]))
-run = tracker.start_trial(sys.argv[2], int(sys.argv[3]), {})
+HAMMER = """
 step, deadline = 0, time.monotonic() + 3
 while time.monotonic() < deadline:
     run.log_points([("loss", float(step), step), ("rate", 0.5, step)])
@@ -340,21 +351,13 @@ tracker.flush()
 """
 
 
+@pytest.mark.timeout(200)
 def test_many_processes_write_to_one_database(output: Path) -> None:
     tracker = Tracker(output)
     client = tracker._store.client
     parent = tracker.start_study("study", None, "", {})
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(output), parent, str(number)],
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        for number in range(4)
-    ]
-    errors = [process.communicate(timeout=55)[1] for process in processes]
-    assert errors == [""] * 4
+    done = forked(HAMMER, output, parent, *["end"] * 4)
+    assert (done.stdout, done.stderr) == ("[0, 0, 0, 0]\n", "")
     runs = client.search_runs([client.get_run(parent).info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'")
     assert len(runs) == 4
     for run in runs:
@@ -367,3 +370,86 @@ def test_many_processes_write_to_one_database(output: Path) -> None:
     connection = sqlite3.connect(output / "mlflow.db")
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
+
+
+@contextmanager
+def doing(recorder: Recorder, at: Callable[[Event], None]) -> Iterator[None]:
+    """Does something at the events of a study."""
+
+    def take(event: Event) -> None:
+        recorder.events.append(event)
+        at(event)
+
+    recorder.take = take  # type: ignore[method-assign]
+    yield
+
+
+def assert_whole(server: MlflowServer, study: optuna.Study, ids: dict[int, str]) -> None:
+    """All that the trials of a study logged is there, once and in order, and their states are true."""
+    runs = server.runs(study.study_name)
+    assert runs.pop(study.study_name).info.status == "FINISHED"
+    assert len(runs) == len(study.trials)
+    for trial in study.trials:
+        run = runs[f"trial-{trial.number:04}"]
+        assert ids[trial.number] == run.info.run_id
+        assert run.info.status == RUN_STATUS[trial.state.name]
+        assert run.data.tags["trial.state"] == trial.state.name
+        assert run.data.params["learning_rate"] == str(trial.user_attrs["config"]["training"]["learning_rate"])
+        scores = server.client.get_metric_history(run.info.run_id, "eval/accuracy")
+        assert {point.step: point.value for point in scores} == trial.intermediate_values
+        assert len(scores) == len(trial.intermediate_values)
+        steps = trial.user_attrs["result"]["optimizer_steps"]
+        for curve in ("train/loss", "train/grad_norm"):
+            assert server.steps(run, curve) == list(range(1, steps + 1))
+
+
+def run_ids(study: optuna.Study) -> dict[int, str]:
+    known = study.user_attrs.get("mlflow_run_ids", {})
+    return {trial.number: known.get(run := trial.user_attrs["mlflow_run_id"], run) for trial in study.trials}
+
+
+@pytest.mark.timeout(200)
+def test_a_study_goes_on_while_its_server_is_killed_and_started_again(
+    server: MlflowServer, raw_study: StudyMaker, name: str, folder: Path
+) -> None:
+    recorder = Recorder()
+
+    def at(event: Event) -> None:
+        if isinstance(event, StepDone) and (event.number, event.step) == (0, 5):
+            server.kill()
+        if isinstance(event, TrialEnded) and event.number == 1:
+            server.start()
+
+    with doing(recorder, at):
+        outcome = tune(parse_study(raw_study(name=name, n_trials=3), "tiny.yaml"), folder, recorder)
+    assert len(recorder.ended) == 3 and not outcome.interrupted
+    wait_until_sent(tracker_of(folder))
+    assert_whole(server, outcome.study, run_ids(outcome.study))
+    assert "trial.retry_of" not in server.runs(name)["trial-0001"].data.tags
+
+
+@pytest.mark.timeout(200)
+def test_a_study_ends_without_its_server_and_the_next_call_sends_what_waits(
+    server: MlflowServer, raw_study: StudyMaker, name: str, folder: Path
+) -> None:
+    spec, first, second = parse_study(raw_study(name=name, n_trials=2), "tiny.yaml"), Recorder(), Recorder()
+
+    def at(event: Event) -> None:
+        if isinstance(event, StepDone) and (event.number, event.step) == (0, 5):
+            server.kill()
+
+    with doing(first, at):
+        outcome = tune(spec, folder, first)
+    assert outcome.best_yaml and outcome.best_yaml.exists() and outcome.report.markdown.exists()
+    assert read_exported(outcome.best_yaml).score == outcome.study.best_value
+    with pytest.raises(StorageError, match="MLFLOW_TRACKING_URI"):
+        tune(spec, folder, Recorder())
+    server.start()
+    outcome = tune(spec, folder, second)
+    assert second.ended == [] and second.notes[0].startswith("Sent to MLflow what had waited for it on disk: ")
+    ids = run_ids(outcome.study)
+    assert_whole(server, outcome.study, ids)
+    assert not any(run_id.startswith("hpo.key=") for run_id in ids.values())
+    assert outcome.best_yaml and read_exported(outcome.best_yaml).mlflow_run_id == ids[outcome.study.best_trial.number]
+    artifacts = tracker_of(folder)._store.client.list_artifacts(server.runs(name)[name].info.run_id)
+    assert {"report.md", "best.yaml", "figures"} <= {artifact.path for artifact in artifacts}
