@@ -11,7 +11,6 @@ A trial's state is told truly: COMPLETE is FINISHED, PRUNED is KILLED with the t
 import functools
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +26,7 @@ from hpo.addresses import hide_passwords, masked
 from hpo.errors import StorageError
 from hpo.output import opening
 from hpo.provenance import git_commit, versions
+from hpo.tracking_run import Point, TrialRun, metric_points, now, tag_values
 from hpo.tracking_spool import LOG_BATCH, Entry, Spool
 from hpo.tracking_store import (
     PATIENCE,
@@ -42,12 +42,11 @@ from hpo.tracking_store import (
 )
 from hpo.tracking_writer import Writer, send_all
 
-RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
-MAX_VALUE = 6000  # characters of a param or a tag that MLflow takes
 # 50 ids of 32 characters, quoted, fit into a tag, and more curves than that are no comparison.
 MAX_COMPARED = 50
-Point = tuple[str, float, int]
 T = TypeVar("T")
+
+__all__ = ["Point", "Tracker", "TrialRun", "tracker_of", "tracking_uri"]
 
 
 def tracking_uri(output: Path) -> str:
@@ -119,8 +118,8 @@ class Tracker:
         except (MlflowException, TimeoutError, DatabaseError, OSError) as error:
             raise self._unreachable(error) from error
         n = self._spool.waiting()
-        refused = self._send_left()
-        self._ask(lambda: None)
+        self._writer.catch_up(answers=True)
+        refused = self._ask(self._send_left)
         notes = []
         if sent := n.pop(self._address, 0):
             notes.append(f"Sent to MLflow what had waited for it on disk: {sent:,} entries.")
@@ -157,7 +156,7 @@ class Tracker:
         Raises:
             StorageError: the server does not answer.
         """
-        key, now, client = stand_in(uuid4().hex), _now(), self._store.client
+        key, started_at, client = stand_in(uuid4().hex), now(), self._store.client
 
         def start() -> str:
             experiment_id = self._experiment(name)
@@ -165,12 +164,14 @@ class Tracker:
                 client.update_run(run_id, status="RUNNING")
                 started = run_id
             else:
-                started = self._store.create_once(key, experiment_id, name=name, tags=_source_tags(), start_time=now)
+                started = self._store.create_once(
+                    key, experiment_id, name=name, tags=_source_tags(), start_time=started_at
+                )
             client.set_tag(started, mlflow_tags.MLFLOW_RUN_NOTE, description)
             return started
 
         started = self._ask(start)
-        self._writer.log(started, tags=_tags(tags))
+        self._writer.log(started, tags=tag_values(tags))
         return started
 
     def _experiment(self, name: str) -> str:
@@ -216,32 +217,32 @@ class Tracker:
         """
         entries = [Entry("log_artifact", run_id, {"path": str(path.resolve())}) for path in files]
         if metrics:
-            points = _metrics((name, value, 0) for name, value in metrics.items())
+            points = metric_points((name, value, 0) for name, value in metrics.items())
             entries.append(Entry(LOG_BATCH, run_id, {"metrics": points}))
         if compare:
             entries.append(Entry("link_comparison", run_id, {"compare": list(compare[:MAX_COMPARED])}))
-        entries.append(Entry("set_terminated", run_id, {"status": status, "end_time": _now()}))
+        entries.append(Entry("set_terminated", run_id, {"status": status, "end_time": now()}))
         self._writer.later(*entries)
         self.flush()
         self._writer.catch_up()
 
-    def start_trial(self, parent_run_id: str, number: int, tags: Mapping[str, str]) -> "TrialRun":
+    def start_trial(self, parent_run_id: str, number: int, tags: Mapping[str, str]) -> TrialRun:
         """Creates the child run of a trial, now or, if the server is away, when it is back."""
         told = {**_source_tags(), "trial.number": str(number), "trial.state": "RUNNING", **tags}
         run, name = stand_in(uuid4().hex), f"trial-{number:04d}"
-        arguments: dict[str, Any] = {"parent": parent_run_id, "name": name, "tags": told, "start_time": _now()}
+        arguments: dict[str, Any] = {"parent": parent_run_id, "name": name, "tags": told, "start_time": now()}
         self.flush()
         try:
             if not self._writer.is_away:
                 self._store.create_run(run, **arguments, is_new=True)
-                return TrialRun(self, run)
+                return TrialRun(self._store, self._writer, run)
         except Exception as error:
             if not is_away(error):
                 raise
         self._writer.later(Entry("create_run", run, arguments))
-        return TrialRun(self, run)
+        return TrialRun(self._store, self._writer, run)
 
-    def running_trials(self, parent_run_id: str) -> list["TrialRun"]:
+    def running_trials(self, parent_run_id: str) -> list[TrialRun]:
         """The child runs that have no end yet: of trials that run, or of a dead driver. None while MLflow is away."""
 
         def running() -> Sequence[Run]:
@@ -258,7 +259,7 @@ class Tracker:
             return runs
 
         try:
-            return [TrialRun(self, run.info.run_id) for run in self._ask(running)]
+            return [TrialRun(self._store, self._writer, run.info.run_id) for run in self._ask(running)]
         except StorageError:
             return []
 
@@ -306,67 +307,6 @@ def _unusable(database: Path, reason: str) -> StorageError:
         f"{database} must be a database of MLflow that can be written, but got: {reason}. "
         "Move it away, or give another folder with --output."
     )
-
-
-def _metrics(points: Iterable[Point]) -> list[tuple[str, float, int, int]]:
-    """As of now, whenever they will be sent."""
-    now = _now()
-    return [(name, value, now, step) for name, value, step in points]
-
-
-def _tags(tags: Mapping[str, str]) -> list[tuple[str, str]]:
-    return [(key, str(value)[:MAX_VALUE]) for key, value in tags.items()]
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
-
-
-class TrialRun:
-    """The child run of one trial. Its calls do not wait for MLflow: `Tracker.flush` does."""
-
-    def __init__(self, tracker: Tracker, run: str) -> None:
-        self._tracker = tracker
-        self._run = run
-
-    @property
-    def run_id(self) -> str:
-        """The run's id; a stand-in for it until it can be created, which MLflow has as the tag `hpo.key` then."""
-        return self._tracker._store.known_id(self._run)
-
-    def log_params(self, params: Mapping[str, object]) -> None:
-        """The resolved configuration. MLflow's params cannot change once logged."""
-        entries = [(name, str(value)[:MAX_VALUE]) for name, value in params.items()]
-        self._tracker._writer.log(self.run_id, params=entries)
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        self._tracker._writer.log(self.run_id, tags=_tags(tags))
-
-    def log_points(self, points: Iterable[Point]) -> None:
-        """(name, value, step) of curves, as of now."""
-        self._tracker._writer.log(self.run_id, metrics=_metrics(points))
-
-    def end(
-        self,
-        state: str,
-        *,
-        reason: str | None,
-        tags: Mapping[str, str],
-        metrics: Mapping[str, float],
-        traceback: str | None = None,
-    ) -> None:
-        """Ends the run with the status that `state` (Optuna's) means, its last numbers and its traceback."""
-        last = {
-            "metrics": _metrics((name, value, 0) for name, value in metrics.items()),
-            "tags": _tags({**tags, "trial.state": state} | ({"trial.reason": reason} if reason else {})),
-        }
-        crash = {"text": traceback, "file": "traceback.txt"}
-        entries = [
-            Entry(LOG_BATCH, self.run_id, last),
-            *([Entry("log_text", self.run_id, crash)] if traceback is not None else []),
-            Entry("set_terminated", self.run_id, {"status": RUN_STATUS[state], "end_time": _now()}),
-        ]
-        self._tracker._writer.later(*entries)
 
 
 @functools.cache

@@ -86,9 +86,12 @@ class Writer:
             self._spool.sync()
         self._raise_failure()
 
-    def catch_up(self) -> bool:
-        """Tries to send what waits on disk, unless that was in vain just now. Whether nothing waits there any more."""
-        if self.is_away and time.monotonic() - self._failed_at > RECENT:
+    def catch_up(self, *, answers: bool = False) -> bool:
+        """Tries to send what waits on disk, and tells whether nothing does any more.
+
+        Does not try what was in vain just now, unless it is known that the server `answers`.
+        """
+        if self.is_away and (answers or time.monotonic() - self._failed_at > RECENT):
             self._thread.submit(self._send_spool).result()
         return not self.is_away
 
@@ -202,11 +205,16 @@ def _tell(failures: list[Exception], spool: Spool, process: int) -> None:
     for failure in failures:
         print(hide_passwords("".join(traceback.format_exception(failure))), end="", file=sys.stderr)
     if multiprocessing.parent_process() is None:  # its driver counts what a worker leaves
-        spool.sync()
-        if n := spool.waiting()[spool.address]:
-            again = f"python -m hpo.run{output_option(spool.folder.parent)}"
-            print(
-                f"MLflow ({spool.address}) does not answer: {n:,} {'entry waits' if n == 1 else 'entries wait'} in "
-                f"{spool.folder}. The next `{again}` sends what waits.",
-                file=sys.stderr,
-            )
+        with contextlib.suppress(OSError):  # the whole folder is gone
+            spool.sync()
+            _tell_waiting(spool)
+
+
+def _tell_waiting(spool: Spool) -> None:
+    if n := spool.waiting()[spool.address]:
+        again = f"python -m hpo.run{output_option(spool.folder.parent)}"
+        print(
+            f"MLflow ({spool.address}) does not answer: {n:,} {'entry waits' if n == 1 else 'entries wait'} in "
+            f"{spool.folder}. The next `{again}` sends what waits.",
+            file=sys.stderr,
+        )

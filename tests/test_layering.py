@@ -28,7 +28,8 @@ FLOORS: dict[str, int] = {
     "hpo.hub": 3,
     "hpo.tracking_writer": 2,
     "hpo.tracking_store": 2,
-    "hpo.tracking": 3,
+    "hpo.tracking_run": 3,
+    "hpo.tracking": 4,
     "hpo.data": 3,
     "hpo.data.sources": 3,
     "hpo.data.hold_out": 3,
@@ -93,6 +94,7 @@ LIBRARIES = {
     "datasets": ("hpo.data.sources", "hpo.hub"),
     "matplotlib": ("hpo.report.figures",),
     "sqlalchemy": ("hpo.study", "hpo.tracking", "hpo.tracking_store"),
+    "requests": ("hpo.tracking_store",),
     "rich": ("hpo.console", "hpo.train"),
 }
 

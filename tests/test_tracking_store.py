@@ -24,7 +24,8 @@ from hpo.errors import StorageError
 from hpo.events import Event, StepDone, TrialEnded
 from hpo.export import read_exported
 from hpo.study_file import parse_study
-from hpo.tracking import RUN_STATUS, Tracker, TrialRun, tracker_of, tracking_uri
+from hpo.tracking import Tracker, TrialRun, tracker_of, tracking_uri
+from hpo.tracking_run import RUN_STATUS
 from hpo.tracking_spool import Entry, SpoolFile
 from hpo.tracking_store import TrackingStore, is_away, stand_in, within, without_password
 from hpo.tune import tune
@@ -32,6 +33,8 @@ from mlflow_server import MlflowServer
 from test_tune import Recorder
 
 ROOT = Path(__file__).parent.parent
+# A server takes seconds to start, and more where others use the machine.
+pytestmark = pytest.mark.timeout(200)
 
 
 @pytest.fixture
@@ -178,7 +181,6 @@ def forked(program: str, folder: Path, parent: str, *lasts: str) -> "subprocess.
     return subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=ROOT)
 
 
-@pytest.mark.timeout(200)
 def test_what_dead_processes_left_is_sent_by_the_next_one(server: MlflowServer, name: str, folder: Path) -> None:
     """A process killed, and one that ended, while the server was away; then two at once who may send it."""
     parent = Tracker(folder).start_study(name, None, "", {})
@@ -351,7 +353,6 @@ tracker.flush()
 """
 
 
-@pytest.mark.timeout(200)
 def test_many_processes_write_to_one_database(output: Path) -> None:
     tracker = Tracker(output)
     client = tracker._store.client
@@ -408,7 +409,6 @@ def run_ids(study: optuna.Study) -> dict[int, str]:
     return {trial.number: known.get(run := trial.user_attrs["mlflow_run_id"], run) for trial in study.trials}
 
 
-@pytest.mark.timeout(200)
 def test_a_study_goes_on_while_its_server_is_killed_and_started_again(
     server: MlflowServer, raw_study: StudyMaker, name: str, folder: Path
 ) -> None:
@@ -417,8 +417,11 @@ def test_a_study_goes_on_while_its_server_is_killed_and_started_again(
     def at(event: Event) -> None:
         if isinstance(event, StepDone) and (event.number, event.step) == (0, 5):
             server.kill()
-        if isinstance(event, TrialEnded) and event.number == 1:
-            server.start()
+        if isinstance(event, TrialEnded):
+            assert tracker_of(folder)._writer.is_away is (event.number < 2)
+            if event.number == 1:
+                server.start()
+                wait_until_sent(tracker_of(folder))
 
     with doing(recorder, at):
         outcome = tune(parse_study(raw_study(name=name, n_trials=3), "tiny.yaml"), folder, recorder)
@@ -428,7 +431,6 @@ def test_a_study_goes_on_while_its_server_is_killed_and_started_again(
     assert "trial.retry_of" not in server.runs(name)["trial-0001"].data.tags
 
 
-@pytest.mark.timeout(200)
 def test_a_study_ends_without_its_server_and_the_next_call_sends_what_waits(
     server: MlflowServer, raw_study: StudyMaker, name: str, folder: Path
 ) -> None:
