@@ -31,7 +31,8 @@ from benchmarks.study import search
 from hpo.report.figures import one_panel, png
 from hpo.search import build_pruner
 from hpo.spec import StudySpec
-from hpo.study import load_study, open_storage
+from hpo.storage import open_storage
+from hpo.study import load_study
 from hpo.study_file import read_study
 
 STUDY = ROOT / "studies" / "rotten_tomatoes.yaml"

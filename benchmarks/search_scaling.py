@@ -50,7 +50,8 @@ from hpo.report import write_report
 from hpo.report.figures import dress, png
 from hpo.search import build_sampler
 from hpo.spec import StudySpec, TrialConfig
-from hpo.study import load_study, open_storage
+from hpo.storage import open_storage
+from hpo.study import load_study
 from hpo.study_file import read_study
 from hpo.tracking import Tracker, TrialRun
 from hpo.training.finetune import CurvePoint, Evaluation

@@ -62,7 +62,8 @@ def _row(what: str, measured: Sequence[float], goal: float) -> Row:
 def first_steps(trials: int) -> list[float]:
     """Runs trials, and gives for each the seconds from its start, before it is asked for, to its first step."""
     from hpo import trial
-    from hpo.study import open_study, storage_of
+    from hpo.storage import storage_of
+    from hpo.study import open_study
     from hpo.study_file import read_study
     from hpo.tracking import tracker_of
     from hpo.training.finetune import Evaluation, finetune
@@ -81,9 +82,9 @@ def first_steps(trials: int) -> list[float]:
         open_study(spec, storage_of(output))
         tracker = tracker_of(output)
         parent_run_id = tracker.start_study(spec.name, None, "", {})
-        for position in range(trials):
+        for _ in range(trials):
             started = time.perf_counter()
-            trial.run_trial(spec, trial.Job(output, position, parent_run_id))
+            trial.run_trial(spec, trial.Job(output, parent_run_id))
         tracker.flush()
     return seconds
 

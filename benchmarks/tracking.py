@@ -23,7 +23,8 @@ from transformers.utils.logging import disable_progress_bar
 from benchmarks.measure import machine, software, spread
 from hpo import trial
 from hpo.spec import StudySpec
-from hpo.study import open_study, storage_of
+from hpo.storage import storage_of
+from hpo.study import open_study
 from hpo.study_file import read_study, study_path
 from hpo.tracking import Tracker, TrialRun, tracker_of
 from hpo.training.device import choose_device
@@ -80,7 +81,7 @@ def run(spec: StudySpec, output: Path, tracker: Callable[[Path], Any]) -> float:
     tracker_of(output).flush()
     start = time.perf_counter()
     with patch.object(trial, "tracker_of", tracker):
-        run_trial(spec, Job(output, 0, parent_run_id))
+        run_trial(spec, Job(output, parent_run_id))
     tracker_of(output).flush()  # not by the trial, which leaves its end to the thread; but it is part of the cost
     return time.perf_counter() - start
 

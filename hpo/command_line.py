@@ -18,6 +18,7 @@ from types import TracebackType
 
 from hpo.addresses import hide_passwords
 from hpo.errors import HpoError
+from hpo.interrupt import sigterm_as_ctrl_c
 from hpo.output import OUTPUT, disk_error
 
 
@@ -70,7 +71,8 @@ def exit_code(command: Callable[[], int]) -> int:
     sys.excepthook = _print_exception
     atexit.register(gc.freeze)  # or the interpreter, as it ends, looks for garbage in all libraries: two seconds
     try:
-        return command()
+        with sigterm_as_ctrl_c():
+            return command()
     except HpoError as error:
         print(error, file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
@@ -14,18 +15,32 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from hpo.events import Evaluated, Event, OnEvent, StepDone, TrialEnded, TrialStarted
+from hpo.events import Evaluated, Event, Note, OnEvent, StepDone, TrialEnded, TrialStarted
 from hpo.facts import StudyFacts
 from hpo.output import output_option
 from hpo.report import best_trial, leaderboard, pruning_savings
 from hpo.report.page import against_default, count
-from hpo.report.tables import state_counts, view_of
+from hpo.report.tables import RETRIED, state_counts, view_of
 from hpo.spec import StudySpec
-from hpo.study import INTERRUPTED, remaining_trials, total_trials
+from hpo.study import remaining_trials, total_trials
 from hpo.tune import Outcome
 
-WORDS = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", INTERRUPTED: "stopped"}
-COLOURS = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", INTERRUPTED: "dim"}
+WORDS = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", RETRIED: "stopped"}
+COLOURS = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red", RETRIED: "dim"}
+
+
+@dataclass
+class _Running:
+    """What the bar knows of a running trial."""
+
+    step: int = 0
+    num_training_steps: int = 1
+    now: float | None = None
+    """Its last score."""
+
+    @property
+    def share(self) -> float:
+        return self.step / self.num_training_steps
 
 
 class StudyConsole:
@@ -35,7 +50,7 @@ class StudyConsole:
         self.console = console or Console(highlight=False, soft_wrap=False)
         self.spec, self.output, self.notice = spec, output, notice
         self.total = self.done = 0
-        self.now: float | None = None
+        self.running_trials: dict[int, _Running] = {}
         self.best: float | None = None
         self.seconds: list[float] = []
         self.width = len("trial 10 step 100/100 now 0.0000 best 0.0000")
@@ -142,25 +157,40 @@ class StudyConsole:
     def _on_event(self, event: Event, progress: Progress, bar: TaskID) -> None:
         match event:
             case TrialStarted(number=number):
-                self.now = None
-                progress.update(bar, description=f"trial {number}".ljust(self.width), left=self._time_left())
+                self.running_trials[number] = _Running()
             case StepDone(number=number, step=step, num_training_steps=steps):
-                scores = {"now": self.now, "best": self.best}
-                told = "".join(f" {name} {score:.4f}" for name, score in scores.items() if score is not None)
-                told = f"trial {number} step {step}/{steps}{told}"
-                self.width = max(self.width, len(told))  # or the bar would jump whenever a number gets longer
-                share = step / steps
-                progress.update(
-                    bar, completed=self.done + share, description=told.ljust(self.width), left=self._time_left(share)
-                )
-            case Evaluated(score=score):
-                self.now = score
+                trial = self.running_trials[number]
+                trial.step, trial.num_training_steps = step, steps
+            case Evaluated(number=number, score=score):
+                self.running_trials[number].now = score
             case TrialEnded():
+                self.running_trials.pop(event.number, None)
                 self._trial_ended(event)
-                progress.update(bar, completed=self.done, left=self._time_left())
+            case Note(text=text):
+                self.console.print(f"[dim]note[/]    {escape(text)}")
+        share = sum(trial.share for trial in self.running_trials.values())
+        told = self._told()
+        self.width = max(self.width, len(told))  # or the bar would jump whenever a number gets longer
+        progress.update(
+            bar, completed=self.done + share, description=told.ljust(self.width), left=self._time_left(share)
+        )
+
+    def _told(self) -> str:
+        """What runs, how far it is, and its score beside the best one."""
+        running = self.running_trials
+        if len(running) == 1:
+            ((number, trial),) = running.items()
+            told = f"trial {number}" + (f" step {trial.step}/{trial.num_training_steps}" if trial.step else "")
+        elif running:
+            told = f"trials {', '.join(map(str, running))}"
+        else:
+            told = ""
+        now = [trial.now for trial in running.values() if trial.now is not None]
+        scores = {"now": (max if self.spec.direction == "maximize" else min)(now) if now else None, "best": self.best}
+        return told + "".join(f" {name} {score:.4f}" for name, score in scores.items() if score is not None)
 
     def _trial_ended(self, event: TrialEnded) -> None:
-        if event.reason != INTERRUPTED:
+        if not event.retried:
             self.done += 1
             self.seconds.append(event.seconds)
         better = event.state == "COMPLETE" and self._is_better(event.score)
@@ -171,7 +201,7 @@ class StudyConsole:
         why = f"{event.reason} at {event.share:.0%}" if event.reason else ""
         parts = f"{event.micro_batch_size} at once" if event.micro_batch_size else ""
         marks = [why, parts, "[bold]default[/]" if event.is_default else "", "[bold green]best[/]" if better else ""]
-        kind = INTERRUPTED if event.reason == INTERRUPTED else event.state
+        kind = RETRIED if event.retried else event.state
         state = f"[{COLOURS[kind]}]{WORDS[kind]:8}[/]"
         took = format_seconds(event.seconds)
         self.console.print(f"trial {event.number:<3} {state}  {told}  {took:>5}  {' '.join(filter(None, marks))}")
@@ -182,10 +212,11 @@ class StudyConsole:
         return score > self.best if self.spec.direction == "maximize" else score < self.best
 
     def _time_left(self, share: float = 0.0) -> str:
-        """Of what is still to run, of which the running trial has done its share, at the mean time of those before."""
+        """Of what is still to run, of which the running trials did their share, at the mean time of those before."""
         if not self.seconds:
             return ""
         left = (self.total - self.done - share) * sum(self.seconds) / len(self.seconds)
+        left /= max(1, len(self.running_trials))
         return f"{format_seconds(left)} left"
 
 

@@ -39,7 +39,18 @@ class TrialEnded:
     is_default: bool
     micro_batch_size: int | None
     """Examples that went through the model at once, where memory did not hold the whole batch."""
+    message: str | None = None
+    """Of the error that it failed with."""
+    retried: bool = False
+    """It failed, and is tried again."""
 
 
-Event = TrialStarted | StepDone | Evaluated | TrialEnded
+@dataclass(frozen=True)
+class Note:
+    """What is worth saying while the study runs."""
+
+    text: str
+
+
+Event = TrialStarted | StepDone | Evaluated | TrialEnded | Note
 OnEvent = Callable[[Event], None]

@@ -1,4 +1,4 @@
-"""Ctrl-C, heard where it breaks nothing: between two steps.
+"""Ctrl-C, and a scheduler's SIGTERM, heard between two steps, where they break nothing.
 
 Raised wherever it falls, it can leave a database with half a transaction, for whose end this very process then waits.
 And Python drops it altogether while garbage is collected: a study of short steps would lose every other Ctrl-C to that.
@@ -6,8 +6,12 @@ And Python drops it altogether while garbage is collected: a study of short step
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Self
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class CtrlC:
@@ -18,12 +22,13 @@ class CtrlC:
 
     def __enter__(self) -> Self:
         if self._is_main:
-            self._before = signal.signal(signal.SIGINT, self._press)
+            self._before = [signal.signal(number, self._press) for number in SIGNALS]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._is_main:
-            signal.signal(signal.SIGINT, self._before)
+            for number, before in zip(SIGNALS, self._before, strict=True):
+                signal.signal(number, before)
         if error is None:
             self.check()
 
@@ -39,3 +44,20 @@ class CtrlC:
     def _press(self, number: int, frame: FrameType | None) -> None:
         self.check()
         self._pressed = True
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Within it SIGTERM is a Ctrl-C where nobody waits for it: what runs is ended, and told."""
+
+    def press(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, press)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -74,14 +74,24 @@ def require_written(database: Path) -> None:
         )
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """A reader sees the old file or the new one, never half of one."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives another path to write to, which takes the place of `path` at the end, on disk, if nothing was raised."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # or after a power cut the new name may have no content
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """A reader sees the old file or the new one, never half of one."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def disk_error(error: BaseException | None) -> str | None:

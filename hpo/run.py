@@ -8,6 +8,8 @@ from hpo.command_line import add_output, add_verbose, exit_code, importing, quie
 from hpo.hub_choice import FALLBACK_MODES, choose_study
 from hpo.study_file import study_path
 
+EXECUTORS = ("serial", "processes")  # as `hpo.executors` has them, which is imported late
+
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
@@ -26,6 +28,8 @@ def parser() -> argparse.ArgumentParser:
         help="override any key of the study file, such as training.max_length=64; may be repeated",
     )
     made.add_argument("--trials", type=int, metavar="N", help="short for --set n_trials=N: the total wanted")
+    made.add_argument("--workers", type=_positive, default=1, metavar="N", help="how many trials run at once")
+    made.add_argument("--executor", choices=EXECUTORS, help="where they run (default: processes, or this one for one)")
     add_output(made)
     made.add_argument("--fresh", action="store_true", help="start over; the earlier study is kept under a dated name")
     made.add_argument(
@@ -43,7 +47,15 @@ def _call(options: argparse.Namespace) -> list[str]:
     overrides = [part for override in options.overrides for part in ("--set", override)]
     trials = [] if options.trials is None else ["--trials", str(options.trials)]
     fallback = [] if options.fallback == "auto" else ["--fallback", options.fallback]
-    return ["--study", options.study, *overrides, *trials, *fallback]
+    workers = [] if options.workers == 1 else ["--workers", str(options.workers)]
+    executor = [] if options.executor is None else ["--executor", options.executor]
+    return ["--study", options.study, *overrides, *trials, *workers, *executor, *fallback]
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,7 +71,15 @@ def main(arguments: list[str] | None = None) -> int:
             from hpo.tune import tune
 
         console = StudyConsole(spec, options.output, notice)
-        outcome = tune(spec, Path(options.output), console, fresh=options.fresh, call=_call(options))
+        outcome = tune(
+            spec,
+            Path(options.output),
+            console,
+            workers=options.workers,
+            executor=options.executor,
+            fresh=options.fresh,
+            call=_call(options),
+        )
         console.summary(outcome)
         if outcome.interrupted:
             return 130

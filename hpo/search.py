@@ -3,6 +3,7 @@
 import hashlib
 import math
 import warnings
+from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
@@ -54,7 +55,14 @@ def _sampler(spec: StudySpec, position: int) -> optuna.samplers.BaseSampler:
                 warn_independent_sampling=False,
             )
         case declared.GridSampler():
-            return optuna.samplers.GridSampler(space.grid(spec), seed=shared)
+            return _Grid(space.grid(spec), seed=shared)
+
+
+class _Grid(optuna.samplers.GridSampler):
+    """Stops no study, which it may only within `Study.optimize`: a study's budget knows how many points there are."""
+
+    def after_trial(self, *args: Any, **kwargs: Any) -> None:
+        pass
 
 
 def build_pruner(spec: StudySpec) -> optuna.pruners.BasePruner:

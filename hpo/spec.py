@@ -208,7 +208,15 @@ class StudySpec(Settings):
     n_trials: Annotated[int, Field(ge=1)] = 30
     """The total wanted, the untuned default (trial 0) included; a resumed study runs what is missing."""
     timeout: Annotated[float, Field(gt=0)] | None = None
-    """Seconds after which no further trial starts; the running one ends."""
+    """Seconds after which no further trial starts; those that run end."""
+    trial_timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds after which a running trial is ended as failed (`timed_out`); one that hangs is killed."""
+    checkpoint_every: Annotated[float, Field(gt=0)] = 60.0
+    """At least so many seconds between two checkpoints of a running trial. One that is killed goes on from its last."""
+    max_failures: Annotated[int, Field(ge=1)] = 5
+    """The study stops when so many trials in a row have failed. The same command goes on."""
+    grace_period: Annotated[float, Field(gt=0)] = 120.0
+    """Seconds of silence after which a trial on another machine is taken for dead, and tried again."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Splits, sampler and each trial's seed are derived from it."""
     data: DataSpec

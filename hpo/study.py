@@ -5,75 +5,33 @@ The budget is counted here and nowhere else, from the states of trials in storag
 
 import json
 import math
-import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import DatabaseError
 
 from hpo import space
 from hpo.errors import StorageError
-from hpo.output import opening
 from hpo.search import build_pruner
 from hpo.search_spec import GridSampler
 from hpo.spec import StudySpec
+from hpo.storage import study_names
 
 # Trials are comparable only while these stand. `n_trials`, `timeout`, sampler and pruner may change on the way.
 COMPARABLE = ("task", "metric", "seed", "data", "model", "training", "search_space")
-INTERRUPTED = "interrupted"
+# How a trial may end that is not to blame for it, or hung.
+INTERRUPTED, KILLED, DISK_FULL, TIMED_OUT = "interrupted", "killed", "disk_full", "timed_out"
+# How often a trial is tried again, by how it ended; one that had come further than the attempt before counts anew. What
+# is not here is the trial's own, and would only happen again. Whoever kills a trial may be the kernel, for its memory.
+MAX_RETRIES: dict[str, float] = {INTERRUPTED: math.inf, DISK_FULL: math.inf, KILLED: 3}
 # What a trial took, in its stored result.
 COSTS = ("optimizer_steps", "total_steps", "seconds", "examples_per_second", "peak_memory_mib")
 ABSENT = object()
-_opened: dict[Path, BaseStorage] = {}
-
-
-def open_storage(output: Path) -> BaseStorage:
-    """`optuna.db` in the output folder. Raises `StorageError` if it is damaged or cannot be written."""
-    path = output / "optuna.db"
-    try:
-        if path.is_file():
-            _check_pages(path)
-        with opening(path):
-            # Waiting for another process's write is right; `database is locked` after 5 s is not.
-            database = RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
-        # Keeps the trials that ended, so that a study is read once, and then what is new in it. Optuna wraps a database
-        # so for every study that it loads: each trial would read all others again.
-        storage = get_storage(database)
-        storage.get_all_studies()  # or another program's tables of the same names would show later
-    except (DatabaseError, sqlite3.DatabaseError, StorageInternalError, RuntimeError, AssertionError, OSError) as error:
-        reason = str(getattr(error, "orig", error))
-        raise StorageError(
-            f"{path} must be a database of Optuna that can be written, but got: {reason}. "
-            "Move it away, or give another folder with --output."
-        ) from error
-    _opened[output] = storage
-    return storage
-
-
-def storage_of(output: Path) -> BaseStorage:
-    """The storage that this process opened last in the output folder, so that a trial reads what is new in it only."""
-    return _opened.get(output) or open_storage(output)
-
-
-def _check_pages(path: Path) -> None:
-    """Raises `sqlite3.DatabaseError` if a page is damaged: opening reads the first ones only. Takes 2 ms a megabyte."""
-    connection = sqlite3.connect(path, timeout=60)
-    try:
-        (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    finally:
-        connection.close()
-    if answer != "ok":
-        raise sqlite3.DatabaseError(f"damaged pages ({' '.join(answer.split())})")
-
-
-def study_names(storage: BaseStorage) -> list[str]:
-    return sorted(study.study_name for study in storage.get_all_studies())
 
 
 def load_study(storage: BaseStorage, name: str) -> optuna.Study:
@@ -164,35 +122,67 @@ def total_trials(spec: StudySpec) -> int:
 
 
 def remaining_trials(study: optuna.Study, spec: StudySpec) -> int:
-    """How many trials are still to run: the total less those that ended, interrupted ones not counted."""
+    """How many trials are still to end: the total less those that did, retried ones not counted."""
     return max(0, total_trials(spec) - len(ended_trials(study)))
 
 
+def claimable_trials(study: optuna.Study, spec: StudySpec) -> int:
+    """How many trials are still to start: those that remain, less those that run anywhere."""
+    return max(0, remaining_trials(study, spec) - len(running_trials(study)))
+
+
+def running_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that run, or whose end nobody could tell."""
+    return study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+
+
 def ended_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that came to an end of their own. An interrupted one is tried again, and counts for nothing."""
+    """The trials that came to an end of their own. One that is tried again counts for nothing."""
     return [trial for trial in study.get_trials(deepcopy=False) if _ended(trial)]
 
 
 def next_position(study: optuna.Study) -> int:
-    """How many trials the study has had, interrupted ones left out: the seed of the sampler follows it."""
+    """How many trials the study has had, retried ones left out: the seed of the sampler follows it."""
     trials = study.get_trials(deepcopy=False)
     return sum(trial.state == TrialState.RUNNING or _ended(trial) for trial in trials)
 
 
 def _ended(trial: FrozenTrial) -> bool:
-    return trial.state.is_finished() and not _interrupted(trial)
+    return trial.state.is_finished() and not is_retried(trial)
 
 
-def _interrupted(trial: FrozenTrial) -> bool:
+def is_retried(trial: FrozenTrial) -> bool:
+    """Whether a trial failed and is tried again, or has been."""
     # The state first: this is asked of every trial that the study has had, several times a trial.
-    return trial.state == TrialState.FAIL and failure_reason(trial) == INTERRUPTED
+    if trial.state != TrialState.FAIL:
+        return False
+    known = trial.user_attrs.get("result", {}).get("retried")
+    return failure_reason(trial) == INTERRUPTED if known is None else bool(known)
+
+
+def may_retry(study: optuna.Study, trial: optuna.Trial | FrozenTrial, reason: str | None) -> bool:
+    """Whether a trial that ends for this reason is tried again."""
+    trials, failures = study.get_trials(deepcopy=False), 0
+    came_to, repeats = len(trials[trial.number].intermediate_values), trial.user_attrs.get("retry_of")
+    while repeats is not None:
+        before = trials[repeats]
+        failures += failure_reason(before) == reason and len(before.intermediate_values) >= came_to
+        repeats = before.user_attrs.get("retry_of")
+    return failures < MAX_RETRIES.get(reason or "", 0)
+
+
+def is_best(study: optuna.Study, score: float) -> bool:
+    """Whether a score is better than that of every complete trial. As Optuna, of equal ones the first counts."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
+    return all(sign * score > sign * trial.value for trial in complete if trial.value is not None)
 
 
 def position_of(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> int:
-    """A trial's place in the study as if none had been interrupted, the same for each attempt: its seed follows it."""
+    """A trial's place in the study as if none had been tried again, the same for each attempt: its seed follows it."""
     first = first_attempt(study, trial)
     earlier = study.get_trials(deepcopy=False)[:first]
-    return first - sum(map(_interrupted, earlier))
+    return first - sum(map(is_retried, earlier))
 
 
 def failure_reason(trial: FrozenTrial) -> str | None:
@@ -207,23 +197,27 @@ def failure_reason(trial: FrozenTrial) -> str | None:
     return reason
 
 
-def end_stale_trials(study: optuna.Study) -> list[int]:
-    """Fails trials that a dead driver left RUNNING (they would repel the sampler), and returns their numbers.
+def end_dead_trials(study: optuna.Study, dead: Sequence[FrozenTrial], reason: str = KILLED) -> list[int]:
+    """Fails trials that nobody runs any more (they would repel the sampler), and returns their numbers."""
+    ended = []
+    for trial in dead:
+        result = {**trial.user_attrs.get("result", {}), "state": "FAIL", "reason": reason}
+        result["retried"] = may_retry(study, trial, reason)
+        try:
+            optuna.Trial(study, trial._trial_id).set_user_attr("result", result)
+        except UpdateFinishedTrialError:  # it has come to its end by itself, just now
+            continue
+        study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+        ended.append(trial.number)
+    return ended
 
-    Only for the one driver that holds the study's lock.
-    """
-    stale = [trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
-    for number in stale:
-        study.tell(number, state=TrialState.FAIL)
-    return stale
 
-
-def requeue_interrupted(study: optuna.Study) -> None:
-    """Queues every interrupted trial once more, with its parameters and its seed."""
+def requeue(study: optuna.Study) -> None:
+    """Queues every trial that is to be tried again once more, with its parameters."""
     trials = study.get_trials(deepcopy=False)
     repeated = {trial.user_attrs.get("retry_of") for trial in trials}
     for trial in trials:
-        if _interrupted(trial) and trial.number not in repeated:
+        if is_retried(trial) and trial.number not in repeated:
             fixed = trial.system_attrs.get("fixed_params", {})
             study.enqueue_trial({**fixed, **trial.params}, user_attrs={"retry_of": trial.number})
 

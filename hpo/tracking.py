@@ -73,7 +73,7 @@ class Tracker:
         self._spool = Spool(output / "spool", self._address)
         self._writer = Writer(self._store.do, is_away, self._spool)
 
-    def _ask(self, ask: Callable[[], T]) -> T:
+    def _ask(self, ask: Callable[[], T], patience: float = PATIENCE) -> T:
         """For everything but logging: it comes after all that was logged before.
 
         Raises:
@@ -83,7 +83,7 @@ class Tracker:
         try:
             if not self._writer.catch_up():
                 raise TimeoutError("no answer")
-            return patiently(ask)
+            return patiently(ask, patience)
         except Exception as error:
             if isinstance(error, TimeoutError) or is_away(error):
                 raise self._unreachable(error) from error
@@ -242,8 +242,11 @@ class Tracker:
         self._writer.later(Entry("create_run", run, arguments))
         return TrialRun(self._store, self._writer, run)
 
-    def running_trials(self, parent_run_id: str) -> list[TrialRun]:
-        """The child runs that have no end yet: of trials that run, or of a dead driver. None while MLflow is away."""
+    def running_trials(self, parent_run_id: str) -> list[tuple[int, TrialRun]]:
+        """The child runs that have no end yet, of trials that run or of dead ones, with the trials' numbers.
+
+        While MLflow is away there are none, nor is it waited for.
+        """
 
         def running() -> Sequence[Run]:
             for error in self._send_left():  # of workers that died meanwhile
@@ -259,15 +262,20 @@ class Tracker:
             return runs
 
         try:
-            return [TrialRun(self._store, self._writer, run.info.run_id) for run in self._ask(running)]
+            runs = self._ask(running, patience=0)
         except StorageError:
             return []
+        return [
+            (int(run.data.tags["trial.number"]), TrialRun(self._store, self._writer, run.info.run_id)) for run in runs
+        ]
 
     def created(self, runs: Iterable[str]) -> dict[str, str]:
         """The ids of runs that were created while the server was away: stand-in -> id, where it is known by now."""
         stand_ins = [run for run in runs if is_stand_in(run)]
+        if not stand_ins:
+            return {}
         try:
-            found = self._ask(lambda: {run: self._store.run_id(run) for run in stand_ins}) if stand_ins else {}
+            found = self._ask(lambda: {run: self._store.run_id(run) for run in stand_ins}, patience=0)
         except StorageError:
             found = {run: self._store.known_id(run) for run in stand_ins}
         return {run: run_id for run, run_id in found.items() if not is_stand_in(run_id)}

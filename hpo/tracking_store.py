@@ -229,9 +229,9 @@ def within(seconds: float, ask: Callable[[], T]) -> T:
     return answer[0]
 
 
-def patiently(ask: Callable[[], T]) -> T:
-    """Asks again while nobody answers, for `PATIENCE` in all; raises the last error then, and any other at once."""
-    deadline = time.monotonic() + PATIENCE
+def patiently(ask: Callable[[], T], seconds: float) -> T:
+    """Asks again while nobody answers, for so long in all; raises the last error then, and any other at once."""
+    deadline = time.monotonic() + seconds
     while True:
         try:
             return ask()

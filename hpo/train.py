@@ -42,7 +42,7 @@ def train(exported: Exported, folder: Path, console: Console) -> int:
     with importing():  # only now what takes seconds, and looks whether it is offline while it is imported
         from hpo.provenance import versions
         from hpo.training.finetune import finetune
-        from hpo.training.setup import set_up, trained_model
+        from hpo.training.setup import save_model, set_up
 
     prepare_output(folder)  # before the training, not after it
     console.print(f"{escape(exported.study)}, trial {exported.trial}: {escape(config.model.name)}, seed {config.seed}")
@@ -60,8 +60,7 @@ def train(exported: Exported, folder: Path, console: Console) -> int:
             score = evaluation.metrics[config.metric]
             console.print(f"{evaluation.step:3}/{config.training.num_evaluations}  {config.metric} {score:.4f}")
 
-    trained_model(setup).save_pretrained(folder)
-    setup.pretrained.tokenizer.save_pretrained(folder)
+    save_model(setup, folder)
     console.print(f"model   {escape(str(folder))}", soft_wrap=True)
     if evaluation.metrics == exported.metrics:
         console.print(f"{config.metric} {score!r}: the same to the bit as exported")

@@ -3,115 +3,172 @@
 import gc
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo import space
 from hpo.errors import Diverged, HpoError, TrialFailed
 from hpo.events import Evaluated, OnEvent, StepDone, TrialEnded, TrialStarted
+from hpo.lease import OWNER, Heartbeat, owner
 from hpo.output import disk_error
 from hpo.provenance import git_commit, versions
 from hpo.search import build_pruner, build_sampler, derive_seed
+from hpo.settings import Value
 from hpo.spec import StudySpec, TrialConfig
+from hpo.storage import exclusive, storage_of
 from hpo.study import (
     COSTS,
+    DISK_FULL,
     INTERRUPTED,
+    TIMED_OUT,
+    claimable_trials,
     failure_reason,
     first_attempt,
+    is_best,
+    is_retried,
     load_study,
+    may_retry,
+    next_position,
     position_of,
     require_unchanged,
-    storage_of,
 )
 from hpo.tracking import Point, TrialRun, tracker_of
+from hpo.training.checkpoint import Checkpoints
 from hpo.training.device import is_out_of_memory
-from hpo.training.finetune import CurvePoint, Evaluation, finetune
-from hpo.training.setup import Setup, set_up
+from hpo.training.finetune import CurvePoint, Evaluation, Progress, finetune
+from hpo.training.setup import Setup, keep_best, set_up
 
 FELL_BEHIND = "fell behind"
+# Folders of a study.
+WEIGHTS, CHECKPOINTS = "weights", "checkpoints"
 
 
 @dataclass(frozen=True)
 class Job:
-    """Where one trial runs: picklable, so that an executor can send it anywhere."""
+    """Where the trials of a study run: picklable, so that an executor can send it anywhere."""
 
     output: Path
-    position: int
-    """How many trials the study had had when it was sent: the sampler's seed follows it."""
     parent_run_id: str
 
 
-def run_trial(spec: StudySpec, job: Job, on_event: OnEvent = lambda event: None) -> None:
+def run_trial(
+    spec: StudySpec,
+    job: Job,
+    on_event: OnEvent = lambda event: None,
+    check: Callable[[], None] = lambda: None,
+) -> bool:
     """Runs the study's next trial. What the trial itself breaks is recorded and the study goes on.
+
+    Args:
+        check: asked between steps; raises KeyboardInterrupt when the trial has to stop. It leaves a checkpoint then.
+
+    Returns:
+        Whether there was one to run.
 
     Raises:
         HpoError: a mistake of the user's, that would break every trial alike. This one counts as interrupted.
     """
     study = load_study(storage_of(job.output), spec.name)
-    study.sampler, study.pruner = build_sampler(spec, job.position), build_pruner(spec)
-    attempts: list[_Attempt] = []
-
-    def objective(trial: optuna.Trial) -> float:
-        attempts.append(_Attempt(spec, job, study, trial, on_event))
-        return attempts[0].run()
-
     # An exception holds its frames, they hold the model, and it holds them until the next collection. That one has to
     # look at what this trial made, not at all libraries and stored trials again, which takes longer with each of them.
     gc.freeze()
     try:
-        study.optimize(objective, n_trials=1, catch=(TrialFailed,), gc_after_trial=True)
+        with ExitStack() as claim:
+            claim.enter_context(exclusive(job.output, spec.name))  # or two would draw the same point, or one too many
+            if not claimable_trials(study, spec):
+                return False
+            study.sampler, study.pruner = build_sampler(spec, next_position(study)), build_pruner(spec)
+            attempt = _Attempt(spec, job, study, study.ask(), on_event, check)
+            try:
+                with Heartbeat(attempt.trial, spec.grace_period):
+                    attempt.run(claim.close)
+            finally:
+                attempt.tell_end()
+        return True
     finally:
+        gc.collect()
         gc.unfreeze()
-        for attempt in attempts:
-            attempt.tell_end()
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a trial ends, in Optuna's words for the state and ours for the reason."""
+
+    state: Literal["COMPLETE", "PRUNED", "FAIL"]
+    reason: str | None = None
+    step: int | None = None
+    """The evaluation at which it was stopped."""
+    score: float | None = None
+    message: str | None = None
+    """Of the error."""
 
 
 class _Attempt:
     """What is known of a running trial, so that its end can be told whatever ends it."""
 
-    def __init__(self, spec: StudySpec, job: Job, study: optuna.Study, trial: optuna.Trial, on_event: OnEvent) -> None:
-        self.spec, self.job, self.study, self.trial, self.on_event = spec, job, study, trial, on_event
+    def __init__(
+        self,
+        spec: StudySpec,
+        job: Job,
+        study: optuna.Study,
+        trial: optuna.Trial,
+        on_event: OnEvent,
+        check: Callable[[], None],
+    ) -> None:
+        self.spec, self.job, self.study, self.trial = spec, job, study, trial
+        self.on_event, self.check = on_event, check
         self.started = time.perf_counter()
-        self.is_default = first_attempt(study, trial) == 0
+        first = first_attempt(study, trial)
+        self.is_default = first == 0
+        self.folder = job.output / spec.name
+        self.checkpoints = Checkpoints(checkpoint_path(self.folder, first), spec.checkpoint_every)
+        self.setup: Setup | None = None
+        self.progress = Progress()
         self.track: TrialRun | None = None
         self.details: str | None = None
-        self.last: Evaluation | None = None
-        self.total_steps = self.steps = 0
 
-    def run(self) -> float:
-        """The objective: the score of the last evaluation."""
+    def run(self, claimed: Callable[[], None]) -> None:
+        """Trains, and tells Optuna how that ended; `claimed` is called when the trial has its point."""
         try:
-            score = self._train(self._start())
-        except optuna.TrialPruned:
-            self._record("PRUNED", FELL_BEHIND, self.last.step if self.last else 0)
+            self._end(self._run(claimed))
+        except UpdateFinishedTrialError:
+            return  # it was silent for so long that it was taken for dead, and is tried again
+        except (Exception, KeyboardInterrupt) as error:
+            self._end(_End("FAIL", DISK_FULL if disk_error(error) else INTERRUPTED, message=str(error)))
             raise
+        finally:
+            self.setup = None
+
+    def _run(self, claimed: Callable[[], None]) -> _End:
+        try:
+            self.trial.set_user_attr(OWNER, owner())
+            params = space.suggest(self.trial, self.spec)
+            self.on_event(TrialStarted(self.trial.number, dict(params)))
+            claimed()
+            score = self._train(self._start(params))
+        except optuna.TrialPruned:
+            return _End("PRUNED", FELL_BEHIND, self.progress.step)
         except Diverged as error:
             if self.track:
                 self.track.log_points(training_points(error.curve))
             self.details = error.details
-            self._record("PRUNED", error.reason, error.step)
-            raise optuna.TrialPruned(str(error)) from error
+            return _End("PRUNED", error.reason, error.step)
         except TrialFailed as error:
             self.details = error.details
-            self._record("FAIL", error.reason)
-            raise
-        except KeyboardInterrupt:
-            self._record("FAIL", INTERRUPTED)
-            raise
-        self._record("COMPLETE")
-        return score
+            return _End("FAIL", error.reason, message=str(error))
+        return _End("COMPLETE", score=score)
 
-    def _start(self) -> TrialConfig:
-        """Draws the configuration and opens the run."""
+    def _start(self, params: Mapping[str, Value]) -> TrialConfig:
+        """Settles the configuration and opens the run."""
         spec, trial, number = self.spec, self.trial, self.trial.number
-        params = space.suggest(trial, spec)
-        config = space.trial_config(spec, params, derive_seed(spec.seed, "trial", position_of(self.study, trial)))
+        config = space.trial_config(spec, dict(params), self._seed())
         trial.set_user_attr("config", config.model_dump(mode="json"))
         trial.set_user_attr("versions", versions())
         trial.set_user_attr("git_commit", git_commit())
@@ -127,22 +184,31 @@ class _Attempt:
         )
         trial.set_user_attr("mlflow_run_id", self.track.run_id)
         self.track.log_params(flat_params(config))
-        self.on_event(TrialStarted(number, dict(params)))
         return config
+
+    def _seed(self) -> int:
+        """The trial's own; that of the attempt before, if it came so far as to have one."""
+        repeats = self.trial.user_attrs.get("retry_of")
+        if repeats is not None:
+            before = self.study.get_trials(deepcopy=False)[repeats]
+            if config := before.user_attrs.get("config"):
+                return int(config["seed"])
+        return derive_seed(self.spec.seed, "trial", position_of(self.study, self.trial))
 
     def _train(self, config: TrialConfig) -> float:
         number, spec, trial, track = self.trial.number, self.spec, self.trial, self.track
         assert track is not None
         with _own_faults():
-            setup = set_up(config, self.job.output / "cache")
-        self.total_steps = setup.num_training_steps
+            self.setup = setup = set_up(config, self.job.output / "cache")
+            self.progress = self.checkpoints.restore(setup) or self.progress
         fingerprint = setup.pretrained.fingerprint
         require_unchanged(self.study, setup.splits.fingerprint, {config.model.reference: fingerprint})
         track.set_tags(setup_tags(setup))
+        if self.progress.global_step:
+            track.set_tags({"trial.resumed_step": str(self.progress.global_step)})
         trial.set_user_attr("model_fingerprint", fingerprint)
         trial.set_user_attr("machine", {"device": setup.device.name, "precision": setup.device.precision})
         for evaluation in self._evaluations(setup):
-            self.last = evaluation
             score = evaluation.metrics[spec.metric]
             track.log_points(curve_points(evaluation))
             trial.report(score, evaluation.step)
@@ -155,7 +221,7 @@ class _Attempt:
         return score
 
     def _evaluations(self, setup: Setup) -> Iterator[Evaluation]:
-        evaluations = finetune(setup, self._count_step)
+        evaluations = finetune(setup, self._on_step, progress=self.progress, between_batches=self._look)
         while True:
             with _own_faults():
                 evaluation = next(evaluations, None)
@@ -163,21 +229,51 @@ class _Attempt:
                 return
             yield evaluation
 
-    def _count_step(self, step: int) -> None:
-        self.steps = step
-        self.on_event(StepDone(self.trial.number, step, self.total_steps))
+    def _on_step(self, step: int) -> None:
+        try:
+            self.on_event(StepDone(self.trial.number, step, self._total_steps))
+        except KeyboardInterrupt:
+            self._save()
+            raise
+        self._look()
+        if self.checkpoints.due:
+            self._save(wait=False)
 
-    def _record(self, state: str, reason: str | None = None, step: int | None = None) -> None:
-        """Stores the result with the trial, before Optuna is told of its end: afterwards it takes no attributes."""
-        last = self.last
+    def _look(self) -> None:
+        """Between two steps, or two batches of an evaluation: whether it has to stop, or has had its time."""
+        try:
+            self.check()
+        except KeyboardInterrupt:
+            self._save()
+            raise
+        limit = self.spec.trial_timeout
+        if limit is not None and time.perf_counter() - self.started > limit:
+            raise TrialFailed(TIMED_OUT, f"the trial did not end within trial_timeout={limit:g} s")
+
+    def _save(self, wait: bool = True) -> None:
+        assert self.setup is not None
+        self.checkpoints.save(self.setup, self.progress)
+        if wait:
+            self.checkpoints.wait()
+
+    @property
+    def _total_steps(self) -> int:
+        return self.setup.num_training_steps if self.setup else 0
+
+    def _end(self, end: _End) -> None:
+        """Stores the result with the trial before Optuna is told of its end: afterwards it takes no attributes."""
+        last = self.progress.evaluations[-1] if self.progress.evaluations else None
+        retried = end.state == "FAIL" and may_retry(self.study, self.trial, end.reason)
         result = {
-            "state": state,
-            "reason": reason,
-            "step": step,  # the evaluation at which it was stopped
+            "state": end.state,
+            "reason": end.reason,
+            "message": end.message,
+            "step": end.step,
+            "retried": retried,
             "metrics": dict(last.metrics) if last else {},
             "seconds": time.perf_counter() - self.started,
-            "optimizer_steps": self.steps,
-            "total_steps": self.total_steps,
+            "optimizer_steps": self.progress.global_step,
+            "total_steps": self._total_steps,
             "examples_per_second": last.examples_per_second if last else 0.0,
             "peak_memory_mib": last.memory_mib if last else 0.0,
             "micro_batch_size": last.micro_batch_size if last else None,
@@ -185,6 +281,19 @@ class _Attempt:
         self.trial.set_user_attr("result", result)
         if self.track:  # a trial that Optuna knows as ended has all its curves, or MLflow's error ends the study
             tracker_of(self.job.output).flush()
+        if end.score is None:
+            self.study.tell(self.trial, state=TrialState[end.state], skip_if_finished=True)
+        else:
+            self._tell_score(end.score)
+        self.checkpoints.close(keep=retried)
+
+    def _tell_score(self, score: float) -> None:
+        """Keeps the weights if they are the study's best, which no other trial may become meanwhile."""
+        assert self.setup is not None
+        with exclusive(self.job.output, self.spec.name):
+            if is_best(self.study, score):
+                keep_best(self.setup, self.folder / WEIGHTS, self.trial.number)
+            self.study.tell(self.trial, score, skip_if_finished=True)
 
     def tell_end(self) -> None:
         """Ends the run in MLflow with what Optuna has stored, and tells it. Nothing, if Optuna knows of no end."""
@@ -193,21 +302,7 @@ class _Attempt:
             return
         if self.track:
             end_run(self.track, trial, self.details)
-        result = trial.user_attrs.get("result", {})
-        metrics = result.get("metrics", {})
-        self.on_event(
-            TrialEnded(
-                number=trial.number,
-                state=trial.state.name,
-                reason=failure_reason(trial),
-                score=metrics.get(self.spec.metric),
-                metrics=metrics,
-                share=self.steps / self.total_steps if self.total_steps else 0.0,
-                seconds=time.perf_counter() - self.started,
-                is_default=self.is_default,
-                micro_batch_size=result.get("micro_batch_size"),
-            )
-        )
+        self.on_event(trial_ended(self.study, self.spec, trial))
 
 
 @contextmanager
@@ -235,6 +330,31 @@ def end_run(run: TrialRun, trial: FrozenTrial, details: str | None = None) -> No
     tags = {name: str(value) for name, value in known.items() if value is not None}
     costs = {name: result[name] for name in COSTS if name in result}
     run.end(trial.state.name, reason=failure_reason(trial), tags=tags, metrics=costs, traceback=details)
+
+
+def trial_ended(study: optuna.Study, spec: StudySpec, trial: FrozenTrial) -> TrialEnded:
+    """The end of a trial as it is stored."""
+    assert trial.datetime_start and trial.datetime_complete
+    result = trial.user_attrs.get("result", {})
+    steps, total = result.get("optimizer_steps", 0), result.get("total_steps", 0)
+    return TrialEnded(
+        number=trial.number,
+        state=trial.state.name,
+        reason=failure_reason(trial),
+        score=result.get("metrics", {}).get(spec.metric),
+        metrics=result.get("metrics", {}),
+        share=steps / total if total else 0.0,
+        seconds=(trial.datetime_complete - trial.datetime_start).total_seconds(),
+        is_default=first_attempt(study, trial) == 0,
+        micro_batch_size=result.get("micro_batch_size"),
+        message=result.get("message"),
+        retried=is_retried(trial),
+    )
+
+
+def checkpoint_path(folder: Path, first_attempt: int) -> Path:
+    """One for all attempts of a trial, in the study's folder."""
+    return folder / CHECKPOINTS / f"trial-{first_attempt:04d}.pt"
 
 
 def flat_params(config: TrialConfig) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The driver of a study: checks everything before the first trial, runs what is missing, reports whatever ends it."""
 
 import gc
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
@@ -15,7 +14,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from hpo.errors import HpoError, StorageError
-from hpo.events import Event, OnEvent, StepDone
+from hpo.events import OnEvent
+from hpo.executors import EXECUTORS
 from hpo.export import export_trial
 from hpo.facts import StudyFacts, study_facts
 from hpo.interrupt import CtrlC
@@ -25,23 +25,21 @@ from hpo.report.page import ReportFiles
 from hpo.search import first_pruning
 from hpo.search_spec import NoPruner
 from hpo.spec import StudySpec
+from hpo.storage import open_storage, study_names
 from hpo.study import (
-    INTERRUPTED,
-    end_stale_trials,
+    end_dead_trials,
     ended_trials,
     load_study,
-    next_position,
-    open_storage,
     open_study,
     pinned,
     remaining_trials,
-    requeue_interrupted,
     require_unchanged,
+    running_trials,
     set_aside,
-    study_names,
 )
+from hpo.supervisor import Supervisor, end_runs, trial_runs
 from hpo.tracking import Tracker, tracker_of
-from hpo.trial import Job, end_run, run_trial
+from hpo.trial import Job
 
 BEST_YAML = "best.yaml"
 
@@ -67,21 +65,34 @@ class Display(Protocol):
         """Around the trials; gives what takes their events."""
 
 
-def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False, call: Sequence[str] = ()) -> Outcome:
+def tune(
+    spec: StudySpec,
+    output: Path,
+    display: Display,
+    *,
+    workers: int = 1,
+    executor: str | None = None,
+    fresh: bool = False,
+    call: Sequence[str] = (),
+) -> Outcome:
     """Runs the trials that are missing to `n_trials`, within `timeout`; then reports and exports.
 
     Args:
+        workers: how many trials run at once.
+        executor: one of `EXECUTORS`. Default: this process, where it is for one trial at a time that nobody may kill.
         fresh: keep an earlier study of this name aside and start over.
         call: the arguments of `hpo.run` that asked for this, for the report to repeat.
 
     Raises:
-        HpoError: data, model, storage or a changed study cannot be used. If trials have run before that, they are
-            reported first.
+        HpoError: data, model, storage or a changed study cannot be used, or everything fails. If trials have run
+            before that, they are reported first.
     """
     require_addressable(output)
     prepare_output(output)
     folder = output / spec.name
-    with _only_driver(output, spec.name):
+    chosen = executor or ("serial" if workers == 1 and spec.trial_timeout is None else "processes")
+    ctrl_c = CtrlC()
+    with _only_driver(output, spec.name), EXECUTORS[chosen](workers, ctrl_c.check) as running:
         storage = open_storage(output)
         tracker = tracker_of(output)
         notes = tracker.send_waiting()
@@ -95,74 +106,27 @@ def tune(spec: StudySpec, output: Path, display: Display, *, fresh: bool = False
         known = {"models": study.user_attrs.get("models", {}) | facts.models, "call": list(call)}
         for name, value in {**asdict(facts), **known}.items():  # report and export are made from these
             study.set_user_attr(name, value)
-        parent_run_id = _start_parent(study, spec, tracker)
+        job = Job(output, _start_parent(study, spec, tracker))
         try:
-            notes += [*_repair(study, tracker, parent_run_id), *_pruning_notes(spec)]
+            supervisor = Supervisor(study, pinned_spec, job, running)
+            notes += [*supervisor.repair(), *_pruning_notes(spec)]
             if not remaining_trials(study, spec):
                 notes.append("Nothing is left to run: raise n_trials (--trials) to go on.")
             display.header(study, facts, notes)
-            deadline = time.monotonic() + spec.timeout if spec.timeout else float("inf")
             stopped: HpoError | KeyboardInterrupt | None = None
             try:
-                with CtrlC() as ctrl_c, display.running() as on_event:
-                    while remaining_trials(study, spec) and time.monotonic() < deadline:
-                        job = Job(output, next_position(study), parent_run_id)
-                        run_trial(pinned_spec, job, _interruptible(on_event, ctrl_c))
-                        ctrl_c.check()
+                with ctrl_c, display.running() as on_event:
+                    supervisor.run(on_event, ctrl_c)
             except (HpoError, KeyboardInterrupt) as error:
                 stopped = error
-            outcome = _finish(study, folder, tracker, parent_run_id, stopped, time.monotonic() >= deadline)
+            outcome = _finish(study, folder, tracker, job.parent_run_id, stopped, supervisor.timed_out)
         except BaseException as error:  # also a second Ctrl-C, while the report is written
             status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-            tracker.end_study(parent_run_id, status)
+            tracker.end_study(job.parent_run_id, status)
             raise
         if isinstance(stopped, HpoError):
             raise stopped
         return outcome
-
-
-def _interruptible(on_event: OnEvent, ctrl_c: CtrlC) -> OnEvent:
-    """Looks for a Ctrl-C at every step; not at the end of a trial, which is told whatever ended it."""
-
-    def tell(event: Event) -> None:
-        on_event(event)
-        if isinstance(event, StepDone):
-            ctrl_c.check()
-
-    return tell
-
-
-def _repair(study: optuna.Study, tracker: Tracker, parent_run_id: str) -> list[str]:
-    """Ends what a dead driver left running, and queues what it interrupted once more."""
-    stale = end_stale_trials(study)
-    _end_runs(study, tracker, parent_run_id)
-    requeue_interrupted(study)
-    numbers = ", ".join(map(str, stale))
-    return [f"Tried again, for the program was killed while it ran: trial {numbers}."] if stale else []
-
-
-def _end_runs(study: optuna.Study, tracker: Tracker, parent_run_id: str) -> None:
-    """Ends the runs that are still open as Optuna knows their trials; those of trials that are gone as interrupted."""
-    running = tracker.running_trials(parent_run_id)
-    numbers = {run_id: number for number, run_id in _runs(study, tracker).items()}
-    trials = study.get_trials(deepcopy=False)
-    for run in running:
-        trial = trials[numbers[run.run_id]] if run.run_id in numbers else None
-        if trial is None:
-            run.end("FAIL", reason=INTERRUPTED, tags={}, metrics={})
-        elif trial.state.is_finished():
-            end_run(run, trial)
-
-
-def _runs(study: optuna.Study, tracker: Tracker) -> dict[int, str]:
-    """The trials' runs by number, with the ids of those that could not be created at once, as far as they are now."""
-    trials = study.get_trials(deepcopy=False)
-    runs = {trial.number: run for trial in trials if (run := trial.user_attrs.get("mlflow_run_id"))}
-    known = study.user_attrs.get("mlflow_run_ids", {})
-    if new := tracker.created(run for run in runs.values() if run not in known):
-        known = known | new
-        study.set_user_attr("mlflow_run_ids", known)
-    return {number: known.get(run, run) for number, run in runs.items()}
 
 
 def _pruning_notes(spec: StudySpec) -> list[str]:
@@ -193,14 +157,14 @@ def _finish(
     timed_out: bool,
 ) -> Outcome:
     """Report and export of whatever has finished."""
-    _end_runs(study, tracker, parent_run_id)
+    end_runs(study, tracker, parent_run_id)
     best, report = _export_and_report(study, folder)
     best_yaml = folder / BEST_YAML if best else None
     scores = best.user_attrs["result"]["metrics"] if best else {}
     metrics = {name.replace("eval/", "study/best_"): value for name, value in scores.items()}
     files = [study_file(study, folder), report.markdown, report.table, folder / "figures"]
     status = {type(None): "FINISHED", KeyboardInterrupt: "KILLED"}.get(type(stopped), "FAILED")
-    runs = _runs(study, tracker)
+    runs = trial_runs(study, tracker)
     ranked = leaderboard(trials_table(study), "score", study.direction.name.lower())["number"]
     tracker.end_study(
         parent_run_id,
@@ -223,9 +187,9 @@ def _set_aside(storage: BaseStorage, tracker: Tracker, name: str, folder: Path) 
     if name not in study_names(storage):
         return []
     study = load_study(storage, name)
-    end_stale_trials(study)
+    end_dead_trials(study, running_trials(study))
     if parent_run_id := study.user_attrs.get("mlflow_parent_run_id"):
-        _end_runs(study, tracker, parent_run_id)
+        end_runs(study, tracker, parent_run_id)
         tracker.end_stale_study(parent_run_id)
     kept = set_aside(storage, name)
     tracker.rename_study(name, kept)

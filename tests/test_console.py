@@ -93,7 +93,7 @@ def test_an_interrupted_trial_is_not_counted(spec: StudySpec) -> None:
     console, stream = shown(spec, terminal=False)
     console.header(optuna.create_study(direction="maximize"), FACTS, [])
     with console.running() as on_event:
-        on_event(ended(0, "FAIL", None, "interrupted"))
+        on_event(dataclasses.replace(ended(0, "FAIL", None, "interrupted"), retried=True))
         assert console.done == 0
         assert re.search(r"trial 0 +stopped .* interrupted at 25%", stream.getvalue())
         on_event(ended(1, "FAIL", None, "crashed"))

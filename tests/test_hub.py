@@ -25,7 +25,8 @@ from conftest import sentences
 from hpo.export import read_exported
 from hpo.hub import HubReference, endpoint, go_offline, hub_references, is_reachable, settle, shown_endpoint
 from hpo.spec import StudySpec
-from hpo.study import load_study, open_storage
+from hpo.storage import open_storage
+from hpo.study import load_study
 from hpo.study_file import parse_study
 from hub_server import HubServer, Repository
 

@@ -20,7 +20,8 @@ from transformers import pipeline
 from conftest import StudyMaker
 from hpo.errors import StorageError
 from hpo.run import main
-from hpo.study import load_study, open_storage
+from hpo.storage import open_storage
+from hpo.study import load_study
 from hpo.tracking import tracking_uri
 
 ROOT = Path(__file__).parent.parent
@@ -129,7 +130,8 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(raw_study: StudyMaker,
     assert "Traceback" not in err
 
     study = load_study(open_storage(output), "long")
-    (trial,) = study.trials
+    trial, again = study.trials
+    assert again.state.name == "WAITING" and again.user_attrs == {"retry_of": 0}
     assert trial.state.name == "FAIL"
     assert trial.user_attrs["result"]["reason"] == "interrupted"
     client = MlflowClient(tracking_uri(output))

@@ -11,7 +11,8 @@ import pytest
 from hpo import search_spec, space
 from hpo.search import build_pruner, build_sampler, derive_seed, first_pruning
 from hpo.spec import StudySpec
-from hpo.study import open_storage, open_study
+from hpo.storage import open_storage
+from hpo.study import open_study
 from searching import CONDITIONAL, FINITE, MIXED, NUMBERS, MakeSpec, in_memory, points, run, score
 
 

@@ -15,24 +15,24 @@ from hpo import space
 from hpo.errors import StorageError
 from hpo.search import build_pruner, build_sampler
 from hpo.spec import StudySpec
+from hpo.storage import open_storage, storage_of, study_names
 from hpo.study import (
     INTERRUPTED,
-    end_stale_trials,
+    KILLED,
+    end_dead_trials,
     failure_reason,
     first_attempt,
     load_study,
     next_position,
-    open_storage,
     open_study,
     pinned,
     position_of,
     remaining_trials,
-    requeue_interrupted,
+    requeue,
     require_unchanged,
+    running_trials,
     set_aside,
-    storage_of,
     stored_spec,
-    study_names,
     total_trials,
 )
 from searching import CONDITIONAL, FINITE, MIXED, NUMBERS, TRAINING, MakeSpec, points, run
@@ -434,9 +434,9 @@ class TestInterruption:
         self.interrupt(study, spec)
         self.interrupt(study, spec)
         study.enqueue_trial({})
-        assert end_stale_trials(study) == [1, 2]
+        assert end_dead_trials(study, running_trials(study)) == [1, 2]
         assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "FAIL", "WAITING"]
-        assert end_stale_trials(study) == []
+        assert end_dead_trials(study, running_trials(study)) == []
 
     def test_an_interrupted_trial_runs_once_more_with_its_point(
         self, make_spec: MakeSpec, storage: BaseStorage
@@ -445,12 +445,12 @@ class TestInterruption:
         study = open_study(spec, storage)
         interrupted = self.interrupt(study, spec)
         assert interrupted.params["max_grad_norm"] is None
-        end_stale_trials(study)
-        requeue_interrupted(study)
-        requeue_interrupted(study)  # not twice
+        end_dead_trials(study, running_trials(study))
+        requeue(study)
+        requeue(study)  # not twice
         assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
         run(study, spec, 1)
-        requeue_interrupted(study)  # nor when it has run
+        requeue(study)  # nor when it has run
         repeated = study.trials[1]
         assert repeated.params == interrupted.params
         assert repeated.user_attrs["retry_of"] == 0
@@ -464,8 +464,8 @@ class TestInterruption:
         spec = make_spec()
         study = open_study(spec, storage)
         study.ask()
-        end_stale_trials(study)
-        requeue_interrupted(study)
+        end_dead_trials(study, running_trials(study))
+        requeue(study)
         run(study, spec, 1)
         assert study.trials[1].params == space.default_params(spec)
 
@@ -475,13 +475,13 @@ class TestInterruption:
         run(study, spec, 1)
         point = self.interrupt(study, spec).params
         for _ in range(2):
-            end_stale_trials(study)
-            requeue_interrupted(study)
+            end_dead_trials(study, running_trials(study))
+            requeue(study)
             self.interrupt(study, spec)
         assert [trial.params for trial in study.trials[1:]] == [point] * 3
         assert [first_attempt(study, trial) for trial in study.trials] == [0, 1, 1, 1]
-        end_stale_trials(study)
-        requeue_interrupted(study)
+        end_dead_trials(study, running_trials(study))
+        requeue(study)
         run(study, spec, 2)
         assert [position_of(study, trial) for trial in study.trials] == [0, 1, 1, 1, 1, 2]
         assert next_position(study) == 3
@@ -500,8 +500,8 @@ class TestInterruption:
         for before in (0, 4, 0):
             run(stopped, spec, before)
             self.interrupt(stopped, spec)
-            end_stale_trials(stopped)
-            requeue_interrupted(stopped)
+            end_dead_trials(stopped, running_trials(stopped))
+            requeue(stopped)
         run(stopped, spec, 4)
         ended = [trial.params for trial in stopped.trials if trial.state == TrialState.COMPLETE]
         assert ended == points(whole)
@@ -513,10 +513,10 @@ class TestInterruption:
         spec = make_spec(n_trials=1)
         study = open_study(spec, storage)
         self.interrupt(study, spec).set_user_attr("result", {"state": state, "reason": None})
-        end_stale_trials(study)
-        assert failure_reason(study.trials[0]) == INTERRUPTED
+        end_dead_trials(study, running_trials(study))
+        assert failure_reason(study.trials[0]) == KILLED
         assert remaining_trials(study, spec) == 1
-        requeue_interrupted(study)
+        requeue(study)
         assert len(study.trials) == 2
 
     @pytest.mark.parametrize("reason", ["crashed", "out_of_memory"])
@@ -528,7 +528,7 @@ class TestInterruption:
         trial = self.interrupt(study, spec)
         trial.set_user_attr("result", {"state": "FAIL", "reason": reason})
         study.tell(trial, state=TrialState.FAIL)
-        requeue_interrupted(study)
+        requeue(study)
         assert len(study.trials) == 1
 
     @pytest.mark.parametrize("name", ["tpe", "grid", "qmc"])
@@ -538,8 +538,8 @@ class TestInterruption:
         study = open_study(spec, storage)
         run(study, spec, 2)
         point = self.interrupt(study, spec).params
-        end_stale_trials(study)
-        requeue_interrupted(study)
+        end_dead_trials(study, running_trials(study))
+        requeue(study)
         while remaining_trials(study, spec):
             run(study, spec, 1)
         states = Counter(trial.state.name for trial in study.trials)

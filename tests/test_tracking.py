@@ -147,7 +147,7 @@ def test_what_reads_sees_all_that_was_logged_and_hears_of_what_failed(output: Pa
     for step in range(300):
         first.log_points([("eval/loss", 1.0, step)])
     first.end("COMPLETE", reason=None, tags={}, metrics={})
-    assert [run.run_id for run in tracker.running_trials(parent)] == [second.run_id]
+    assert [run.run_id for _, run in tracker.running_trials(parent)] == [second.run_id]
     with pytest.raises(MlflowException, match="a name, no"):
         second.set_tags({"a name, no?": ""})
         tracker.running_trials(parent)
@@ -173,7 +173,7 @@ def test_many_that_write_at_once_do_not_lock_each_other_out(output: Path, client
             run = tracker.start_trial(parent, number, {})
             for step in range(10):
                 run.log_points([("eval/loss", float(step), step)])
-                assert [running.run_id for running in tracker.running_trials(parent)] == [run.run_id]
+                assert [running.run_id for _, running in tracker.running_trials(parent)] == [run.run_id]
                 run.set_tags({"step": str(step)})
             run.end("COMPLETE", reason=None, tags={}, metrics={})
         tracker.end_study(parent, "FINISHED")
@@ -229,8 +229,8 @@ def test_runs_of_a_killed_driver_are_found(output: Path, client: MlflowClient) -
     stale, foreign = tracker.start_trial(parent, 0, {}), tracker.start_trial(other, 0, {})
     done = tracker.start_trial(parent, 1, {})
     done.end("COMPLETE", reason=None, tags={}, metrics={})
-    assert [run.run_id for run in tracker.running_trials(parent)] == [stale.run_id]
-    assert [run.run_id for run in tracker.running_trials(other)] == [foreign.run_id]
+    assert [run.run_id for _, run in tracker.running_trials(parent)] == [stale.run_id]
+    assert [run.run_id for _, run in tracker.running_trials(other)] == [foreign.run_id]
     tracker.end_stale_study(parent)
     assert client.get_run(parent).info.status == "KILLED"
     tracker.end_study(other, "FINISHED")

@@ -21,10 +21,11 @@ from hpo import trial as trial_module
 from hpo.errors import DataError
 from hpo.events import Event, StepDone, TrialEnded, TrialStarted
 from hpo.spec import StudySpec
-from hpo.study import failure_reason, next_position, open_storage, open_study, remaining_trials
+from hpo.storage import open_storage
+from hpo.study import failure_reason, next_position, open_study, remaining_trials
 from hpo.study_file import parse_study
 from hpo.tracking import Tracker, tracker_of, tracking_uri
-from hpo.training.finetune import Evaluation, finetune
+from hpo.training.finetune import Evaluation, Progress, finetune
 from hpo.training.setup import Setup, set_up
 from hpo.trial import Job, flat_params, run_trial
 
@@ -38,7 +39,7 @@ def run_one(spec: StudySpec, output: Path) -> tuple[FrozenTrial, Run, list[Event
     """Runs one trial of a new study; returns it from both sides, and what it told."""
     study, parent = start(spec, output)
     events: list[Event] = []
-    run_trial(spec, Job(output, 0, parent), events.append)
+    run_trial(spec, Job(output, parent), events.append)
     return study.trials[0], only_child(output, parent), events
 
 
@@ -114,7 +115,7 @@ def test_diverged_trial_is_pruned_with_its_reason(raw_study: StudyMaker, output:
 
 def test_trial_that_falls_behind_is_pruned_at_its_step(spec: StudySpec, output: Path) -> None:
     study, parent = start(spec, output)
-    run_trial(spec, Job(output, 0, parent))
+    run_trial(spec, Job(output, parent))
     distributions = study.trials[0].distributions
     # One finished trial that nobody can reach, at every step.
     perfect = optuna.trial.create_trial(
@@ -124,7 +125,7 @@ def test_trial_that_falls_behind_is_pruned_at_its_step(spec: StudySpec, output: 
         intermediate_values=dict.fromkeys(range(1, 5), 1.1),
     )
     study.add_trial(perfect)
-    run_trial(spec, Job(output, 2, parent))
+    run_trial(spec, Job(output, parent))
     trial = study.trials[2]
     tracker_of(output).flush()
     client = MlflowClient(tracking_uri(output))
@@ -146,8 +147,8 @@ def test_the_default_is_never_pruned(raw_study: StudyMaker, output: Path) -> Non
     spec = parse_study(raw_study(training=training, pruner=pruner, metric="eval/loss", search_space=space), "x")
     study, parent = start(spec, output)
     study.enqueue_trial({"dropout": 0.1})
-    for position in range(2):
-        run_trial(spec, Job(output, position, parent))
+    for _ in range(2):
+        run_trial(spec, Job(output, parent))
     default, other = study.trials
     losses = [default.intermediate_values[step] for step in range(1, 11)]
     assert losses != sorted(losses, reverse=True)
@@ -162,8 +163,8 @@ def test_nobody_is_pruned_at_the_last_evaluation(raw_study: StudyMaker, output: 
     spec = parse_study(raw_study(training=training, pruner=pruner, search_space=space), "x")
     study, parent = start(spec, output)
     study.enqueue_trial({"learning_rate": 1e-7})
-    for position in range(2):
-        run_trial(spec, Job(output, position, parent))
+    for _ in range(2):
+        run_trial(spec, Job(output, parent))
     better, worse = study.trials
     assert better.value is not None and worse.value is not None and better.value > worse.value
     assert worse.state.name == "COMPLETE"
@@ -186,8 +187,8 @@ def test_a_trial_leaves_nothing_in_memory(raw_study: StudyMaker, output: Path, m
     monkeypatch.setattr(trial_module, "set_up", load)
     gc.disable()  # or a chance collection hides it
     try:
-        for position in range(3):
-            run_trial(spec, Job(output, position, parent))
+        for _ in range(3):
+            run_trial(spec, Job(output, parent))
             assert [model for model in models if model() is not None] == []
     finally:
         gc.enable()
@@ -200,13 +201,13 @@ def test_the_collection_after_a_trial_looks_at_nothing_older(
     """Or it takes longer with every trial that the study has had."""
     frozen: list[int] = []
 
-    def watched(*args: Any) -> Iterator[Evaluation]:
+    def watched(*args: Any, **kwargs: Any) -> Iterator[Evaluation]:
         frozen.append(gc.get_freeze_count())
-        return finetune(*args)
+        return finetune(*args, **kwargs)
 
     monkeypatch.setattr(trial_module, "finetune", watched)
     _, parent = start(spec, output)
-    run_trial(spec, Job(output, 0, parent))
+    run_trial(spec, Job(output, parent))
     assert frozen[0] > 10_000  # what pytest, torch and all others have made
     assert gc.get_freeze_count() == 0
 
@@ -222,14 +223,16 @@ def test_a_trial_asks_the_storage_as_much_however_many_there_are(
         if str(connection.engine.url).endswith("optuna.db"):
             asked.append(1 + len(parameters))
 
-    def played(*args: Any) -> Iterator[Evaluation]:
+    def played(setup: Setup, *args: Any, progress: Progress, **kwargs: Any) -> Iterator[Evaluation]:
         for step, global_step in enumerate((8, 15, 23, 30), start=1):
-            yield Evaluation(step, global_step, 1.0, {"eval/accuracy": 0.9}, (), 1.0, 1.0, None)
+            evaluation = Evaluation(step, global_step, 1.0, {"eval/accuracy": 0.9}, (), 1.0, 1.0, None)
+            progress.evaluations.append(evaluation)
+            yield evaluation
 
     monkeypatch.setattr(trial_module, "finetune", played)
-    spec = parse_study(raw_study(sampler={"name": sampler}), "x")
+    spec = parse_study(raw_study(sampler={"name": sampler}, n_trials=300), "x")
     study, parent = start(spec, output)
-    run_trial(spec, Job(output, 0, parent))
+    run_trial(spec, Job(output, parent))
     first, asked_for = study.trials[0], []
     for wanted in (20, 200):
         for _ in range(wanted - len(study.get_trials(deepcopy=False))):
@@ -238,8 +241,8 @@ def test_a_trial_asks_the_storage_as_much_however_many_there_are(
         try:
             for position in range(wanted, wanted + 2):
                 asked.clear()  # the first trial after others have come reads them, once
-                run_trial(spec, Job(output, position, parent))
-                assert remaining_trials(study, spec) == 0 and next_position(study) == position + 1
+                run_trial(spec, Job(output, parent))
+                assert remaining_trials(study, spec) == 299 - position and next_position(study) == position + 1
         finally:
             event.remove(Engine, "before_cursor_execute", count)
         asked_for.append((len(asked), sum(asked)))
@@ -258,7 +261,7 @@ def test_a_trial_asks_the_storage_as_much_however_many_there_are(
 def test_crash_is_failed_with_its_traceback_and_the_study_goes_on(
     spec: StudySpec, output: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
-    def broken(setup: Setup, on_step: object) -> Iterator[Evaluation]:
+    def broken(*args: Any, **kwargs: Any) -> Iterator[Evaluation]:
         raise error
         yield
 
@@ -304,7 +307,7 @@ def test_ctrl_c_ends_trial_and_run_and_is_passed_on(
 
     study, parent = start(spec, output)
     with pytest.raises(KeyboardInterrupt):
-        run_trial(spec, Job(output, 0, parent), interrupt)
+        run_trial(spec, Job(output, parent), interrupt)
     assert study.trials[0].state.name == "FAIL"
     assert study.trials[0].user_attrs["result"]["reason"] == "interrupted"
     run = only_child(output, parent)
@@ -315,7 +318,7 @@ def test_ctrl_c_ends_trial_and_run_and_is_passed_on(
 def test_a_trial_whose_curves_cannot_be_stored_is_not_told_as_complete(
     spec: StudySpec, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even when it is known only after the last evaluation: it counts as interrupted, and is tried again."""
+    """Not even when it is known only after the last evaluation: it is not to blame, and is tried again."""
     log_batch = MlflowClient.log_batch
 
     def full(client: MlflowClient, run_id: str, metrics: Sequence[Any] = (), *rest: Any) -> None:
@@ -326,9 +329,9 @@ def test_a_trial_whose_curves_cannot_be_stored_is_not_told_as_complete(
     monkeypatch.setattr(MlflowClient, "log_batch", full)
     study, parent = start(spec, output)
     with pytest.raises(OSError, match="No space left"):
-        run_trial(spec, Job(output, 0, parent))
+        run_trial(spec, Job(output, parent))
     assert study.trials[0].state.name == "FAIL"
-    assert failure_reason(study.trials[0]) == "interrupted"
+    assert failure_reason(study.trials[0]) == "disk_full"
     assert only_child(output, parent).info.status == "FAILED"
 
 
@@ -337,7 +340,7 @@ def test_a_users_mistake_stops_the_study(raw_study: StudyMaker, output: Path, tm
     spec = parse_study(raw_study(data=missing), "x")
     _, parent = start(spec, output)
     with pytest.raises(DataError, match=r"missing\.csv"):
-        run_trial(spec, Job(output, 0, parent))
+        run_trial(spec, Job(output, parent))
     assert only_child(output, parent).info.status == "FAILED"
 
 
@@ -354,6 +357,6 @@ def test_flat_params_hold_every_setting_once(spec: StudySpec) -> None:
 def test_a_job_can_be_sent_anywhere() -> None:
     import pickle
 
-    job = Job(Path("out"), 3, "run")
+    job = Job(Path("out"), "run")
     assert pickle.loads(pickle.dumps(job)) == job
-    assert dataclasses.asdict(job)["position"] == 3
+    assert dataclasses.asdict(job)["parent_run_id"] == "run"

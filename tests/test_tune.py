@@ -27,7 +27,8 @@ from hpo.errors import DataError, StorageError
 from hpo.events import Event, OnEvent, StepDone, TrialEnded, TrialStarted
 from hpo.facts import StudyFacts
 from hpo.output import disk_error, prepare_output
-from hpo.study import load_study, open_storage, study_names
+from hpo.storage import open_storage, study_names
+from hpo.study import load_study
 from hpo.study_file import parse_study
 from hpo.tracking import tracking_uri
 from hpo.training.setup import Setup, set_up

@@ -7,7 +7,8 @@ from pathlib import Path
 from hpo.command_line import add_output, exit_code
 from hpo.output import require_written
 from hpo.report import write_report
-from hpo.study import load_study, open_storage
+from hpo.storage import open_storage
+from hpo.study import load_study
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -22,7 +22,7 @@ from hpo.report import tables
 from hpo.report.figures import FIGURES, png
 from hpo.report.tables import METRICS, PARAM, View
 from hpo.spec import DataSpec
-from hpo.study import INTERRUPTED, remaining_trials, total_trials
+from hpo.study import remaining_trials, total_trials
 
 # Rows of the page's table; a longer one is no reading, and all are in `trials.csv`.
 MOST_TRIALS = 200
@@ -158,7 +158,7 @@ def _progress(view: View) -> dict[str, Any]:
     pruned = view.table.loc[view.table["state"] == "PRUNED", "reason"].value_counts()
     why = ", ".join(f"{count} {reason}" for reason, count in pruned.items())
     words = {"COMPLETE": "complete", "PRUNED": f"pruned ({why})" if len(pruned) > 1 else "pruned"}
-    words |= {"FAIL": "failed", INTERRUPTED: "interrupted", "RUNNING": "running"}
+    words |= {"FAIL": "failed", tables.RETRIED: "tried again", "RUNNING": "running"}
     return {
         "states": ", ".join(f"{counts[state]} {word}" for state, word in words.items() if state in counts),
         "left": remaining_trials(view.study, view.spec) if view.spec else None,

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.output import write_atomically
 from hpo.spec import StudySpec
-from hpo.study import COSTS, INTERRUPTED, failure_reason, first_attempt, stored_spec
+from hpo.study import COSTS, failure_reason, first_attempt, is_retried, stored_spec
 
 # What `eval/<name>` is called in words.
 METRICS: Final = {
@@ -42,10 +42,13 @@ DTYPES: Final = {
     "num_evaluations": "Int64",
     **{name: "Int64" if name.endswith("_steps") else "float64" for name in COSTS},
     "is_default": "bool",
+    "retried": "bool",
     "retry_of": "Int64",
 }
 PARAM: Final = "params."
 NONE: Final = "none"
+# Not a state of Optuna's, where such a trial has failed.
+RETRIED: Final = "RETRIED"
 MIN_FOR_IMPORTANCE: Final = 4
 RANKS: Final = {"COMPLETE": 0, "PRUNED": 1, "FAIL": 2, "RUNNING": 3}
 
@@ -161,6 +164,7 @@ def _row(study: optuna.Study, spec: StudySpec | None, trial: FrozenTrial) -> dic
         "num_evaluations": spec.training.num_evaluations if spec else None,
         **{name: result.get(name) for name in COSTS},
         "is_default": trial.number == 0 or (repeats is not None and first_attempt(study, trial) == 0),
+        "retried": is_retried(trial),
         "retry_of": repeats,
         **{PARAM + name: value for name, value in drawn.items()},
     }
@@ -240,8 +244,8 @@ def importances(study: optuna.Study) -> dict[str, float] | None:
 
 
 def state_counts(table: pd.DataFrame) -> "pd.Series[int]":
-    """How many trials are in each state; one that was interrupted, and is tried again, is no failure."""
-    return table["state"].mask(table["reason"] == INTERRUPTED, INTERRUPTED).value_counts()
+    """How many trials are in each state; one that is tried again is no failure."""
+    return table["state"].mask(table["retried"], RETRIED).value_counts()
 
 
 def pruning_savings(table: pd.DataFrame) -> Savings:

@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import gc
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -110,6 +111,18 @@ def leave_out_cudnn_attention() -> None:
     (pytorch/pytorch#174245): a search would compare other settings than it says. It also plans anew for every shape.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def num_threads() -> int:
+    """The threads that torch computes with here: a core each, or what OMP_NUM_THREADS says."""
+    return torch.get_num_threads()
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs of this process, each as CUDA_VISIBLE_DEVICES names it. Takes none of their memory."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    numbers = [str(number) for number in range(torch.cuda.device_count())]
+    return named.split(",")[: len(numbers)] if named else numbers
 
 
 def choose_device(precision: Literal["auto", "bf16", "fp32"]) -> Device:

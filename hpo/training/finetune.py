@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,72 +52,122 @@ class Evaluation:
     """Examples that went through the model at once, where memory did not hold the whole batch."""
 
 
+@dataclass
+class Progress:
+    """Where a training stands between two steps: with the tensors of its `Setup`, all that goes into a checkpoint."""
+
+    global_step: int = 0
+    examples: int = 0
+    seconds: float = 0.0
+    """Of training alone, until it was last looked at."""
+    since: float | None = None
+    """When it was, by `time.perf_counter`, while it trains; None while it evaluates or stands still."""
+    memory_mib: float = 0.0
+    evaluations: list[Evaluation] = field(default_factory=list)
+    window: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    """Loss and gradient norm of the steps since the last point of the curves."""
+    curve: list[tuple[int, torch.Tensor, torch.Tensor, float]] = field(default_factory=list)
+    """The points since the last evaluation: step, loss, gradient norm and learning rate. Nothing waits for a GPU."""
+
+    @property
+    def step(self) -> int:
+        """The last evaluation, as the pruner counts them."""
+        return self.evaluations[-1].step if self.evaluations else 0
+
+    def look_at_clock(self) -> None:
+        """Adds the time since it was last looked at."""
+        if self.since is not None:
+            now = time.perf_counter()
+            self.seconds, self.since = self.seconds + now - self.since, now
+
+
 def evaluation_steps(num_training_steps: int, num_evaluations: int) -> dict[int, int]:
     """Optimizer step -> k, for each k-th of the budget; where several fall on one step, the last counts."""
     return {math.ceil(num_training_steps * step / num_evaluations): step for step in range(1, num_evaluations + 1)}
 
 
-def finetune(setup: Setup, on_step: Callable[[int], None] = lambda global_step: None) -> Iterator[Evaluation]:
+def finetune(
+    setup: Setup,
+    on_step: Callable[[int], None] = lambda global_step: None,
+    *,
+    progress: Progress | None = None,
+    between_batches: Callable[[], None] = lambda: None,
+) -> Iterator[Evaluation]:
     """Steps five and six of a trial: trains, and yields an `Evaluation` at each k-th of the budget.
+
+    Args:
+        on_step: called after every optimizer step. What it raises ends the training, and `progress` is whole then.
+        progress: kept up to date. One that was restored with its `setup` is gone on with: its evaluations come first.
+        between_batches: called within an evaluation, which takes longer than a step; may raise as well.
 
     Raises:
         Diverged: the training or the validation loss is not finite; seen at the next evaluation, since looking at
             every step would make a GPU wait.
     """
     training, model, device = setup.config.training, setup.pretrained.model, setup.device
+    now = progress or Progress()
+    yield from now.evaluations
     evaluate_at = evaluation_steps(setup.num_training_steps, training.num_evaluations)
     curve_every = max(1, setup.num_training_steps // CURVE_POINTS)
     batches = setup.train.training_rows(training.train_batch_size, np.random.default_rng(setup.config.seed))
-    torch.manual_seed(setup.config.seed)  # dropout, whatever was drawn before
+    batches = islice(batches, now.global_step, None)
+    if now.global_step == 0:
+        torch.manual_seed(setup.config.seed)  # dropout, whatever was drawn before
     device.reset_peak_memory()
-    window: list[tuple[torch.Tensor, torch.Tensor]] = []
-    curve: list[tuple[int, torch.Tensor, torch.Tensor, float]] = []
-    examples, train_seconds, since, memory = 0, 0.0, time.perf_counter(), 0.0
+    now.since = time.perf_counter()
     model.train()
 
-    for global_step, (rows, learning_rate) in enumerate(zip(batches, setup.learning_rates, strict=False), start=1):
-        window.append(setup.step(rows, learning_rate))
-        examples += len(rows)
-        if global_step % curve_every == 0 or global_step in evaluate_at:
-            losses, norms = (torch.stack(values) for values in zip(*window, strict=True))
-            curve.append((global_step, losses.mean(), norms.mean(), learning_rate))
-            window.clear()
-        on_step(global_step)
-
-        if global_step in evaluate_at:
-            points = tuple(CurvePoint(at, float(loss), rate, float(norm)) for at, loss, norm, rate in curve)
-            curve.clear()
+    while True:
+        due = evaluate_at.get(now.global_step, 0)
+        if due > now.step:
+            points = tuple(CurvePoint(at, float(loss), rate, float(norm)) for at, loss, norm, rate in now.curve)
             device.synchronize()
-            train_seconds += time.perf_counter() - since
-            step = evaluate_at[global_step]
+            now.look_at_clock()
+            now.since = None
             if not all(math.isfinite(point.loss) for point in points):
-                raise Diverged(f"the training loss was not finite at step {global_step}", step, points)
-            metrics = evaluate(setup)
+                raise Diverged(f"the training loss was not finite at step {now.global_step}", due, points)
+            metrics = evaluate(setup, between_batches)
             if not math.isfinite(metrics["eval/loss"]):
-                raise Diverged(f"the validation loss was not finite at step {global_step}", step, points)
-            memory = max(memory, device.memory_mib())
-            yield Evaluation(
-                step=step,
-                global_step=global_step,
-                epoch=examples / len(setup.train),
+                raise Diverged(f"the validation loss was not finite at step {now.global_step}", due, points)
+            now.memory_mib = max(now.memory_mib, device.memory_mib())
+            evaluation = Evaluation(
+                step=due,
+                global_step=now.global_step,
+                epoch=now.examples / len(setup.train),
                 metrics=metrics,
                 curve=points,
-                examples_per_second=examples / train_seconds,
-                memory_mib=memory,
+                examples_per_second=now.examples / now.seconds,
+                memory_mib=now.memory_mib,
                 micro_batch_size=setup.step.micro_batch_size,
             )
+            now.curve.clear()
+            now.evaluations.append(evaluation)
+            yield evaluation
             model.train()
-            since = time.perf_counter()
+            now.since = time.perf_counter()
+        if now.global_step == setup.num_training_steps:
+            return
+
+        rows, learning_rate = next(batches), setup.learning_rates[now.global_step]
+        now.window.append(setup.step(rows, learning_rate))
+        now.global_step += 1
+        now.examples += len(rows)
+        if now.global_step % curve_every == 0 or now.global_step in evaluate_at:
+            losses, norms = (torch.stack(values) for values in zip(*now.window, strict=True))
+            now.curve.append((now.global_step, losses.mean(), norms.mean(), learning_rate))
+            now.window.clear()
+        on_step(now.global_step)
 
 
 @torch.inference_mode()
-def evaluate(setup: Setup) -> dict[str, float]:
+def evaluate(setup: Setup, between_batches: Callable[[], None] = lambda: None) -> dict[str, float]:
     """The task's scores on the validation split, every example once."""
     model, tokens = setup.pretrained.model.eval(), setup.validation
 
     def predict(batch_size: int) -> tuple[torch.Tensor, NDArray[np.int64]]:
         logits, order = [], evaluation_order(tokens.padded, batch_size)
         for rows in tokens.rows(order):
+            between_batches()
             batch = tokens.gather(rows)
             with setup.device.autocast():
                 output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
+from torch.optim import Optimizer
 
 from hpo.training.batches import Rows
 from hpo.training.optimizer import set_learning_rate
@@ -44,8 +45,16 @@ class GraphedStep:
         self._graphs: dict[tuple[int, int], tuple[Callable[[], None], torch.Tensor, torch.Tensor]] = {}
 
     @property
+    def optimizer(self) -> Optimizer:
+        return self._step.optimizer
+
+    @property
     def micro_batch_size(self) -> int | None:
         return self._step.micro_batch_size
+
+    @micro_batch_size.setter
+    def micro_batch_size(self, size: int | None) -> None:
+        self._step.micro_batch_size = size
 
     def __call__(self, rows: Rows, learning_rate: float) -> tuple[torch.Tensor, torch.Tensor]:
         """As `Step.__call__`."""

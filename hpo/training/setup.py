@@ -2,6 +2,7 @@
 
 import functools
 import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +123,24 @@ def trained_model(setup: Setup) -> PreTrainedModel:
         factor = decay_without_gradient(training, setup.learning_rates)
         whole_embedding(pretrained.model, pretrained.embeddings, factor)
     return pretrained.model
+
+
+def save_model(setup: Setup, folder: Path) -> None:
+    """A model folder for transformers, of the weights as the training left them, and the tokenizer. Ends the setup."""
+    trained_model(setup).save_pretrained(folder)
+    setup.pretrained.tokenizer.save_pretrained(folder)
+
+
+def keep_best(setup: Setup, folder: Path, number: int) -> None:
+    """Saves a trial's model within `folder`, and removes the others there; at every moment there is a whole one."""
+    making, made = folder / f".trial-{number:04d}", folder / f"trial-{number:04d}"
+    for unfinished in (making, made):  # of an attempt that was killed just here
+        shutil.rmtree(unfinished, ignore_errors=True)
+    save_model(setup, making)
+    making.rename(made)
+    for other in folder.iterdir():
+        if other != made:
+            shutil.rmtree(other)
 
 
 def _checkpoint_activations(model: PreTrainedModel, name: str) -> None:

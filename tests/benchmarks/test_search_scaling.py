@@ -7,7 +7,8 @@ import pytest
 from benchmarks.measure import ROOT
 from benchmarks.search_scaling import PARTS, draw, measure, print_tables
 from hpo.report import trials_table
-from hpo.study import load_study, open_storage
+from hpo.storage import open_storage
+from hpo.study import load_study
 from hpo.study_file import read_study
 
 

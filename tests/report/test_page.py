@@ -249,7 +249,7 @@ def test_a_perfect_score_is_not_a_certain_one() -> None:
 def test_an_interrupted_trial_is_no_failure() -> None:
     study = finished_study()
     add(study, "FAIL", 0.7, made=2, reason="interrupted")
-    assert "1 failed, 1 interrupted" in section(page_of(study), "Answer")
+    assert "1 failed, 1 tried again" in section(page_of(study), "Answer")
 
 
 def test_a_fallback_says_so_right_under_the_title(tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ from hpo.errors import DataError, Diverged
 from hpo.spec import ModelSpec, SchedulerType, StudySpec, TrainingSpec, TrialConfig
 from hpo.training import finetune as finetune_module
 from hpo.training.batches import DeviceTokens, Rows, evaluation_order
-from hpo.training.finetune import CurvePoint, Evaluation, evaluate, evaluation_steps, finetune
+from hpo.training.finetune import evaluate, evaluation_steps, finetune
 from hpo.training.schedule import learning_rates
-from hpo.training.setup import Setup, set_up, trained_model
+from hpo.training.setup import set_up
 from hpo.training.step import Step
 from models import tiny_config
+from trained import all_weights, train, what_was_learned
 
 ConfigMaker = Callable[..., TrialConfig]
 FEATURES = torch.cpu.get_capabilities()
@@ -43,23 +44,6 @@ def make_config(spec: StudySpec) -> ConfigMaker:
         return space.trial_config(spec, training, seed)
 
     return make
-
-
-def train(config: TrialConfig) -> tuple[torch.Tensor, list[Evaluation]]:
-    """All weights at the end, in one vector, and the evaluations."""
-    setup = set_up(config, None)
-    evaluations = list(finetune(setup))
-    return all_weights(setup), evaluations
-
-
-def all_weights(setup: Setup) -> torch.Tensor:
-    """Of the whole model, in one vector."""
-    return torch.cat([parameter.detach().flatten() for parameter in trained_model(setup).parameters()])
-
-
-def what_was_learned(evaluations: list[Evaluation]) -> list[tuple[int, int, dict[str, float], tuple[CurvePoint, ...]]]:
-    """Evaluations without what a clock or a memory counter says."""
-    return [(each.step, each.global_step, each.metrics, each.curve) for each in evaluations]
 
 
 # Learning

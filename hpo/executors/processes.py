@@ -1,0 +1,260 @@
+"""Several trials at once on one machine, each worker a process of its own, with its share of the cores and its GPU.
+
+A worker that is killed takes nobody with it: it has a pipe of its own, and shares no lock but those that its end frees.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from hpo.errors import HpoError
+from hpo.events import Event, OnEvent, TrialEnded, TrialStarted
+from hpo.executors.base import Lost
+from hpo.spec import StudySpec
+from hpo.study import KILLED, TIMED_OUT
+from hpo.training.device import num_threads, visible_gpus
+from hpo.trial import Job, run_trial
+
+# Seconds that a trial has to write its checkpoint and tell its end, before its worker is killed.
+TO_STOP = 8.0
+# Beyond `trial_timeout` a trial that does not hang has ended itself.
+TO_TIME_OUT = 10.0
+# Workers in a row that may die without having run anything.
+MAX_STILLBORN = 3
+
+
+@dataclass(frozen=True)
+class Done:
+    """A worker is free again."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What a trial raised, as far as it can travel; a bug of ours with its traceback."""
+
+    error: HpoError | None
+    details: str
+
+
+class WorkerError(RuntimeError):
+    """A bug of ours that showed in a worker, with its traceback there."""
+
+
+def slots(workers: int) -> list[dict[str, str]]:
+    """The environment of each worker: its share of the cores, and its GPU, which several may share.
+
+    Set before torch is imported, which looks once. With as many threads as cores in each, two workers on two cores
+    took eight times as long as one.
+    """
+    threads = str(max(1, num_threads() // workers))
+    shared = {"OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads}
+    gpus = visible_gpus()
+    return [shared | ({"CUDA_VISIBLE_DEVICES": gpus[worker % len(gpus)]} if gpus else {}) for worker in range(workers)]
+
+
+class _Worker:
+    """A process and what the driver knows of it."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+        self.since: float | None = None
+        """When it was given its trial; None: it has none."""
+        self.number: int | None = None
+        self.limit: float | None = None
+        self.process: BaseProcess
+        self.pipe: Connection
+        self.start()
+
+    def start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        quiet = logging.root.manager.disable >= logging.ERROR
+        self.process = context.Process(target=_work, args=(theirs, quiet), name="hpo-worker", daemon=True)
+        with _environment(self.environment):
+            self.process.start()
+        theirs.close()  # so that its end closes the pipe
+
+    def end(self, seconds: float) -> None:
+        """Lets it go, and kills it if it has not gone by then."""
+        self.pipe.close()
+        self.process.join(seconds)
+        self.process.kill()
+        self.process.join()
+
+
+class Processes:
+    """As many workers as are wanted, each of which loads once what all its trials need."""
+
+    def __init__(self, workers: int, check: Callable[[], None]) -> None:
+        self.on_event: OnEvent = lambda event: None
+        self._workers = [_Worker(environment) for environment in slots(workers)]
+        self._stillborn = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for worker in self._workers:
+            worker.end(0.0 if worker.since is not None else TO_STOP)
+            worker.since = None
+
+    @property
+    def free(self) -> int:
+        return len(self._workers) - self.busy
+
+    @property
+    def busy(self) -> int:
+        return sum(worker.since is not None for worker in self._workers)
+
+    def submit(self, spec: StudySpec, job: Job) -> None:
+        worker = next(worker for worker in self._workers if worker.since is None)
+        if not worker.process.is_alive():  # it was told to stop, by somebody else than us
+            worker.end(0.0)
+            worker.start()
+        worker.since, worker.number, worker.limit = time.monotonic(), None, spec.trial_timeout
+        with suppress(OSError):  # it has died just now, which `wait` finds
+            worker.pipe.send((spec, job))
+
+    def wait(self, seconds: float) -> list[Lost]:
+        busy = [worker for worker in self._workers if worker.since is not None]
+        lost: list[Lost] = []
+        ready = wait([worker.pipe for worker in busy], seconds)
+        for worker in busy:
+            if worker.pipe in ready:
+                lost += self._heard(worker)
+            elif worker.limit is not None and time.monotonic() - (worker.since or 0) > worker.limit + TO_TIME_OUT:
+                lost += self._replace(worker, TIMED_OUT)
+        return lost
+
+    def _heard(self, worker: _Worker) -> list[Lost]:
+        try:
+            while worker.since is not None and worker.pipe.poll():
+                self._take(worker, worker.pipe.recv())
+        except (EOFError, OSError):
+            return self._replace(worker, KILLED)
+        return []
+
+    def _take(self, worker: _Worker, told: Event | Done | Failed) -> None:
+        match told:
+            case Done():
+                worker.since = None
+                self._stillborn = 0
+            case Failed(error, details):
+                worker.since = None
+                if error is None:
+                    raise WorkerError(f"a trial broke in its worker:\n{details}")
+                raise error
+            case _:
+                if isinstance(told, TrialStarted):
+                    worker.number = told.number
+                elif isinstance(told, TrialEnded):
+                    worker.number = None
+                self.on_event(told)
+
+    def _replace(self, worker: _Worker, reason: str) -> list[Lost]:
+        """A new worker in the place of one that is dead, or hangs."""
+        lost, worker.since = Lost(worker.number, reason), None
+        worker.end(0.0)
+        self._stillborn += lost.number is None
+        if self._stillborn > MAX_STILLBORN:
+            raise WorkerError(
+                f"workers die before they run anything, the last with exit code {worker.process.exitcode}"
+            )
+        worker.start()
+        return [lost]
+
+    def stop(self) -> None:
+        deadline = time.monotonic() + TO_STOP
+        busy = {worker.pipe: worker for worker in self._workers if worker.since is not None}
+        for worker in busy.values():
+            worker.process.terminate()
+        while busy and time.monotonic() < deadline:
+            for pipe in wait(list(busy), deadline - time.monotonic()):
+                worker = busy[pipe]  # type: ignore[index]
+                # Why a trial ended is told already, or of no use any more.
+                with suppress(HpoError, WorkerError, EOFError, OSError):
+                    self._take(worker, worker.pipe.recv())
+                    if worker.since is not None:
+                        continue
+                del busy[worker.pipe]
+        for worker in self._workers:
+            worker.end(TO_STOP if worker.since is None else 0.0)
+            worker.since = None
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """For the process that is started within it."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+class _Orders:
+    """What a worker hears while a trial runs: a signal, or that its driver is gone."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe, self._stopped = pipe, False
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all processes; the driver says what it means
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopped = True
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt if the trial has to stop. The driver sends nothing before it ends: it is gone."""
+        if self._stopped or self._pipe.poll():
+            raise KeyboardInterrupt
+
+    @property
+    def stopped(self) -> bool:
+        return self._stopped
+
+
+def _work(pipe: Connection, quiet: bool) -> None:
+    """The life of a worker: trials, one at a time, until its driver closes the pipe or it is told to stop."""
+    if quiet:
+        from hpo.command_line import quiet as silence
+
+        silence(verbose=False)
+    orders = _Orders(pipe)
+
+    def tell(told: Any) -> None:
+        with suppress(OSError):  # the driver is gone, which `check` finds
+            pipe.send(told)
+
+    while not orders.stopped:
+        try:
+            if not pipe.poll(0.5):
+                continue
+            spec, job = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            run_trial(spec, job, tell, orders.check)
+        except KeyboardInterrupt:
+            tell(Done())
+            return
+        except HpoError as error:
+            tell(Failed(error, ""))
+        except Exception:
+            tell(Failed(None, traceback.format_exc()))
+        else:
+            tell(Done())

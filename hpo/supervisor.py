@@ -1,0 +1,195 @@
+"""Keeps the workers of a study busy until its trials have ended, and buries those that died."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import optuna
+import psutil
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.divergence import what_diverges
+from hpo.errors import HpoError
+from hpo.events import Event, Note, OnEvent, TrialEnded, TrialStarted
+from hpo.executors import Executor, Lost
+from hpo.interrupt import CtrlC
+from hpo.lease import OWNER, Watch, is_alive
+from hpo.spec import StudySpec
+from hpo.storage import exclusive
+from hpo.study import (
+    INTERRUPTED,
+    KILLED,
+    MAX_RETRIES,
+    claimable_trials,
+    end_dead_trials,
+    first_attempt,
+    is_retried,
+    remaining_trials,
+    requeue,
+    running_trials,
+)
+from hpo.tracking import Tracker, tracker_of
+from hpo.trial import Job, checkpoint_path, end_run, trial_ended
+
+# Seconds that workers of a driver that was killed have to notice it: they look between two steps.
+TO_NOTICE = 10.0
+# Seconds between two looks at Ctrl-C and the workers, and at trials that run elsewhere.
+LOOK_EVERY, LOOK_ELSEWHERE = 0.5, 5.0
+
+
+class Supervisor:
+    """Gives trials to an executor, and looks after all that the study has running, here and elsewhere."""
+
+    def __init__(self, study: optuna.Study, spec: StudySpec, job: Job, executor: Executor) -> None:
+        self.study, self.spec, self.job, self.executor = study, spec, job, executor
+        self.timed_out = False
+        self._watch = Watch(spec.grace_period)
+        self._looked = -math.inf
+        self._started: set[int] = set()
+        self._retry = False
+        self._failures: list[TrialEnded] = []
+        self._warned = False
+        self._tell: OnEvent = lambda event: None
+        executor.on_event = self._heard
+
+    def repair(self) -> list[str]:
+        """Ends what dead workers left, before anything is started. Returns what there is to say of it."""
+        self._outlive_workers()
+        ended = self._bury([], alone=True)
+        waiting = {self._first(trial) for trial in self._trials() if not trial.state.is_finished()}
+        for path in checkpoint_path(self._folder, 0).parent.glob("*"):
+            if path not in {checkpoint_path(self._folder, number) for number in waiting}:
+                path.unlink()
+        return list(_told(ended))
+
+    def run(self, on_event: OnEvent, ctrl_c: CtrlC) -> None:
+        """Until the wanted trials have ended, or no further one may start and none runs any more.
+
+        Raises:
+            HpoError: what would break every trial alike, or `max_failures` trials have failed in a row.
+            KeyboardInterrupt: the study was stopped, and its trials with it.
+        """
+        self._tell = on_event
+        deadline = time.monotonic() + (self.spec.timeout or math.inf)
+        try:
+            while True:
+                ctrl_c.check()
+                self.timed_out = time.monotonic() >= deadline
+                if not self.timed_out:
+                    self._submit()
+                if not self.executor.busy and (self.timed_out or not remaining_trials(self.study, self.spec)):
+                    return
+                self._bury(self.executor.wait(LOOK_EVERY))
+        except (HpoError, KeyboardInterrupt):
+            self.executor.stop()
+            self._looked = -math.inf
+            self._bury([])
+            raise
+
+    def _submit(self) -> None:
+        asked = self.executor.busy - len(self._started)  # for a trial that they have not claimed yet
+        for _ in range(min(self.executor.free, claimable_trials(self.study, self.spec) - asked)):
+            self.executor.submit(self.spec, self.job)
+
+    def _heard(self, event: Event) -> None:
+        if isinstance(event, TrialStarted):
+            self._started.add(event.number)
+        self._tell(event)
+        if isinstance(event, TrialEnded):
+            self._ended(event)
+
+    def _ended(self, event: TrialEnded) -> None:
+        self._started.discard(event.number)
+        self._retry |= event.retried
+        if event.state == "PRUNED" and not self._warned and (told := what_diverges(self._trials())):
+            self._warned = True
+            self._tell(Note(told))
+        if event.state == "FAIL":
+            self._failures += [] if event.retried else [event]
+        else:
+            self._failures.clear()
+        if len(self._failures) >= self.spec.max_failures:
+            raise HpoError(
+                f"the study goes on while trials succeed, but {len(self._failures)} in a row have failed "
+                f"(max_failures: {self.spec.max_failures}), the last, trial {event.number}, as {event.reason}: "
+                f"{event.message}. Mend the cause, or raise max_failures; the same command goes on."
+            )
+
+    def _bury(self, lost: list[Lost], *, alone: bool = False) -> list[FrozenTrial]:
+        """Ends the trials of dead workers, in Optuna and in MLflow, and queues what is to be tried again."""
+        now = time.monotonic()
+        if not lost and not self._retry and now - self._looked < LOOK_ELSEWHERE:
+            return []
+        self._looked, self._retry = now, False
+        reasons = {each.number: each.reason for each in lost}
+        with exclusive(self.job.output, self.spec.name):
+            running = running_trials(self.study)
+            named = [trial for trial in running if trial.number in reasons]
+            silent = self._watch.dead([trial for trial in running if trial.number not in reasons], alone=alone)
+            numbers = [
+                *(number for trial in named for number in end_dead_trials(self.study, [trial], reasons[trial.number])),
+                *end_dead_trials(self.study, silent),
+            ]
+            requeue(self.study)
+        if numbers or alone:
+            end_runs(self.study, tracker_of(self.job.output), self.job.parent_run_id)
+        ended = [self._trials()[number] for number in numbers]
+        for trial in ended:
+            self._heard(trial_ended(self.study, self.spec, trial))
+        return ended
+
+    def _outlive_workers(self) -> None:
+        """Workers of a driver that was killed end their trials by themselves; one that hangs is killed."""
+        deadline = time.monotonic() + TO_NOTICE
+        while alive := [trial for trial in running_trials(self.study) if is_alive(trial)]:
+            if time.monotonic() > deadline:
+                for trial in alive:
+                    with suppress(psutil.NoSuchProcess):
+                        psutil.Process(trial.user_attrs[OWNER]["pid"]).kill()
+            time.sleep(0.1)
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _first(self, trial: FrozenTrial) -> int:
+        return first_attempt(self.study, trial)
+
+    @property
+    def _folder(self) -> Path:
+        return self.job.output / self.spec.name
+
+
+def _told(ended: list[FrozenTrial]) -> Iterator[str]:
+    """What a killed program has left, in words."""
+    for retried, text in (
+        (True, "Tried again, for the program was killed while it ran: trial {}."),
+        (False, f"Given up, for it was killed {MAX_RETRIES[KILLED] + 1:g} times and came no further: trial {{}}."),
+    ):
+        numbers = ", ".join(str(trial.number) for trial in ended if is_retried(trial) == retried)
+        if numbers:
+            yield text.format(numbers)
+
+
+def end_runs(study: optuna.Study, tracker: Tracker, parent_run_id: str) -> None:
+    """Ends the runs that are still open as Optuna knows their trials; those of trials that are gone as interrupted."""
+    running = tracker.running_trials(parent_run_id)
+    runs, trials = trial_runs(study, tracker), study.get_trials(deepcopy=False)
+    for number, run in running:
+        trial = trials[number] if number < len(trials) else None
+        if trial is None or trial.state == TrialState.WAITING or runs.get(number, run.run_id) != run.run_id:
+            run.end("FAIL", reason=INTERRUPTED, tags={}, metrics={})
+        elif trial.state.is_finished():
+            end_run(run, trial)
+
+
+def trial_runs(study: optuna.Study, tracker: Tracker) -> dict[int, str]:
+    """The trials' runs by number, with the ids of those that could not be created at once, as far as they are now."""
+    trials = study.get_trials(deepcopy=False)
+    runs = {trial.number: run for trial in trials if (run := trial.user_attrs.get("mlflow_run_id"))}
+    known = study.user_attrs.get("mlflow_run_ids", {})
+    if new := tracker.created(run for run in runs.values() if run not in known):
+        known = known | new
+        study.set_user_attr("mlflow_run_ids", known)
+    return {number: known.get(run, run) for number, run in runs.items()}
