@@ -16,7 +16,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 # Read when mlflow is imported, or with each request.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# Of themselves they try for minutes, while the caller, or what was logged later, waits.
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # for each run that ends
+# Of themselves requests are tried for minutes, while the caller, or what was logged later, waits.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
