@@ -92,7 +92,7 @@ class Tracker:
     def _unreachable(self, error: BaseException) -> StorageError:
         while (cause := error.__cause__ or error.__context__) is not None:
             error = cause
-        reason = hide_passwords(str(error)).splitlines()[0]
+        reason = hide_passwords(str(error) or type(error).__name__).splitlines()[0]
         if self._is_own:
             return _unusable(self._output / "mlflow.db", reason)
         return StorageError(
@@ -108,14 +108,15 @@ class Tracker:
         self._writer.flush()
 
     def send_waiting(self) -> list[str]:
-        """Sends what earlier processes, or this one, had to leave on disk, and says so. Also for a damaged past.
+        """Sends what earlier processes, or this one, had to leave on disk, and says so.
 
         Raises:
             StorageError: the server does not answer.
         """
         try:
-            within(PATIENCE, lambda: self._store.client.search_experiments(max_results=1))
-        except (MlflowException, TimeoutError, DatabaseError, OSError) as error:
+            if not self._is_own:  # that one was opened, and takes as long as other processes write to it
+                within(PATIENCE, lambda: self._store.client.search_experiments(max_results=1))
+        except (MlflowException, TimeoutError, DatabaseError, OSError, ValueError) as error:
             raise self._unreachable(error) from error
         n = self._spool.waiting()
         self._writer.catch_up(answers=True)

@@ -5,6 +5,7 @@ A run that was created while it was away has a stand-in for an id, `hpo.key=...`
 
 import json
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -153,7 +154,7 @@ def is_stand_in(run: str) -> bool:
 
 def is_database(uri: str) -> bool:
     """Whether MLflow itself would open it; else it is a server's address."""
-    return urlsplit(uri).scheme.partition("+")[0] in DATABASES
+    return re.split(r"[:+]", uri)[0] in DATABASES
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -173,12 +174,18 @@ def without_password(uri: str) -> str:
 
 
 def write_ahead(database: Path) -> None:
-    """Lets many processes read a SQLite database while one writes to it. It stays so for whoever opens it."""
-    connection = sqlite3.connect(database, timeout=PATIENCE)
+    """Lets many processes read a SQLite database while one writes to it. It stays so for whoever opens it.
+
+    Where one of an earlier version is in use, it is left for the next time.
+    """
+    connection = sqlite3.connect(database, timeout=1)
     try:
         (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
         if mode != "wal":
             connection.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
+            raise
     finally:
         connection.close()
 

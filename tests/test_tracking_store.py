@@ -27,7 +27,7 @@ from hpo.study_file import parse_study
 from hpo.tracking import Tracker, TrialRun, tracker_of, tracking_uri
 from hpo.tracking_run import RUN_STATUS
 from hpo.tracking_spool import Entry, SpoolFile
-from hpo.tracking_store import TrackingStore, is_away, stand_in, within, without_password
+from hpo.tracking_store import TrackingStore, is_away, stand_in, within, without_password, write_ahead
 from hpo.tune import tune
 from mlflow_server import MlflowServer
 from test_tune import Recorder
@@ -177,7 +177,7 @@ if last == "kill":
 
 def forked(program: str, folder: Path, parent: str, *lasts: str) -> "subprocess.CompletedProcess[str]":
     """Processes that each start a trial and do the same, each to its own end."""
-    command = [sys.executable, "-c", FORK + program, str(folder), parent, *lasts]
+    command = [sys.executable, "-W", "ignore", "-c", FORK + program, str(folder), parent, *lasts]
     return subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=ROOT)
 
 
@@ -331,6 +331,32 @@ def test_a_password_reaches_the_server_and_nothing_else(
     assert len(files) == 1
     forget(tracker)
     assert not any("hush" in text for text in [*shown, *files, *capfd.readouterr()])
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[::1", "nonsense://me:hush@host", "file:///tmp/runs", "http://127.0.0.1:9"]
+)
+def test_an_address_that_is_none_is_told_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(StorageError, match="MLFLOW_TRACKING_URI must be") as raised:
+        Tracker(tmp_path).send_waiting()
+    assert "hush" not in str(raised.value)
+
+
+def test_a_database_in_use_is_switched_to_a_write_ahead_log_the_next_time(tmp_path: Path) -> None:
+    database = tmp_path / "a.db"
+    other = sqlite3.connect(database)
+    other.execute("CREATE TABLE t (value)")
+    other.execute("BEGIN EXCLUSIVE")
+    write_ahead(database)
+    other.rollback()
+    assert other.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    write_ahead(database)
+    assert other.execute("SELECT count(*) FROM t").fetchone() == (0,)  # sees it with what it reads next
+    assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    other.close()
 
 
 def test_an_address_without_a_password_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
