@@ -35,6 +35,7 @@ from hpo.tracking_store import (
     is_database,
     is_stand_in,
     patiently,
+    set_logs_aside,
     sqlite_file,
     stand_in,
     within,
@@ -305,6 +306,7 @@ class Tracker:
 def _open(database: Path, store: TrackingStore) -> None:
     try:
         with opening(database):
+            set_logs_aside(database)
             store.client.search_experiments(max_results=1)
             write_ahead(database)
     except (MlflowException, DatabaseError, sqlite3.Error, OSError) as error:
@@ -314,7 +316,7 @@ def _open(database: Path, store: TrackingStore) -> None:
 def _unusable(database: Path, reason: str) -> StorageError:
     return StorageError(
         f"{database} must be a database of MLflow that can be written, but got: {reason}. "
-        "Move it away, or give another folder with --output."
+        f"Move it away, with {database.name}-wal if that is there, or give another folder with --output."
     )
 
 

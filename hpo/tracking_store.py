@@ -190,6 +190,14 @@ def write_ahead(database: Path) -> None:
         connection.close()
 
 
+def set_logs_aside(database: Path) -> None:
+    """What a database that was moved away has left of its write-ahead log: a new one must not take it for its own."""
+    if not database.exists():
+        for log in (Path(f"{database}-wal"), Path(f"{database}-shm")):
+            if log.exists():
+                log.rename(f"{log}-{time.time_ns()}")
+
+
 def is_away(error: Exception) -> bool:
     """Whether the server or the database did not answer, or has too much to do: later the same may succeed.
 
