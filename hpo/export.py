@@ -54,14 +54,14 @@ class Exported(Settings):
     git_commit: str | None
     """Of the code that ran the trial."""
     mlflow_run_id: str
-    """The trial's run."""
+    """The trial's run; `hpo.key=...` while the server was away: the run has that tag."""
 
 
 def export_trial(study: optuna.Study, trial: FrozenTrial, path: Path) -> Exported:
     """Writes the trial's configuration to `path`, whole or not at all."""
     spec, data, result = stored_spec(study), study.user_attrs["data"], trial.user_attrs["result"]
     config = TrialConfig.model_validate_json(json.dumps(trial.user_attrs["config"]))
-    fingerprint = trial.user_attrs["model_fingerprint"]
+    fingerprint, run = trial.user_attrs["model_fingerprint"], trial.user_attrs["mlflow_run_id"]
     config = config.model_copy(update={"model": config.model.pinned(fingerprint)})
     exported = Exported(
         study=study.study_name,
@@ -77,7 +77,7 @@ def export_trial(study: optuna.Study, trial: FrozenTrial, path: Path) -> Exporte
         machine=trial.user_attrs["machine"],
         versions=trial.user_attrs["versions"],
         git_commit=trial.user_attrs["git_commit"],
-        mlflow_run_id=trial.user_attrs["mlflow_run_id"],
+        mlflow_run_id=study.user_attrs.get("mlflow_run_ids", {}).get(run, run),
     )
     ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     text = HEADER.format(study=study.study_name, path=path, n=ended)

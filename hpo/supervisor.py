@@ -174,11 +174,22 @@ def _told(ended: list[FrozenTrial]) -> Iterator[str]:
 
 def end_runs(study: optuna.Study, tracker: Tracker, parent_run_id: str) -> None:
     """Ends the runs that are still open as Optuna knows their trials; those of trials that are gone as interrupted."""
-    trials = study.get_trials(deepcopy=False)
-    for number, run in tracker.running_trials(parent_run_id):
+    running = tracker.running_trials(parent_run_id)
+    runs, trials = trial_runs(study, tracker), study.get_trials(deepcopy=False)
+    for number, run in running:
         trial = trials[number] if number < len(trials) else None
-        known = trial.user_attrs.get("mlflow_run_id", run.run_id) if trial else None
-        if trial is None or trial.state == TrialState.WAITING or known != run.run_id:
+        if trial is None or trial.state == TrialState.WAITING or runs.get(number, run.run_id) != run.run_id:
             run.end("FAIL", reason=INTERRUPTED, tags={}, metrics={})
         elif trial.state.is_finished():
             end_run(run, trial)
+
+
+def trial_runs(study: optuna.Study, tracker: Tracker) -> dict[int, str]:
+    """The trials' runs by number, with the ids of those that could not be created at once, as far as they are now."""
+    trials = study.get_trials(deepcopy=False)
+    runs = {trial.number: run for trial in trials if (run := trial.user_attrs.get("mlflow_run_id"))}
+    known = study.user_attrs.get("mlflow_run_ids", {})
+    if new := tracker.created(run for run in runs.values() if run not in known):
+        known = known | new
+        study.set_user_attr("mlflow_run_ids", known)
+    return {number: known.get(run, run) for number, run in runs.items()}

@@ -1,117 +1,204 @@
-"""MLflow, and the only file that imports it: one parent run a study, one child run a trial.
+"""Tracking in MLflow: one parent run a study, one child run a trial.
 
-What is logged leaves from a background thread. Whatever else is asked of MLflow waits for that first, so that it sees
-all that was logged before it; so do the end of a study and, by `flush`, whoever relies on it.
+What is logged leaves from a background thread. Whatever is read from MLflow waits for that first, so that it sees all
+that was logged before it; so do the end of a study and, by `flush`, whoever relies on it. While the server is away,
+what was logged is on disk, and a study goes on; only its start needs the server.
 
 Everything goes through `MlflowClient` with explicit run ids: the fluent API's stack of active runs is of a thread.
 A trial's state is told truly: COMPLETE is FINISHED, PRUNED is KILLED with the tag `trial.state`, a failure FAILED.
 """
 
 import functools
-import json
 import os
-import time
-from collections.abc import Iterable, Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from urllib.parse import quote
+from typing import Any, TypeVar
+from uuid import uuid4
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
-
-from mlflow import MlflowClient
-from mlflow.entities import LifecycleStage, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import LifecycleStage, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils import mlflow_tags
 from sqlalchemy.exc import DatabaseError
 
+from hpo.addresses import hide_passwords, masked
 from hpo.errors import StorageError
 from hpo.output import opening
 from hpo.provenance import git_commit, versions
-from hpo.tracking_writer import Batch, Writer
+from hpo.tracking_run import Point, TrialRun, metric_points, now, tag_values
+from hpo.tracking_spool import LOG_BATCH, Entry, Spool
+from hpo.tracking_store import (
+    PATIENCE,
+    TrackingStore,
+    is_away,
+    is_database,
+    is_stand_in,
+    patiently,
+    set_logs_aside,
+    sqlite_file,
+    stand_in,
+    within,
+    write_ahead,
+)
+from hpo.tracking_writer import Writer, send_all
 
-RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
-MAX_VALUE = 6000  # characters of a param or a tag that MLflow takes
 # 50 ids of 32 characters, quoted, fit into a tag, and more curves than that are no comparison.
 MAX_COMPARED = 50
-COMPARE = "[Compare the best"
-Point = tuple[str, float, int]
+T = TypeVar("T")
+
+__all__ = ["Point", "Tracker", "TrialRun", "tracker_of", "tracking_uri"]
 
 
 def tracking_uri(output: Path) -> str:
-    return f"sqlite:///{(output / 'mlflow.db').resolve()}"
+    """MLflow's address: `MLFLOW_TRACKING_URI` where it is set, else `mlflow.db` in the output folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(output / 'mlflow.db').resolve()}"
 
 
 class Tracker:
-    """The MLflow database of one output folder."""
+    """The tracking of one output folder."""
 
     def __init__(self, output: Path) -> None:
-        """Opens the database; its first use creates the tables, which takes seconds.
+        """Opens the database; its first use creates the tables, which takes seconds. A server is not asked yet.
 
         Raises:
             StorageError: it is damaged or cannot be written.
         """
-        self._artifacts = (output / "artifacts").resolve()
-        try:
-            with opening(output / "mlflow.db"):
-                self._unordered = MlflowClient(tracking_uri(output))
-                self._unordered.search_experiments(max_results=1)
-        except (MlflowException, DatabaseError, OSError) as error:
-            raise StorageError(
-                f"{output / 'mlflow.db'} must be a database of MLflow that can be written, but got: "
-                f"{str(error).splitlines()[0]}. Move it away, or give another folder with --output."
-            ) from error
-        self._writer = Writer(self._send)
-        self._experiment_ids: dict[str, str] = {}
+        uri, self._output = tracking_uri(output), output
+        self._is_own = not os.environ.get("MLFLOW_TRACKING_URI")
+        self._address = "mlflow.db" if self._is_own else masked(uri)  # its folder may move
+        self._artifacts = (output / "artifacts").resolve() if is_database(uri) else None
+        self._store = TrackingStore(uri)
+        if database := sqlite_file(uri):
+            _open(database, self._store)
+        self._spool = Spool(output / "spool", self._address)
+        self._writer = Writer(self._store.do, is_away, self._spool)
 
-    @property
-    def _client(self) -> MlflowClient:
-        """For everything but logging: it comes after all that was logged before."""
+    def _ask(self, ask: Callable[[], T], patience: float = PATIENCE) -> T:
+        """For everything but logging: it comes after all that was logged before.
+
+        Raises:
+            StorageError: the server does not answer.
+        """
         self.flush()
-        return self._unordered
+        try:
+            if not self._writer.catch_up():
+                raise TimeoutError("no answer")
+            return patiently(ask, patience)
+        except Exception as error:
+            if isinstance(error, TimeoutError) or is_away(error):
+                raise self._unreachable(error) from error
+            raise
+
+    def _unreachable(self, error: BaseException) -> StorageError:
+        while (cause := error.__cause__ or error.__context__) is not None:
+            error = cause
+        reason = hide_passwords(str(error) or type(error).__name__).splitlines()[0]
+        if self._is_own:
+            return _unusable(self._output / "mlflow.db", reason)
+        return StorageError(
+            f"MLFLOW_TRACKING_URI must be the address of a server that answers, but got {self._address}: {reason}. "
+            "Start it, correct the variable, or unset it: without it tracking goes to mlflow.db in the output folder."
+        )
 
     def flush(self) -> None:
-        """Waits until all that was logged is in the database; raises what went wrong on the way."""
+        """Waits until all that was logged is in MLflow or, while its server is away, is safe on the disk.
+
+        Raises what went wrong on the way.
+        """
         self._writer.flush()
+
+    def send_waiting(self) -> list[str]:
+        """Sends what earlier processes, or this one, had to leave on disk, and says so.
+
+        Raises:
+            StorageError: the server does not answer.
+        """
+        try:
+            if not self._is_own:  # that one was opened, and takes as long as other processes write to it
+                within(PATIENCE, lambda: self._store.client.search_experiments(max_results=1))
+        except (MlflowException, TimeoutError, DatabaseError, OSError, ValueError) as error:
+            raise self._unreachable(error) from error
+        n = self._spool.waiting()
+        self._writer.catch_up(answers=True)
+        refused = self._ask(self._send_left)
+        notes = []
+        if sent := n.pop(self._address, 0):
+            notes.append(f"Sent to MLflow what had waited for it on disk: {sent:,} entries.")
+        if refused:
+            notes.append(f"MLflow refused {len(refused)} of them: {hide_passwords(str(refused[0]).splitlines()[0])}")
+        for address, count in n.items():
+            notes.append(
+                f"{count:,} entries in {self._spool.folder} wait for another MLflow, {address}. "
+                "To send them run this with MLFLOW_TRACKING_URI set to it, or unset for mlflow.db."
+            )
+        return notes
+
+    def _send_left(self) -> list[Exception]:
+        """Sends what dead processes left on disk. Returns what MLflow refused; raises that it is away."""
+        refused: list[Exception] = []
+        for file in self._spool.left():
+            while entries := file.next():
+                send_all(entries, self._store.do, is_away, refused.append)
+                file.advance()
+            file.remove()
+        return refused
 
     def studies(self) -> dict[str, str]:
         """The studies' experiments, the newest first: name -> id."""
-        experiments = self._client.search_experiments(order_by=["creation_time DESC"])
+        client = self._store.client
+        experiments = self._ask(lambda: client.search_experiments(order_by=["creation_time DESC"]))
         return {experiment.name: experiment.experiment_id for experiment in experiments if experiment.name != "Default"}
 
     def start_study(self, name: str, run_id: str | None, description: str, tags: Mapping[str, str]) -> str:
         """Creates the parent run, or sets the one of a resumed study running again. Returns its id.
 
         A run that is not there any more, since a user deleted it or moved the database away, is created anew.
+
+        Raises:
+            StorageError: the server does not answer.
         """
-        experiment_id = self._experiment(name)
-        if run_id is not None and self._find(run_id):
-            self._client.update_run(run_id, status="RUNNING")
-        else:
-            run_id = self._client.create_run(experiment_id, run_name=name, tags=_source_tags()).info.run_id
-        self._client.set_tag(run_id, mlflow_tags.MLFLOW_RUN_NOTE, description)
-        self._writer.log(run_id, tags=_tags(tags))
-        return run_id
+        key, started_at, client = stand_in(uuid4().hex), now(), self._store.client
+
+        def start() -> str:
+            experiment_id = self._experiment(name)
+            if run_id is not None and self._find(run_id):
+                client.update_run(run_id, status="RUNNING")
+                started = run_id
+            else:
+                started = self._store.create_once(
+                    key, experiment_id, name=name, tags=_source_tags(), start_time=started_at
+                )
+            client.set_tag(started, mlflow_tags.MLFLOW_RUN_NOTE, description)
+            return started
+
+        started = self._ask(start)
+        self._writer.log(started, tags=tag_values(tags))
+        return started
 
     def _experiment(self, name: str) -> str:
-        experiment = self._client.get_experiment_by_name(name)
+        client = self._store.client
+        experiment = client.get_experiment_by_name(name)
         if experiment is None:
-            made = self._client.create_experiment(
+            made = client.create_experiment(
                 name,
-                artifact_location=(self._artifacts / name).as_uri(),
+                # A server has a place of its own.
+                artifact_location=(self._artifacts / name).as_uri() if self._artifacts else None,
                 # Or MLflow 3 opens the experiment as one of generative AI, without runs and charts.
                 tags={"mlflow.experimentKind": "custom_model_development"},
             )
             return str(made)
         if experiment.lifecycle_stage != LifecycleStage.ACTIVE:
-            self._client.restore_experiment(experiment.experiment_id)
+            client.restore_experiment(experiment.experiment_id)
         return str(experiment.experiment_id)
 
     def _find(self, run_id: str) -> Run | None:
         """The run, or None if it was deleted, or is of a database that was moved away."""
-        client = self._client  # what it may raise is of another call, and not that the run is missing
         try:
-            run = client.get_run(run_id)
-        except MlflowException:
+            run = self._store.client.get_run(run_id)
+        except MlflowException as error:
+            if is_away(error):
+                raise
             return None
         return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
@@ -130,128 +217,107 @@ class Tracker:
             files: to be kept with it; folders keep their name.
             compare: runs, the best first, of which the description links to MLflow's comparison.
         """
-        if compare:
-            self._link_comparison(run_id, compare[:MAX_COMPARED])
+        entries = [Entry("log_artifact", run_id, {"path": str(path.resolve())}) for path in files]
         if metrics:
-            self._writer.log(run_id, metrics=_metrics((name, value, 0) for name, value in metrics.items()))
-        for path in files:
-            if path.is_dir():
-                self._client.log_artifacts(run_id, str(path), artifact_path=path.name)
-            elif path.exists():
-                self._client.log_artifact(run_id, str(path))
-        # Not directly: it would raise what failed before, and leave the run RUNNING.
-        self._writer.later(lambda: self._unordered.set_terminated(run_id, status))
+            points = metric_points((name, value, 0) for name, value in metrics.items())
+            entries.append(Entry(LOG_BATCH, run_id, {"metrics": points}))
+        if compare:
+            entries.append(Entry("link_comparison", run_id, {"compare": list(compare[:MAX_COMPARED])}))
+        entries.append(Entry("set_terminated", run_id, {"status": status, "end_time": now()}))
+        self._writer.later(*entries)
         self.flush()
+        self._writer.catch_up()
 
-    def _link_comparison(self, run_id: str, compare: Sequence[str]) -> None:
-        """MLflow opens a study with its children folded away, and has no other place for a link to all of them."""
-        run = self._client.get_run(run_id)
-        told = run.data.tags.get(mlflow_tags.MLFLOW_RUN_NOTE, "").partition(COMPARE)[0].rstrip()
-        runs, experiments = (quote(json.dumps(ids)) for ids in (list(compare), [run.info.experiment_id]))
-        link = f"{COMPARE} {len(compare)} trials](#/compare-runs?runs={runs}&experiments={experiments})"
-        self._client.set_tag(run_id, mlflow_tags.MLFLOW_RUN_NOTE, f"{told}\n\n{link}".strip())
+    def start_trial(self, parent_run_id: str, number: int, tags: Mapping[str, str]) -> TrialRun:
+        """Creates the child run of a trial, now or, if the server is away, when it is back."""
+        told = {**_source_tags(), "trial.number": str(number), "trial.state": "RUNNING", **tags}
+        run, name = stand_in(uuid4().hex), f"trial-{number:04d}"
+        arguments: dict[str, Any] = {"parent": parent_run_id, "name": name, "tags": told, "start_time": now()}
+        self.flush()
+        try:
+            if not self._writer.is_away:
+                self._store.create_run(run, **arguments, is_new=True)
+                return TrialRun(self._store, self._writer, run)
+        except Exception as error:
+            if not is_away(error):
+                raise
+        self._writer.later(Entry("create_run", run, arguments))
+        return TrialRun(self._store, self._writer, run)
 
-    def start_trial(self, parent_run_id: str, number: int, tags: Mapping[str, str]) -> "TrialRun":
-        """Creates the child run of a trial."""
-        if parent_run_id not in self._experiment_ids:
-            self._experiment_ids[parent_run_id] = self._client.get_run(parent_run_id).info.experiment_id
-        run = self._client.create_run(
-            self._experiment_ids[parent_run_id],
-            run_name=f"trial-{number:04d}",
-            tags={
-                **_source_tags(),
-                mlflow_tags.MLFLOW_PARENT_RUN_ID: parent_run_id,
-                "trial.number": str(number),
-                "trial.state": "RUNNING",
-                **tags,
-            },
-        )
-        return TrialRun(self, run.info.run_id)
+    def running_trials(self, parent_run_id: str) -> list[tuple[int, TrialRun]]:
+        """The child runs that have no end yet, of trials that run or of dead ones, with the trials' numbers.
 
-    def running_trials(self, parent_run_id: str) -> list[tuple[int, "TrialRun"]]:
-        """The child runs that have no end yet, of trials that run or of dead ones, with the trials' numbers."""
-        parent = self._find(parent_run_id)
-        if parent is None:
+        While MLflow is away there are none, nor is it waited for.
+        """
+
+        def running() -> Sequence[Run]:
+            for error in self._send_left():  # of workers that died meanwhile
+                self._writer.refused(error)
+            parent = self._find(parent_run_id)
+            if parent is None:
+                return []
+            runs: Sequence[Run] = self._store.client.search_runs(
+                [parent.info.experiment_id],
+                f"attributes.status = 'RUNNING' and tags.`{mlflow_tags.MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}'",
+                run_view_type=ViewType.ALL,
+            )
+            return runs
+
+        try:
+            runs = self._ask(running, patience=0)
+        except StorageError:
             return []
-        running = self._client.search_runs(
-            [parent.info.experiment_id],
-            f"attributes.status = 'RUNNING' and tags.`{mlflow_tags.MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}'",
-            run_view_type=ViewType.ALL,
-        )
-        return [(int(run.data.tags["trial.number"]), TrialRun(self, run.info.run_id)) for run in running]
+        return [
+            (int(run.data.tags["trial.number"]), TrialRun(self._store, self._writer, run.info.run_id)) for run in runs
+        ]
+
+    def created(self, runs: Iterable[str]) -> dict[str, str]:
+        """The ids of runs that were created while the server was away: stand-in -> id, where it is known by now."""
+        stand_ins = [run for run in runs if is_stand_in(run)]
+        if not stand_ins:
+            return {}
+        try:
+            found = self._ask(lambda: {run: self._store.run_id(run) for run in stand_ins}, patience=0)
+        except StorageError:
+            found = {run: self._store.known_id(run) for run in stand_ins}
+        return {run: run_id for run, run_id in found.items() if not is_stand_in(run_id)}
 
     def rename_study(self, name: str, kept: str) -> None:
         """Gives a study's experiment the name under which it is kept, so that another one may have its own."""
-        if experiment := self._client.get_experiment_by_name(name):
-            self._client.rename_experiment(experiment.experiment_id, kept)
+        client = self._store.client
+
+        def rename() -> None:
+            if experiment := client.get_experiment_by_name(name):
+                client.rename_experiment(experiment.experiment_id, kept)
+
+        self._ask(rename)
 
     def end_stale_study(self, run_id: str) -> None:
         """Ends a parent run that a dead driver left RUNNING; any other end it has stays."""
-        run = self._find(run_id)
-        if run is not None and run.info.status == "RUNNING":
-            self._client.set_terminated(run_id, "KILLED")
-
-    def _send(self, run_id: str, batch: Batch) -> None:
-        # The client makes several batches of more than MLflow takes in one: 1,000 metrics, 100 params or tags.
-        self._unordered.log_batch(run_id, batch.metrics, batch.params, batch.tags)
-
-
-def _metrics(points: Iterable[Point]) -> list[Metric]:
-    """As of now, whenever they will be sent."""
-    now = _now()
-    return [Metric(name, value, now, step) for name, value, step in points]
-
-
-def _tags(tags: Mapping[str, str]) -> list[RunTag]:
-    return [RunTag(key, str(value)[:MAX_VALUE]) for key, value in tags.items()]
-
-
-def _now() -> int:
-    return int(time.time() * 1000)
-
-
-class TrialRun:
-    """The child run of one trial. Its calls do not wait for MLflow: `Tracker.flush` does."""
-
-    def __init__(self, tracker: Tracker, run_id: str) -> None:
-        self._tracker = tracker
-        self.run_id = run_id
-
-    def log_params(self, params: Mapping[str, object]) -> None:
-        """The resolved configuration. MLflow's params cannot change once logged."""
-        entries = [Param(name, str(value)[:MAX_VALUE]) for name, value in params.items()]
-        self._tracker._writer.log(self.run_id, params=entries)
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        self._tracker._writer.log(self.run_id, tags=_tags(tags))
-
-    def log_points(self, points: Iterable[Point]) -> None:
-        """(name, value, step) of curves, as of now."""
-        self._tracker._writer.log(self.run_id, metrics=_metrics(points))
-
-    def end(
-        self,
-        state: str,
-        *,
-        reason: str | None,
-        tags: Mapping[str, str],
-        metrics: Mapping[str, float],
-        traceback: str | None = None,
-    ) -> None:
-        """Ends the run with the status that `state` (Optuna's) means, its last numbers and its traceback."""
-        client, ended = self._tracker._unordered, _now()
-        last = Batch(
-            metrics=_metrics((name, value, 0) for name, value in metrics.items()),
-            tags=_tags({**tags, "trial.state": state} | ({"trial.reason": reason} if reason else {})),
-        )
 
         def end() -> None:
-            self._tracker._send(self.run_id, last)
-            if traceback is not None:
-                client.log_text(self.run_id, traceback, "traceback.txt")
-            client.set_terminated(self.run_id, RUN_STATUS[state], ended)
+            run = self._find(run_id)
+            if run is not None and run.info.status == "RUNNING":
+                self._store.client.set_terminated(run_id, "KILLED")
 
-        self._tracker._writer.later(end)
+        self._ask(end)
+
+
+def _open(database: Path, store: TrackingStore) -> None:
+    try:
+        with opening(database):
+            set_logs_aside(database)
+            store.client.search_experiments(max_results=1)
+            write_ahead(database)
+    except (MlflowException, DatabaseError, sqlite3.Error, OSError) as error:
+        raise _unusable(database, str(error).splitlines()[0]) from error
+
+
+def _unusable(database: Path, reason: str) -> StorageError:
+    return StorageError(
+        f"{database} must be a database of MLflow that can be written, but got: {reason}. "
+        f"Move it away, with {database.name}-wal if that is there, or give another folder with --output."
+    )
 
 
 @functools.cache

@@ -37,7 +37,7 @@ from hpo.study import (
     running_trials,
     set_aside,
 )
-from hpo.supervisor import Supervisor, end_runs
+from hpo.supervisor import Supervisor, end_runs, trial_runs
 from hpo.tracking import Tracker, tracker_of
 from hpo.trial import Job
 
@@ -96,11 +96,12 @@ def tune(
     ctrl_c = CtrlC()
     with _only_driver(output, spec.name), EXECUTORS[chosen](workers, ctrl_c.check) as running:
         opened = open_storage(output, storage)
+        tracker = tracker_of(output)
+        notes = tracker.send_waiting()
         pinned_spec = spec if fresh else pinned(spec, opened)
         facts = study_facts(pinned_spec, output / "cache")
         gc.collect()  # the models that it tried: a trial's own collection leaves alone what was there before
-        tracker = tracker_of(output)
-        notes = _set_aside(opened, tracker, spec.name, folder) if fresh else []
+        notes += _set_aside(opened, tracker, spec.name, folder) if fresh else []
         study = open_study(spec, opened)
         if ended_trials(study):
             require_unchanged(study, facts.data.fingerprint, facts.models)
@@ -165,14 +166,14 @@ def _finish(
     metrics = {name.replace("eval/", "study/best_"): value for name, value in scores.items()}
     files = [study_file(study, folder), report.markdown, report.table, folder / "figures"]
     status = {type(None): "FINISHED", KeyboardInterrupt: "KILLED"}.get(type(stopped), "FAILED")
-    runs = {trial.number: trial.user_attrs.get("mlflow_run_id") for trial in study.get_trials(deepcopy=False)}
+    runs = trial_runs(study, tracker)
     ranked = leaderboard(trials_table(study), "score", study.direction.name.lower())["number"]
     tracker.end_study(
         parent_run_id,
         status,
         metrics,
         files=[*files, *([best_yaml] if best_yaml else [])],
-        compare=[run for number in ranked if (run := runs[number])],
+        compare=[runs[number] for number in ranked if number in runs],
     )
     return Outcome(study, report, best_yaml, isinstance(stopped, KeyboardInterrupt), timed_out)
 

@@ -1,4 +1,4 @@
-"""`python -m hpo.ui` opens the MLflow UI over a study's database, on this machine only."""
+"""`python -m hpo.ui` opens the MLflow UI over a study's database, on this machine only, or says where it is already."""
 
 import argparse
 import contextlib
@@ -9,8 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
+from hpo.addresses import hide_passwords, masked
 from hpo.command_line import add_output, exit_code
 from hpo.errors import StorageError
 from hpo.output import require_written
@@ -30,31 +32,48 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def serve(output: Path, port: int) -> int:
-    """Runs the server until Ctrl-C. Raises `StorageError` if there is no database yet."""
-    database = (output / "mlflow.db").resolve()
-    require_written(database)
-    from hpo.tracking import tracker_of
+    """Runs the server until Ctrl-C; where `MLFLOW_TRACKING_URI` names one that runs, only says so.
 
-    studies = tracker_of(output).studies()
+    Raises:
+        StorageError: there is no database yet, or the server does not answer.
+    """
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        require_written(output / "mlflow.db")
+    from hpo.tracking import tracker_of, tracking_uri
+    from hpo.tracking_store import is_database
+
+    tracker = tracker_of(output)
+    for note in tracker.send_waiting():
+        print(note, flush=True)
+    studies, uri = tracker.studies(), tracking_uri(output)
+    if not is_database(uri):
+        _print_pages(masked(uri).rstrip("/"), studies)
+        return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the server would outlive this process
     port = free_port(port)
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{database}", "--no-serve-artifacts"]
-    command += ["--default-artifact-root", str((output / "artifacts").resolve())]
+    command += ["--no-serve-artifacts", "--default-artifact-root", str((output / "artifacts").resolve())]
+    # Not in the command, which every user of the machine may read.
+    environment = os.environ | ENVIRONMENT | {"MLFLOW_BACKEND_STORE_URI": uri}
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, env=os.environ | ENVIRONMENT, stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
             if not _answers(process, port):
                 log.seek(0)
-                raise StorageError(f"the MLflow server did not start over {database}:\n{log.read()[-2000:]}")
-            print(f"MLflow: http://{HOST}:{port}  (Ctrl-C ends it)", flush=True)
-            for name, experiment_id in studies.items():
-                page = f"experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
-                print(f"  {name}: http://{HOST}:{port}/#/{page}", flush=True)
+                told = hide_passwords(log.read()[-2000:])
+                raise StorageError(f"the MLflow server did not start over {masked(uri)}:\n{told}")
+            _print_pages(f"http://{HOST}:{port}", studies, "  (Ctrl-C ends it)")
             return process.wait()
         finally:
             process.terminate()
             process.wait()
+
+
+def _print_pages(address: str, studies: Mapping[str, str], way_out: str = "") -> None:
+    print(f"MLflow: {address}{way_out}", flush=True)
+    for name, experiment_id in studies.items():
+        page = f"experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
+        print(f"  {name}: {address}/#/{page}", flush=True)
 
 
 def _answers(process: subprocess.Popen[bytes], port: int) -> bool:

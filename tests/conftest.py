@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+# Of the one who runs the tests, perhaps; they log into folders of their own, or to a server of their own.
+os.environ.pop("MLFLOW_TRACKING_URI", None)
 # Models this small gain nothing from a second thread, and beside another process they lose by it eightfold.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.pop("OPTUNA_STORAGE", None)  # or the tests would write their studies into a developer's own
@@ -26,6 +28,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from hpo.spec import StudySpec
 from hpo.storage_server import open_server
 from hpo.study_file import parse_study
+from mlflow_server import MlflowServer
 from postgres import Database, PostgresServer, running_server
 from searching import MIXED, TRAINING, MakeSpec
 
@@ -191,3 +194,19 @@ def address(request: pytest.FixtureRequest) -> str | None:
         return None
     database: Database = request.getfixturevalue("postgres")
     return database.url
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory, migrated_database: Path) -> Iterator[MlflowServer]:
+    folder = tmp_path_factory.mktemp("server")
+    server = MlflowServer(Path(shutil.copy(migrated_database, folder / "mlflow.db")))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def server(mlflow_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> MlflowServer:
+    """An MLflow server that runs, and is the one to log to. Its experiments are those of all tests of the session."""
+    mlflow_server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server.address)
+    return mlflow_server

@@ -20,14 +20,17 @@ FLOORS: dict[str, int] = {
     "hpo.references": 1,
     "hpo.output": 1,
     "hpo.command_line": 2,
-    "hpo.tracking_writer": 1,
+    "hpo.tracking_spool": 1,
     "hpo.search_spec": 1,
     "hpo.spec": 2,
     # what is asked, and of whom
     "hpo.space_checks": 3,
     "hpo.schema": 3,
     "hpo.hub": 3,
-    "hpo.tracking": 3,
+    "hpo.tracking_writer": 2,
+    "hpo.tracking_store": 2,
+    "hpo.tracking_run": 3,
+    "hpo.tracking": 4,
     "hpo.data": 3,
     "hpo.data.sources": 3,
     "hpo.data.hold_out": 3,
@@ -85,7 +88,7 @@ FLOORS: dict[str, int] = {
     "hpo.ui": 13,
 }
 LIBRARIES = {
-    "mlflow": ("hpo.tracking",),
+    "mlflow": ("hpo.tracking", "hpo.tracking_store"),
     "torch": ("hpo.training", "hpo.tasks"),
     "optuna": (
         "hpo.storage",
@@ -105,8 +108,9 @@ LIBRARIES = {
     "transformers": ("hpo.training", "hpo.tasks", "hpo.data.tokens"),
     "datasets": ("hpo.data.sources", "hpo.hub"),
     "matplotlib": ("hpo.report.figures",),
-    "sqlalchemy": ("hpo.storage", "hpo.storage_server", "hpo.tracking"),
+    "sqlalchemy": ("hpo.storage", "hpo.storage_server", "hpo.tracking", "hpo.tracking_store"),
     "psycopg": ("hpo.storage_server",),
+    "requests": ("hpo.tracking_store",),
     "rich": ("hpo.console", "hpo.train"),
 }
 

@@ -105,7 +105,7 @@ def test_points_that_wait_leave_together_in_order_and_with_the_time_of_logging(
     run = new_run(tracker)
     tracker.flush()
     sent.clear()
-    tracker._writer.later(lambda: sending.wait(30))
+    tracker._writer._thread.submit(sending.wait, 30)
     before = time.time_ns() // 1_000_000
     for step in range(200):
         run.log_points([("eval/loss", float(step), step), ("eval/accuracy", 0.5, step)])
@@ -116,7 +116,7 @@ def test_points_that_wait_leave_together_in_order_and_with_the_time_of_logging(
         pass
     sending.set()
     tracker.flush()
-    assert sent == [run.run_id] * 2  # what was logged, and what ends the run
+    assert sent == [run.run_id]
     history = client.get_metric_history(run.run_id, "eval/loss")
     assert [(point.step, point.value) for point in history] == [(step, float(step)) for step in range(200)]
     stored = client.get_run(run.run_id)
@@ -156,7 +156,7 @@ def test_what_reads_sees_all_that_was_logged_and_hears_of_what_failed(output: Pa
 def test_the_end_of_a_study_is_told_although_something_failed_before(output: Path, client: MlflowClient) -> None:
     tracker = Tracker(output)
     parent = tracker.start_study("study", None, "", {})
-    tracker._writer.later(lambda: 1 // 0)
+    tracker._writer.refused(ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
         tracker.end_study(parent, "FAILED")
     tracker.flush()
@@ -199,7 +199,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell starte
 def log(name):
     tracker = tracker_of(Path(sys.argv[1]))
     run = tracker.start_trial(tracker.start_study(name, None, "", {}), 0, {})
-    tracker._writer.later(lambda: time.sleep(0.3))
+    tracker._writer._thread.submit(time.sleep, 0.3)
     for step in range(200):
         run.log_points([("eval/loss", float(step), step)])
     run.end("COMPLETE", reason=None, tags={}, metrics={})

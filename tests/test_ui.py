@@ -12,7 +12,8 @@ import pytest
 
 from hpo.errors import StorageError
 from hpo.tracking import Tracker
-from hpo.ui import HOST, free_port, serve
+from hpo.ui import HOST, free_port, main, serve
+from mlflow_server import MlflowServer
 
 
 @pytest.mark.timeout(150)
@@ -43,6 +44,24 @@ def test_serves_the_database_of_the_output_folder(output: Path) -> None:
         process.communicate(timeout=30)
     with pytest.raises(OSError):
         urllib.request.urlopen(address, timeout=2)
+
+
+def test_says_where_the_server_is_that_the_study_logged_to(
+    server: MlflowServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Tracker(tmp_path).start_study("served study", None, "", {})
+    for variable in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(variable, "")  # restored afterwards
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address.replace("://", "://me:hush@"))
+    assert main(["--output", str(tmp_path / "there")]) == 0
+    first, *links = capsys.readouterr().out.splitlines()
+    address = server.address.replace("://", "://me:***@")
+    assert first == f"MLflow: {address}"
+    assert any(link.startswith(f"  served study: {address}/#/experiments/") for link in links)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hush@127.0.0.1:9")
+    assert main(["--output", str(tmp_path / "other")]) == 2
+    told = capsys.readouterr().err
+    assert "MLFLOW_TRACKING_URI" in told and "hush" not in told
 
 
 def test_no_database_is_told(tmp_path: Path) -> None:

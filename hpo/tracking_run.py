@@ -1,0 +1,72 @@
+"""The run of one trial, and what is logged as the data that its entries hold."""
+
+import time
+from collections.abc import Iterable, Mapping
+
+from hpo.tracking_spool import LOG_BATCH, Entry
+from hpo.tracking_store import TrackingStore
+from hpo.tracking_writer import Writer
+
+RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
+MAX_VALUE = 6000  # characters of a param or a tag that MLflow takes
+Point = tuple[str, float, int]
+
+
+def metric_points(points: Iterable[Point]) -> list[tuple[str, float, int, int]]:
+    """As of now, whenever they will be sent."""
+    at = now()
+    return [(name, value, at, step) for name, value, step in points]
+
+
+def tag_values(tags: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(key, str(value)[:MAX_VALUE]) for key, value in tags.items()]
+
+
+def now() -> int:
+    return int(time.time() * 1000)
+
+
+class TrialRun:
+    """The child run of one trial. Its calls do not wait for MLflow: `Tracker.flush` does."""
+
+    def __init__(self, store: TrackingStore, writer: Writer, run: str) -> None:
+        self._store, self._writer, self._run = store, writer, run
+
+    @property
+    def run_id(self) -> str:
+        """The run's id; a stand-in for it until it can be created, which MLflow has as the tag `hpo.key` then."""
+        return self._store.known_id(self._run)
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """The resolved configuration. MLflow's params cannot change once logged."""
+        entries = [(name, str(value)[:MAX_VALUE]) for name, value in params.items()]
+        self._writer.log(self.run_id, params=entries)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        self._writer.log(self.run_id, tags=tag_values(tags))
+
+    def log_points(self, points: Iterable[Point]) -> None:
+        """(name, value, step) of curves, as of now."""
+        self._writer.log(self.run_id, metrics=metric_points(points))
+
+    def end(
+        self,
+        state: str,
+        *,
+        reason: str | None,
+        tags: Mapping[str, str],
+        metrics: Mapping[str, float],
+        traceback: str | None = None,
+    ) -> None:
+        """Ends the run with the status that `state` (Optuna's) means, its last numbers and its traceback."""
+        last = {
+            "metrics": metric_points((name, value, 0) for name, value in metrics.items()),
+            "tags": tag_values({**tags, "trial.state": state} | ({"trial.reason": reason} if reason else {})),
+        }
+        crash = {"text": traceback, "file": "traceback.txt"}
+        entries = [
+            Entry(LOG_BATCH, self.run_id, last),
+            *([Entry("log_text", self.run_id, crash)] if traceback is not None else []),
+            Entry("set_terminated", self.run_id, {"status": RUN_STATUS[state], "end_time": now()}),
+        ]
+        self._writer.later(*entries)
