@@ -93,7 +93,9 @@ class Watch:
 
     def __init__(self, grace_period: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._grace_period, self._clock = grace_period, clock
+        self._looked = clock()
         self._seen: dict[int, tuple[object, float]] = {}
+        """The last heartbeat of a trial, and for how many seconds it has been that."""
 
     def dead(self, running: Iterable[FrozenTrial], *, alone: bool = False) -> list[FrozenTrial]:
         """Those whose owner is gone, or has been silent for the grace period.
@@ -101,15 +103,18 @@ class Watch:
         Args:
             alone: no other machine works on the study, so that an owner who is not here is nowhere.
         """
-        return [trial for trial in running if self._is_dead(trial, alone)]
+        now = self._clock()
+        # Who has not looked for longer has seen no silence: it slept, or waited for a storage to which no heart could
+        # beat either.
+        gap, self._looked = min(now - self._looked, self._grace_period / BEATS), now
+        return [trial for trial in running if self._is_dead(trial, gap, alone)]
 
-    def _is_dead(self, trial: FrozenTrial, alone: bool) -> bool:
+    def _is_dead(self, trial: FrozenTrial, gap: float, alone: bool) -> bool:
         alive = is_alive(trial)
         if alive is not None or alone:
             return not alive
-        beat, now = trial.user_attrs.get(HEARTBEAT), self._clock()
-        seen, since = self._seen.setdefault(trial.number, (beat, now))
-        if beat != seen:
-            self._seen[trial.number] = (beat, now)
-            return False
-        return now - since >= self._grace_period
+        beat = trial.user_attrs.get(HEARTBEAT)
+        seen, silent = self._seen.get(trial.number, (None, 0.0))
+        known = trial.number in self._seen and beat == seen
+        self._seen[trial.number] = (beat, silent + gap if known else 0.0)
+        return self._seen[trial.number][1] >= self._grace_period

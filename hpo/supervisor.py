@@ -56,8 +56,10 @@ class Supervisor:
 
     def repair(self) -> list[str]:
         """Ends what dead workers left, before anything is started. Returns what there is to say of it."""
-        self._outlive_workers()
-        ended = self._bury([], alone=True)
+        alone = self.job.storage is None
+        if alone:
+            self._outlive_workers()
+        ended = self._bury([], alone=alone)
         waiting = {self._first(trial) for trial in self._trials() if not trial.state.is_finished()}
         for path in checkpoint_path(self._folder, 0).parent.glob("*"):
             if path not in {checkpoint_path(self._folder, number) for number in waiting}:
@@ -122,7 +124,7 @@ class Supervisor:
         now = time.monotonic()
         if not lost and not self._retry and now - self._looked < LOOK_ELSEWHERE:
             return []
-        self._looked, self._retry = now, False
+        first, self._looked, self._retry = self._looked == -math.inf, now, False
         reasons = {each.number: each.reason for each in lost}
         with exclusive(self.job.output, self.spec.name, self.job.storage):
             running = running_trials(self.study)
@@ -133,7 +135,7 @@ class Supervisor:
                 *end_dead_trials(self.study, silent),
             ]
             requeue(self.study)
-        if numbers or alone:
+        if numbers or first:
             end_runs(self.study, tracker_of(self.job.output), self.job.parent_run_id)
         ended = [self._trials()[number] for number in numbers]
         for trial in ended:

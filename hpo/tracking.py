@@ -205,7 +205,7 @@ class Tracker:
     def end_study(
         self,
         run_id: str,
-        status: str,
+        status: str | None,
         metrics: Mapping[str, float] = MappingProxyType({}),
         files: Iterable[Path] = (),
         compare: Sequence[str] = (),
@@ -213,6 +213,7 @@ class Tracker:
         """Gives the parent run its end state, and what there is to show.
 
         Args:
+            status: None where others go on with it, who will end it.
             metrics: the best scores.
             files: to be kept with it; folders keep their name.
             compare: runs, the best first, of which the description links to MLflow's comparison.
@@ -223,7 +224,8 @@ class Tracker:
             entries.append(Entry(LOG_BATCH, run_id, {"metrics": points}))
         if compare:
             entries.append(Entry("link_comparison", run_id, {"compare": list(compare[:MAX_COMPARED])}))
-        entries.append(Entry("set_terminated", run_id, {"status": status, "end_time": now()}))
+        if status is not None:
+            entries.append(Entry("set_terminated", run_id, {"status": status, "end_time": now()}))
         self._writer.later(*entries)
         self.flush()
         self._writer.catch_up()

@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,13 +19,14 @@ from hpo.executors import EXECUTORS
 from hpo.export import export_trial
 from hpo.facts import StudyFacts, study_facts
 from hpo.interrupt import CtrlC
+from hpo.lease import is_alive
 from hpo.output import prepare_output, require_addressable, write_atomically
 from hpo.report import best_trial, leaderboard, trials_table, write_report
 from hpo.report.page import ReportFiles
 from hpo.search import first_pruning
 from hpo.search_spec import NoPruner
 from hpo.spec import StudySpec
-from hpo.storage import open_storage, study_names
+from hpo.storage import exclusive, open_storage, study_names
 from hpo.study import (
     end_dead_trials,
     ended_trials,
@@ -94,21 +95,24 @@ def tune(
     folder = output / spec.name
     chosen = executor or ("serial" if workers == 1 and spec.trial_timeout is None else "processes")
     ctrl_c = CtrlC()
-    with _only_driver(output, spec.name), EXECUTORS[chosen](workers, ctrl_c.check) as running:
+    # On a server drivers share a study, as workers do.
+    alone = _only_driver(output, spec.name) if storage is None else nullcontext()
+    with alone, EXECUTORS[chosen](workers, ctrl_c.check) as running:
         opened = open_storage(output, storage)
         tracker = tracker_of(output)
         notes = tracker.send_waiting()
         pinned_spec = spec if fresh else pinned(spec, opened)
         facts = study_facts(pinned_spec, output / "cache")
         gc.collect()  # the models that it tried: a trial's own collection leaves alone what was there before
-        notes += _set_aside(opened, tracker, spec.name, folder) if fresh else []
-        study = open_study(spec, opened)
-        if ended_trials(study):
-            require_unchanged(study, facts.data.fingerprint, facts.models)
-        known = {"models": study.user_attrs.get("models", {}) | facts.models, "call": list(call)}
-        for name, value in {**asdict(facts), **known}.items():  # report and export are made from these
-            study.set_user_attr(name, value)
-        job = Job(output, _start_parent(study, spec, tracker), storage)
+        with exclusive(output, spec.name, storage):  # or two that begin at once would queue two defaults
+            notes += _set_aside(opened, tracker, spec.name, folder) if fresh else []
+            study = open_study(spec, opened)
+            if ended_trials(study):
+                require_unchanged(study, facts.data.fingerprint, facts.models)
+            known = {"models": study.user_attrs.get("models", {}) | facts.models, "call": list(call)}
+            for name, value in {**asdict(facts), **known}.items():  # report and export are made from these
+                study.set_user_attr(name, value)
+            job = Job(output, _start_parent(study, spec, tracker), storage)
         try:
             supervisor = Supervisor(study, pinned_spec, job, running)
             notes += [*supervisor.repair(), *_pruning_notes(spec)]
@@ -166,11 +170,12 @@ def _finish(
     metrics = {name.replace("eval/", "study/best_"): value for name, value in scores.items()}
     files = [study_file(study, folder), report.markdown, report.table, folder / "figures"]
     status = {type(None): "FINISHED", KeyboardInterrupt: "KILLED"}.get(type(stopped), "FAILED")
+    others = bool(running_trials(study))
     runs = trial_runs(study, tracker)
     ranked = leaderboard(trials_table(study), "score", study.direction.name.lower())["number"]
     tracker.end_study(
         parent_run_id,
-        status,
+        None if others else status,
         metrics,
         files=[*files, *([best_yaml] if best_yaml else [])],
         compare=[runs[number] for number in ranked if number in runs],
@@ -189,7 +194,13 @@ def _set_aside(storage: BaseStorage, tracker: Tracker, name: str, folder: Path) 
     if name not in study_names(storage):
         return []
     study = load_study(storage, name)
-    end_dead_trials(study, running_trials(study))
+    running = running_trials(study)
+    if alive := [str(trial.number) for trial in running if is_alive(trial) is not False]:
+        raise StorageError(
+            f"--fresh sets a study aside that nobody works on, but `{name}` has trials that run: {', '.join(alive)}. "
+            "End its other drivers, or use another name: --set name=..."
+        )
+    end_dead_trials(study, running)
     if parent_run_id := study.user_attrs.get("mlflow_parent_run_id"):
         end_runs(study, tracker, parent_run_id)
         tracker.end_stale_study(parent_run_id)

@@ -76,29 +76,39 @@ class Clock:
 def test_the_silent_are_dead_after_the_grace_period_and_not_before() -> None:
     clock = Clock()
     watch = Watch(60.0, clock)
-    for clock.now, beat, dead in [
-        (0.0, 3, False),  # first seen: how long it has been silent is not known
-        (59.0, 3, False),
-        (59.5, 4, False),
-        (119.0, 4, False),
-        (119.5, 4, True),
-    ]:
-        assert bool(watch.dead([running(ELSEWHERE, beat=beat)])) == dead, clock.now
+    # First seen at 0: how long it had been silent is not known. Its heart beats at 55, and never again.
+    for seconds in range(0, 120, 5):
+        clock.now = float(seconds)
+        dead = watch.dead([running(ELSEWHERE, beat=3 if seconds < 55 else 4)])
+        assert bool(dead) == (seconds >= 115), seconds
+
+
+def test_who_has_not_looked_has_seen_no_silence() -> None:
+    """As a driver that waited five minutes for the server to which no heart could beat either."""
+    clock = Clock()
+    watch = Watch(60.0, clock)
+    watch.dead([running(ELSEWHERE, beat=3)])
+    for looks in range(1, 8):
+        clock.now += 300.0
+        assert bool(watch.dead([running(ELSEWHERE, beat=3)])) == (looks >= 6)  # each counts for a sixth
 
 
 def test_one_that_was_never_heard_is_dead_after_the_grace_period() -> None:
     """It was killed before it could say whose it is."""
     clock = Clock()
     watch = Watch(60.0, clock)
-    assert watch.dead([running(None)]) == []
-    clock.now = 60.0
-    assert len(watch.dead([running(None)])) == 1
+    dead = list[FrozenTrial]()
+    for clock.now in (0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0):
+        assert dead == []
+        dead = watch.dead([running(None)])
+    assert len(dead) == 1
 
 
 def test_each_is_watched_for_itself(sleeper: subprocess.Popen[bytes]) -> None:
     clock = Clock()
     watch = Watch(60.0, clock)
-    watch.dead([running(ELSEWHERE, 0, beat=1)])
+    for clock.now in (0.0, 10.0, 20.0, 30.0, 40.0, 50.0):
+        watch.dead([running(ELSEWHERE, 0, beat=1)])
     clock.now = 60.0
     trials = [running(ELSEWHERE, 0, beat=1), running(ELSEWHERE, 1, beat=1), running(of(sleeper.pid), 2)]
     assert [trial.number for trial in watch.dead(trials)] == [0]
