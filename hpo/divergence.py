@@ -26,6 +26,8 @@ class _Part:
     """Of those."""
     wrong: int
     """Those of them that did not diverge, and those outside that did."""
+    missing: int
+    """Trials that drew no value at all, for it is searched only beside others."""
     where: str
     way_out: str
 
@@ -38,9 +40,10 @@ def what_diverges(trials: Sequence[FrozenTrial]) -> str | None:
         return None
     told = f"{len(diverged)} of {len(ended)} trials diverged"
     names = sorted({name for trial in diverged for name in trial.params})
-    best = min((part for name in names for part in _parts(name, ended)), key=lambda part: part.wrong, default=None)
-    # What is no better than taking all of them, or none, separates nothing.
-    if best is None or best.wrong >= min(len(diverged), len(ended) - len(diverged)):
+    parts = (part for name in names for part in _parts(name, ended))
+    best = min(parts, key=lambda part: (part.wrong, part.missing), default=None)
+    # To call all of them the same would be wrong for the fewer ones: what is not twice as good separates nothing.
+    if best is None or 2 * best.wrong >= min(len(diverged), len(ended) - len(diverged)):
         return f"{told}, whatever they drew. Lower the learning rate, or clip gradients (max_grad_norm)."
     return f"{told}: {best.diverged} of the {best.within} with {best.where}, {_others(best, diverged)}. {best.way_out}"
 
@@ -66,7 +69,9 @@ def _parts(name: str, ended: Sequence[FrozenTrial]) -> Iterator[_Part]:
 
 
 def _part(ended: Sequence[FrozenTrial], name: str, holds: Callable[[Any], bool], where: str, way_out: str) -> _Part:
-    within = [trial for trial in ended if name in trial.params and holds(trial.params[name])]
+    drew = [trial for trial in ended if name in trial.params]
+    within = [trial for trial in drew if holds(trial.params[name])]
     diverged = sum(failure_reason(trial) == DIVERGED for trial in within)
     missed = sum(failure_reason(trial) == DIVERGED for trial in ended) - diverged
-    return _Part(len(within), diverged, len(within) - diverged + missed, where, way_out)
+    wrong = len(within) - diverged + missed
+    return _Part(len(within), diverged, wrong, len(ended) - len(drew), where, way_out)

@@ -60,10 +60,8 @@ class Supervisor:
         if alone:
             self._outlive_workers()
         ended = self._bury([], alone=alone)
-        waiting = {self._first(trial) for trial in self._trials() if not trial.state.is_finished()}
-        for path in checkpoint_path(self._folder, 0).parent.glob("*"):
-            if path not in {checkpoint_path(self._folder, number) for number in waiting}:
-                path.unlink()
+        for path in leftover_checkpoints(self.study, self.job.output / self.spec.name):
+            path.unlink()
         return list(_told(ended))
 
     def run(self, on_event: OnEvent, ctrl_c: CtrlC) -> None:
@@ -155,12 +153,12 @@ class Supervisor:
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
-    def _first(self, trial: FrozenTrial) -> int:
-        return first_attempt(self.study, trial)
 
-    @property
-    def _folder(self) -> Path:
-        return self.job.output / self.spec.name
+def leftover_checkpoints(study: optuna.Study, folder: Path) -> list[Path]:
+    """Those in a study's folder that no trial will go on from, and what a kill left half written."""
+    unfinished = [trial for trial in study.get_trials(deepcopy=False) if not trial.state.is_finished()]
+    needed = {checkpoint_path(folder, first_attempt(study, trial)) for trial in unfinished}
+    return sorted(set(checkpoint_path(folder, 0).parent.glob("*")) - needed)
 
 
 def _told(ended: list[FrozenTrial]) -> Iterator[str]:

@@ -108,6 +108,15 @@ class Tracker:
         """
         self._writer.flush()
 
+    def waiting(self) -> dict[str, int]:
+        """How many entries dead processes left on disk, by the address that they are for."""
+        return dict(self._spool.waiting())
+
+    @property
+    def address(self) -> str:
+        """Of MLflow, without a password."""
+        return self._address
+
     def send_waiting(self) -> list[str]:
         """Sends what earlier processes, or this one, had to leave on disk, and says so.
 
@@ -272,6 +281,36 @@ class Tracker:
         return [
             (int(run.data.tags["trial.number"]), TrialRun(self._store, self._writer, run.info.run_id)) for run in runs
         ]
+
+    def statuses(self, parent_run_id: str) -> dict[str, str]:
+        """MLflow's status of the parent run and of each of its children by run id; nothing of one that is not there.
+
+        Raises:
+            StorageError: MLflow cannot be asked.
+        """
+
+        def ask() -> dict[str, str]:
+            parent = self._find(parent_run_id)
+            if parent is None:
+                return {}
+            found, page = {parent_run_id: parent.info.status}, None
+            while True:
+                runs = self._store.client.search_runs(
+                    [parent.info.experiment_id],
+                    f"tags.`{mlflow_tags.MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}'",
+                    max_results=1000,
+                    page_token=page,
+                )
+                found |= {run.info.run_id: run.info.status for run in runs}
+                page = runs.token
+                if not page:
+                    return found
+
+        return self._ask(ask)
+
+    def trial_run(self, run_id: str) -> TrialRun:
+        """A run that is there already."""
+        return TrialRun(self._store, self._writer, run_id)
 
     def created(self, runs: Iterable[str]) -> dict[str, str]:
         """The ids of runs that were created while the server was away: stand-in -> id, where it is known by now."""

@@ -96,7 +96,7 @@ def tune(
     chosen = executor or ("serial" if workers == 1 and spec.trial_timeout is None else "processes")
     ctrl_c = CtrlC()
     # On a server drivers share a study, as workers do.
-    alone = _only_driver(output, spec.name) if storage is None else nullcontext()
+    alone = only_driver(output, spec.name) if storage is None else nullcontext()
     with alone, EXECUTORS[chosen](workers, ctrl_c.check) as running:
         opened = open_storage(output, storage)
         tracker = tracker_of(output)
@@ -220,8 +220,8 @@ def _export_and_report(study: optuna.Study, folder: Path) -> tuple[FrozenTrial |
 
 
 @contextmanager
-def _only_driver(output: Path, name: str) -> Iterator[None]:
-    """One driver a study: a second one would take the first one's running trial for dead."""
+def only_driver(output: Path, name: str) -> Iterator[None]:
+    """One driver a study: a second one would take the first one's running trial for dead. Raises `StorageError`."""
     lock = FileLock(output / f".{name}.lock")
     try:
         lock.acquire(timeout=0)

@@ -80,6 +80,8 @@ FLOORS: dict[str, int] = {
     "hpo.executors.serial": 9,
     "hpo.supervisor": 10,
     "hpo.tune": 11,
+    "hpo.examination": 12,
+    "hpo.doctor": 13,
     # the command line
     "hpo.console": 12,
     "hpo.report.__main__": 13,
@@ -99,6 +101,7 @@ LIBRARIES = {
         "hpo.study",
         "hpo.trial",
         "hpo.supervisor",
+        "hpo.examination",
         "hpo.divergence",
         "hpo.tune",
         "hpo.report",
@@ -111,7 +114,7 @@ LIBRARIES = {
     "sqlalchemy": ("hpo.storage", "hpo.storage_server", "hpo.tracking", "hpo.tracking_store"),
     "psycopg": ("hpo.storage_server",),
     "requests": ("hpo.tracking_store",),
-    "rich": ("hpo.console", "hpo.train"),
+    "rich": ("hpo.console", "hpo.doctor", "hpo.train"),
 }
 
 
