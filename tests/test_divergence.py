@@ -60,34 +60,8 @@ def test_a_choice_is_named() -> None:
     told = what_diverges([*trials, trial(False, optimizer="sgd", momentum=0.3)])
     assert told is None  # 3 of 7: not half
     told = what_diverges(trials)
-    assert (
-        told is not None
-        and told.endswith(
-            "3 of the 3 with momentum from 0.1 up, and no other. Set search_space.momentum.high below it."
-        )
-        is False
-    )
-    assert "3 of the 3 with optimizer sgd, and no other. Take it out of search_space.optimizer.choices." in told
-
-
-@pytest.mark.parametrize(
-    "trials",
-    [
-        rates([0.1, 0.2], [0.01]),  # too few
-        rates([0.1, 0.2], [0.01, 0.02, 0.03]),  # less than half
-        [*rates([0.1, 0.2, 0.3], []), trial(True, TrialState.RUNNING, learning_rate=0.4)],
-        [*rates([0.1, 0.2, 0.3], []), trial(False, TrialState.FAIL, learning_rate=0.4)],
-    ],
-)
-def test_nothing_is_told_too_early(trials: list[FrozenTrial]) -> None:
-    assert what_diverges(trials) is None
-
-
-@pytest.mark.parametrize("trials", [rates([0.1, 1e-3, 1e-4, 1e-5], []), rates([0.1, 1e-5], [0.2, 1e-6])])
-def test_where_nothing_separates_them_no_range_is_blamed(trials: list[FrozenTrial]) -> None:
-    told = what_diverges(trials)
-    assert told is not None
     # The momentum tells them apart as well, but only because it is drawn beside sgd.
+    assert told is not None
     assert "3 of the 3 with optimizer sgd, and no other. Take it out of search_space.optimizer.choices." in told
 
 
