@@ -13,6 +13,7 @@ from typing import Any
 # Models this small gain nothing from a second thread, and beside another process they lose by it eightfold.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import hypothesis
 import pytest
 import torch
 import yaml
@@ -25,6 +26,11 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from hpo.spec import StudySpec
 from hpo.study_file import parse_study
 from searching import MIXED, TRAINING, MakeSpec
+
+# The same examples at every run; `--hypothesis-profile=long` looks for others (tests/test_fuzzed_input.py).
+hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None, max_examples=60)
+hypothesis.settings.register_profile("long", database=None, deadline=None, max_examples=10_000)
+hypothesis.settings.load_profile("repeatable")
 
 GOOD = ("good", "great", "fine", "lovely")
 BAD = ("bad", "awful", "poor", "dull")

@@ -12,12 +12,14 @@ FLOORS: dict[str, int] = {
     "hpo": 0,
     "hpo.errors": 0,
     # what is known without doing anything
+    "hpo.plain_text": 0,
     "hpo.settings": 0,
     "hpo.interrupt": 1,
     "hpo.events": 1,
     "hpo.provenance": 1,
     "hpo.references": 1,
     "hpo.output": 1,
+    "hpo.plain_yaml": 1,
     "hpo.command_line": 2,
     "hpo.tracking_writer": 1,
     "hpo.search_spec": 1,
@@ -103,7 +105,7 @@ LIBRARIES = {
     "datasets": ("hpo.data.sources", "hpo.hub"),
     "matplotlib": ("hpo.report.figures",),
     "sqlalchemy": ("hpo.storage", "hpo.tracking"),
-    "rich": ("hpo.console", "hpo.train"),
+    "rich": ("hpo.console", "hpo.plain_text", "hpo.train"),
 }
 
 
