@@ -17,6 +17,7 @@ from pathlib import Path
 from hpo.errors import HpoError
 from hpo.interrupt import sigterm_as_ctrl_c
 from hpo.output import OUTPUT, disk_error
+from hpo.plain_text import printable
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +66,7 @@ def exit_code(command: Callable[[], int]) -> int:
         with sigterm_as_ctrl_c():
             return command()
     except HpoError as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -75,7 +76,7 @@ def exit_code(command: Callable[[], int]) -> int:
         if cause is None:
             raise
         print(
-            f"the disk refused to go on: {cause}. Make room or mend the rights; the same command continues.",
+            f"the disk refused to go on: {printable(cause)}. Make room or mend the rights; the same command continues.",
             file=sys.stderr,
         )
         return 2

@@ -14,9 +14,13 @@ from pathlib import Path
 from hpo.command_line import add_output, exit_code
 from hpo.errors import StorageError
 from hpo.output import require_written
+from hpo.plain_text import printable
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
+# A tunnel may have another port. MLflow's default lets any private address in, and with `10.*` also `10.evil.org`,
+# by which a web page could read the database.
+ALLOWED_HOSTS = ",".join((HOST, f"{HOST}:*", "localhost", "localhost:*"))
 # No telemetry, and none of the background jobs that serve features for generative AI.
 ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
@@ -39,6 +43,7 @@ def serve(output: Path, port: int) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the server would outlive this process
     port = free_port(port)
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    command += ["--allowed-hosts", ALLOWED_HOSTS]
     command += ["--backend-store-uri", f"sqlite:///{database}", "--no-serve-artifacts"]
     command += ["--default-artifact-root", str((output / "artifacts").resolve())]
     with tempfile.TemporaryFile("w+") as log:
@@ -50,7 +55,7 @@ def serve(output: Path, port: int) -> int:
             print(f"MLflow: http://{HOST}:{port}  (Ctrl-C ends it)", flush=True)
             for name, experiment_id in studies.items():
                 page = f"experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
-                print(f"  {name}: http://{HOST}:{port}/#/{page}", flush=True)
+                print(f"  {printable(name)}: http://{HOST}:{port}/#/{page}", flush=True)
             return process.wait()
         finally:
             process.terminate()
