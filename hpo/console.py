@@ -166,7 +166,7 @@ class StudyConsole:
                 self.running_trials.pop(event.number, None)
                 self._trial_ended(event)
             case Note(text=text):
-                self.console.print(f"[dim]note[/]    {escape(text)}")
+                self.console.print(f"[dim]note[/]    {markup(text)}")
         share = sum(trial.share for trial in self.running_trials.values())
         told = self._told()
         self.width = max(self.width, len(told))  # or the bar would jump whenever a number gets longer

@@ -18,6 +18,7 @@ MIN_FREE_MIB = 64
 # What stands in the output folder beside the studies, or may stand there; `Default` is an experiment of MLflow's own.
 OWN_NAMES = {"artifacts", "cache", "checkpoints", "default", "spool"}
 DATABASES = ("mlflow.db", "optuna.db")
+CLAIM = ".claim"  # `.NAME.claim.lock` is a lock of the study NAME, as `.NAME.lock` is
 # Of the disk or its rights: nothing that a traceback would explain.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG}
 
@@ -29,7 +30,8 @@ def output_option(output: Path) -> str:
 
 def is_taken(name: str) -> bool:
     """Whether a study of this name would stand where something else does, also where a disk ignores the case."""
-    return name.lower() in OWN_NAMES or name.lower().startswith(DATABASES)
+    name = name.lower()
+    return name in OWN_NAMES or name.startswith(DATABASES) or name.endswith(CLAIM)
 
 
 def study_folder(output: Path, name: str) -> Path:

@@ -114,7 +114,7 @@ def _validate(raw: Mapping[str, Any]) -> tuple[StudySpec | None, list[Problem]]:
 def _name_problems(name: Any) -> Iterator[Problem]:
     if isinstance(name, str) and name.strip(".") and (is_taken(name) or name.endswith(".")):  # Windows drops the dot
         rule = f"a study's name must not be that of something else in the output folder, but got `{name}`"
-        yield Problem("name", rule, f"Choose another, such as `name: study-{name.strip('.')}`.")
+        yield Problem("name", rule, f"Choose another, such as `name: study-{name.strip('.').replace('.', '-')}`.")
 
 
 def _override(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

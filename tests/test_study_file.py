@@ -138,7 +138,7 @@ class TestNames:
         "name",
         [
             *("artifacts", "Cache", "CHECKPOINTS", "spool", "Default", "mlflow.db", "mlflow.db-journal", "optuna.db"),
-            *("Optuna.DB-wal", "a.", "a.."),
+            *("Optuna.DB-wal", "a.", "a..", "a.claim"),
         ],
     )
     def test_a_name_of_something_else_in_the_output_folder(self, write: Write, name: str) -> None:
@@ -210,7 +210,7 @@ class TestMistakes:
             ("fallback.trainin={}", "fallback.trainin", "Did you mean `training`?"),
             ("fallback.training.droput=0.1", "fallback.training.droput", "Did you mean `dropout`?"),
             ("fallback.sampler={name: gp, startup: 1}", "fallback.sampler.startup", "Did you mean `n_startup_trials`?"),
-            ("zzz=1", "zzz", "Choose one of data, description, fallback, metric,"),
+            ("zzz=1", "zzz", "Choose one of checkpoint_every, data, description, fallback,"),
         ],
     )
     def test_an_unknown_key(self, write: Write, override: str, path: str, way_out: str) -> None:
