@@ -23,6 +23,7 @@ from hpo.addresses import hide_passwords, masked
 from hpo.errors import HpoError
 from hpo.interrupt import sigterm_as_ctrl_c
 from hpo.output import OUTPUT, disk_error
+from hpo.plain_text import printable
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +98,7 @@ def exit_code(command: Callable[[], int]) -> int:
         with sigterm_as_ctrl_c():
             return command()
     except HpoError as error:
-        print(hide_passwords(str(error)), file=sys.stderr)
+        print(printable(hide_passwords(str(error))), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -107,7 +108,7 @@ def exit_code(command: Callable[[], int]) -> int:
         if cause is None:
             raise
         told = f"the disk refused to go on: {cause}. Make room or mend the rights; the same command continues."
-        print(hide_passwords(told), file=sys.stderr)
+        print(printable(hide_passwords(told)), file=sys.stderr)
         return 2
 
 

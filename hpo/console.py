@@ -1,7 +1,6 @@
 """What the terminal shows of a study: a header, a live bar, a line a trial, the leaderboard. Plain lines in a pipe."""
 
 import re
-import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ import optuna
 import pandas as pd
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from hpo.events import Evaluated, Event, Note, OnEvent, StepDone, TrialEnded, TrialStarted
 from hpo.facts import StudyFacts
 from hpo.output import output_option
+from hpo.plain_text import markup, shell_word
 from hpo.report import best_trial, leaderboard, pruning_savings
 from hpo.report.page import against_default, count
 from hpo.report.tables import RETRIED, state_counts, view_of
@@ -65,18 +64,18 @@ class StudyConsole:
         limit = f", at most {format_seconds(spec.timeout)}" if spec.timeout else ""
         resumed = f" ({self.done} done)" if self.done else ""
         lines = [
-            ("study", f"[bold]{escape(spec.name)}[/]  {escape(spec.description)}"),
+            ("study", f"[bold]{markup(spec.name)}[/]  {markup(spec.description)}"),
             (
                 "data",
-                f"{escape(spec.data.train.source)}\n{rows['train']:,} train, {rows['validation']:,} validation, "
-                f"{rows['test']:,} test rows (held back)\nlabels: {escape(labels)}",
+                f"{markup(spec.data.train.source)}\n{rows['train']:,} train, {rows['validation']:,} validation, "
+                f"{rows['test']:,} test rows (held back)\nlabels: {markup(labels)}",
             ),
             (
                 "model",
-                f"{escape(facts.model.name)}, {parameters(facts.model.num_parameters)} parameters"
-                + (f"\nnew weights: {escape(', '.join(facts.model.new_weights))}" if facts.model.new_weights else ""),
+                f"{markup(facts.model.name)}, {parameters(facts.model.num_parameters)} parameters"
+                + (f"\nnew weights: {markup(', '.join(facts.model.new_weights))}" if facts.model.new_weights else ""),
             ),
-            ("device", f"{escape(facts.machine.device)}, {facts.machine.precision}"),
+            ("device", f"{markup(facts.machine.device)}, {facts.machine.precision}"),
             (
                 "search",
                 f"{', '.join(spec.search_space)}\n"
@@ -86,7 +85,7 @@ class StudyConsole:
                 "budget",
                 f"{count(self.total, 'trial')}{resumed} of {count(spec.training.num_train_epochs, 'epoch')}{limit}",
             ),
-            ("output", f"{escape(str(self.output / spec.name))}  (MLflow: {escape(ui_command(self.output))})"),
+            ("output", f"{markup(str(self.output / spec.name))}  (MLflow: {markup(ui_command(self.output))})"),
         ]
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="dim")
@@ -96,7 +95,7 @@ class StudyConsole:
         self._notice()
         self.console.print(grid)
         for note in [*facts.data.notes, *notes]:
-            self.console.print(f"[dim]note[/]    {escape(note)}")
+            self.console.print(f"[dim]note[/]    {markup(note)}")
         self.console.print()
 
     @contextmanager
@@ -143,16 +142,16 @@ class StudyConsole:
         pointers = {
             "report": outcome.report.markdown,
             "best": best,
-            "train": f"python -m hpo.train --config {shlex.quote(str(best))}" if best else None,
+            "train": f"python -m hpo.train --config {shell_word(str(best))}" if best else None,
             "compare": ui_command(self.output),
         }
         for name, text in pointers.items():
             if text is not None:
-                self.console.print(f"[dim]{name:8}[/]{escape(str(text))}", soft_wrap=True)
+                self.console.print(f"[dim]{name:8}[/]{markup(str(text))}", soft_wrap=True)
 
     def _notice(self) -> None:
         if self.notice:
-            self.console.print(f"[bold yellow]{escape(self.notice)}[/]")
+            self.console.print(f"[bold yellow]{markup(self.notice)}[/]")
 
     def _on_event(self, event: Event, progress: Progress, bar: TaskID) -> None:
         match event:
@@ -167,7 +166,7 @@ class StudyConsole:
                 self.running_trials.pop(event.number, None)
                 self._trial_ended(event)
             case Note(text=text):
-                self.console.print(f"[dim]note[/]    {escape(text)}")
+                self.console.print(f"[dim]note[/]    {markup(text)}")
         share = sum(trial.share for trial in self.running_trials.values())
         told = self._told()
         self.width = max(self.width, len(told))  # or the bar would jump whenever a number gets longer
@@ -232,7 +231,7 @@ def leaderboard_table(trials: pd.DataFrame, spec: StudySpec) -> Table:
         table.add_row(metric, *(f"[bold]{score_text(row[metric])}[/]" for row in top))
     for name in spec.search_space:
         values = [row[f"params.{name}"] for row in top]
-        table.add_row(name, *("" if pd.isna(value) else escape(fold(short(value))) for value in values))
+        table.add_row(name, *("" if pd.isna(value) else markup(fold(short(value))) for value in values))
     if any(row["state"] != "COMPLETE" for row in top):
         table.add_row("state", *(WORDS.get(row["state"], "running") for row in top))
     return table

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from hpo.command_line import (
     add_output,
@@ -18,6 +17,7 @@ from hpo.command_line import (
     storage_address,
 )
 from hpo.output import output_option, require_written
+from hpo.plain_text import markup
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,10 +56,10 @@ def examine(output: Path, storage: str | None, fix: bool, console: Console) -> i
                 mark = "[green]mended[/]"
             elif finding.mend:
                 left += 1
-            console.print(f"{mark}  [bold]{escape(name)}[/]  {escape(finding.text)}")
+            console.print(f"{mark}  [bold]{markup(name)}[/]  {markup(finding.text)}")
     tracker.flush()
     if left:
-        console.print(f"[dim]mend    python -m hpo.doctor --fix{escape(output_option(output))}[/]")
+        console.print(f"[dim]mend    python -m hpo.doctor --fix{markup(output_option(output))}[/]")
     else:
         console.print("Nothing is left to mend.")
     return 1 if left else 0

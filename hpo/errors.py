@@ -26,7 +26,13 @@ class Problem:
     way_out: str
 
     def render(self, file: str) -> str:
-        return f"{self.rule} ({file}, {self.path}). {self.way_out}"
+        rule, path, way_out = map(_shortened, (self.rule, self.path, self.way_out))
+        return f"{rule} ({file}, {path}). {way_out}"
+
+
+def _shortened(text: str) -> str:
+    """Without the middle of what nobody would read: a mistake may be as long as a file."""
+    return text if len(text) <= 1000 else f"{text[:700]} ... {text[-200:]}"
 
 
 class SpecError(HpoError):

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.errors import StorageError
 from hpo.lease import Watch, is_alive
-from hpo.output import output_option
+from hpo.output import output_option, study_folder
 from hpo.report import best_trial
 from hpo.study import (
     end_dead_trials,
@@ -106,7 +106,7 @@ def _runs(study: optuna.Study, tracker: Tracker, parent: str) -> Iterator[Findin
 
 
 def _files(study: optuna.Study, output: Path) -> Iterator[Finding]:
-    folder = output / study.study_name
+    folder = study_folder(output, study.study_name)
     if left := leftover_checkpoints(study, folder):
         size = sum(path.stat().st_size for path in left) / 2**20
         text = f"{len(left)} checkpoints ({size:.0f} MiB) are of trials that have ended"

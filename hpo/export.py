@@ -1,8 +1,8 @@
 """`best.yaml`: the whole configuration of a trial, what it ran on, what it scored, and where it came from."""
 
 import json
+import os
 from pathlib import Path
-from typing import Any
 
 import optuna
 import yaml
@@ -11,10 +11,11 @@ from pydantic import Field, ValidationError
 
 from hpo.errors import Problem, SpecError
 from hpo.output import write_atomically
+from hpo.plain_text import shell_word
+from hpo.plain_yaml import read_yaml
 from hpo.settings import Settings
 from hpo.spec import TrialConfig
 from hpo.study import stored_spec
-from hpo.study_file import parse_yaml
 
 HEADER = """\
 # The best trial of the study `{study}`. It runs again, to the same validation score, with
@@ -80,7 +81,7 @@ def export_trial(study: optuna.Study, trial: FrozenTrial, path: Path) -> Exporte
         mlflow_run_id=study.user_attrs.get("mlflow_run_ids", {}).get(run, run),
     )
     ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-    text = HEADER.format(study=study.study_name, path=path, n=ended)
+    text = HEADER.format(study=study.study_name, path=shell_word(str(path)), n=ended)
     text += yaml.safe_dump(exported.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.encode())
@@ -89,16 +90,12 @@ def export_trial(study: optuna.Study, trial: FrozenTrial, path: Path) -> Exporte
 
 def read_exported(path: Path) -> Exported:
     """Reads a `best.yaml`. Raises `SpecError` if it is none."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         there = sorted(map(str, path.parent.parent.glob("*/best.yaml")))
         way_out = f"There is {', '.join(there)}." if there else "Run a study first, or check the path."
         rule = "an exported configuration must be a file that is there"
         raise SpecError(str(path), [Problem("--config", rule, way_out)])
-    try:
-        raw: Any = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        problem = Problem("--config", f"an exported configuration must be readable: {error}", "Check the path.")
-        raise SpecError(str(path), [problem]) from error
+    raw = read_yaml(path)
     try:
         return Exported.model_validate(raw)
     except ValidationError as error:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,17 +10,38 @@ from pathlib import Path
 from filelock import FileLock
 
 from hpo.errors import StorageError
+from hpo.plain_text import shell_word
 
 OUTPUT = Path("mlruns")
 # Below this a study cannot keep its databases, let alone a model.
 MIN_FREE_MIB = 64
+# What stands in the output folder beside the studies, or may stand there; `Default` is an experiment of MLflow's own.
+OWN_NAMES = {"artifacts", "cache", "checkpoints", "default", "spool"}
+DATABASES = ("mlflow.db", "optuna.db")
+CLAIM = ".claim"  # `.NAME.claim.lock` is a lock of the study NAME, as `.NAME.lock` is
 # Of the disk or its rights: nothing that a traceback would explain.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG}
 
 
 def output_option(output: Path) -> str:
     """What a command needs to find this folder: nothing for the default one."""
-    return "" if output == OUTPUT else f" --output {shlex.quote(output.as_posix())}"
+    return "" if output == OUTPUT else f" --output {shell_word(output.as_posix())}"
+
+
+def is_taken(name: str) -> bool:
+    """Whether a study of this name would stand where something else does, also where a disk ignores the case."""
+    name = name.lower()
+    return name in OWN_NAMES or name.startswith(DATABASES) or name.endswith(CLAIM)
+
+
+def study_folder(output: Path, name: str) -> Path:
+    """The folder of a study. Raises `StorageError` if that would not be one within the output folder.
+
+    A study file has no such name, but the database of others, or the command line, may.
+    """
+    if Path(name).name != name or name in {"", ".", ".."} or is_taken(name):
+        raise StorageError(f"a study's name must be that of a folder of its own in {output}, but got `{name}`.")
+    return output / name
 
 
 def require_addressable(output: Path) -> None:

@@ -19,7 +19,8 @@ COMMIT = "commit:"  # how the fingerprint of a model of the Hub begins
 # The Hub's own rule: letters, digits, `-`, `_`, `.`; no `--` or `..`; neither `-` nor `.` at an end.
 _HUB_NAME = r"(?!.*(?:--|\.\.))[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _HUB_ID = re.compile(rf"{_HUB_NAME}(?:/{_HUB_NAME})?")
-_PACKAGE_PATH = re.compile(r"([A-Za-z_]\w*)/([^/].*)", re.ASCII)
+# Neither a dotted name, whose parent would be imported, nor a backslash, which is a `/` on Windows.
+_PACKAGE_PATH = re.compile(r"([A-Za-z_]\w*)/([^/\\\n][^\\\n]*)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,13 @@ class Reference:
 
 
 def parse_reference(text: str) -> Reference:
-    """Tell a Hub id, a path and a `package://` reference apart; whether it exists is not looked at."""
+    """Tell a Hub id, a path and a `package://` reference apart; whether it exists is not looked at.
+
+    Raises:
+        DataError: it is none of them.
+    """
+    if not _is_encodable(text):
+        raise DataError(f"a reference must be text that can be a path, but got {text!r}. Write it anew.")
     if text.startswith(PACKAGE):
         location = text.removeprefix(PACKAGE)
         match = _PACKAGE_PATH.fullmatch(location)
@@ -42,7 +49,7 @@ def parse_reference(text: str) -> Reference:
                 f"Write {PACKAGE}NAME/inner/path, without `..`."
             )
         return Reference("package", text, location)
-    if text.startswith((".", "/", "~")) or text.lower().endswith(DATA_SUFFIXES) or Path(text).exists():
+    if text.startswith((".", "/", "~")) or text.lower().endswith(DATA_SUFFIXES) or os.path.exists(text):
         return Reference("file", text, text)
     if _HUB_ID.fullmatch(text) is None:
         raise DataError(
@@ -53,20 +60,30 @@ def parse_reference(text: str) -> Reference:
 
 
 def local_path(text: str) -> Path | None:
-    """Return the existing file or folder that `text` refers to, or None where it is a Hub id."""
+    """Return the existing file or folder that `text` refers to, or None where it is a Hub id.
+
+    Raises:
+        DataError: it is no reference, there is no such thing, or a link leads out of the package.
+    """
     reference = parse_reference(text)
     if reference.kind == "hub":
         return None
     if reference.kind == "file":
         path = Path(os.path.expanduser(reference.location))  # Path's own raises for a user that is not there
-        if not path.exists():
+        if not os.path.exists(path):  # Path's own raises for a name that is too long, or a folder that is locked
             raise DataError(f"the file or folder must exist, but got `{text}`.{_way_out(path)}")
         return path
     name, inner = reference.location.split("/", 1)
     folders = _package_folders(name, text)
     for folder in folders:
-        if (folder / inner).exists():
-            return folder / inner
+        path = folder / inner
+        if os.path.exists(path):
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise DataError(
+                    f"a package reference must stay inside the package, but got `{text}`, a link to {path.resolve()}. "
+                    "Name that file by its path."
+                )
+            return path
     raise DataError(
         f"the package `{name}` is installed, but holds no `{inner}`, and got `{text}`.{_way_out(folders[0] / inner)}"
     )
@@ -86,13 +103,23 @@ def _package_folders(name: str, text: str) -> list[Path]:
     return [Path(location) for location in spec.submodule_search_locations]
 
 
+def _is_encodable(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+
+
 def _way_out(path: Path) -> str:
     """Name what stands where the path goes wrong: the close matches, or the first few."""
-    while not path.parent.exists():
+    while not os.path.exists(path.parent):
         path = path.parent
-    if not path.parent.is_dir():
+    try:
+        there = sorted(name for name in os.listdir(path.parent) if not name.startswith((".", "__")))
+    except NotADirectoryError:
         return f" `{path.parent}` is a file."
-    there = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith((".", "__")))
+    except OSError as error:
+        return f" `{path.parent}` cannot be read: {error.strerror}."
     if close := difflib.get_close_matches(path.name, there):
         return f" Did you mean {' or '.join(f'`{path.parent / name}`' for name in close)}?"
     listed = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "")

@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from hpo.settings import Settings, Value, rule_broken
 
+MAX_STEPS = 10**9
 Allowed = Annotated[list[Value], Field(min_length=1)]
 
 
@@ -45,6 +46,11 @@ class RangeParameter(Settings):
             )
         if self.step is not None:
             low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
+            if (high - low) / step > MAX_STEPS:  # more digits than Optuna's arithmetic has
+                raise rule_broken(
+                    f"a range must have at most {MAX_STEPS:,} steps, but got low={low}, high={high}, step={step}",
+                    "Raise `step`, or remove it.",
+                )
             steps = int((high - low) / step)
             if low + steps * step != high:  # Optuna would lower `high` without being asked
                 raise rule_broken(

@@ -4,15 +4,16 @@ Works on plain data as far as it can be read, so that these mistakes are shown t
 """
 
 import difflib
-import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from hpo.errors import Problem
-from hpo.search_spec import ChoiceParameter, Parameter
+from hpo.search_spec import ChoiceParameter, Parameter, RangeParameter
 from hpo.settings import Settings, Value
 from hpo.spec import ModelSpec, TrainingSpec
 
@@ -30,6 +31,8 @@ NOT_SEARCHED = {
 }
 # Of the study's whole, which would make its trials incomparable.
 APART = {"data": "trials are compared on the same rows", "seed": "the search would choose the luckiest one"}
+# Optuna holds all of them in memory, and looks through them before every trial.
+MAX_GRID = 100_000
 MODEL = "model."
 SEARCHABLE = [
     *(name for name in TrainingSpec.model_fields if name not in NOT_SEARCHED),
@@ -48,12 +51,28 @@ def grid_values(name: str, parameter: Parameter) -> list[Value] | None:
     """Every value a parameter can take, or None where there is a continuum of them."""
     if isinstance(parameter, ChoiceParameter):
         return parameter.choices
-    step = parameter.step or (1 if is_integer(name) else None)
-    if step is None:
+    step, count = _step(name, parameter), _grid_size(name, parameter)
+    if step is None or count is None:
         return None
-    count = round((parameter.high - parameter.low) / step) + 1
     # 0.0 + 3 * 0.1 is above 0.3, and Optuna warns of every value above `high`.
     return [min(parameter.low + index * step, parameter.high) for index in range(count)]
+
+
+def _grid_size(name: str, parameter: Parameter) -> int | None:
+    """How many values a parameter can take, without making them; None where there is a continuum."""
+    if isinstance(parameter, ChoiceParameter):
+        return len(parameter.choices)
+    step = _step(name, parameter)
+    return None if step is None else 1 + round(_steps(parameter.low, parameter.high, step))
+
+
+def _step(name: str, parameter: RangeParameter) -> int | float | None:
+    return parameter.step or (1 if is_integer(name) else None)
+
+
+def _steps(low: float, high: float, step: float) -> Fraction:
+    """Exact: of floats it may be more than a float can hold."""
+    return (Fraction(high) - Fraction(low)) / Fraction(step)
 
 
 def is_active(parameter: Parameter, values: Mapping[str, Value]) -> bool:
@@ -179,21 +198,24 @@ def _when_problems(
                 f"`when` must name a parameter with `choices`, but `{parent}` is a range",
                 "Give it choices.",
             )
-    if any(not values for values in _needed(name, space).values()):
+    if any(not values for values in _needed(space)[name].values()):
         yield (
             "must be searched in some trials, but its `when` and those it builds on exclude each other",
             "Widen one.",
         )
 
 
-def _needed(name: str, space: Mapping[str, Parameter]) -> dict[str, list[Value]]:
-    """The values that every other parameter must have for this one to be searched, by its `when` and by theirs."""
-    earlier = dict(itertools.takewhile(lambda item: item[0] != name, space.items()))
-    needed: dict[str, list[Value]] = {}
-    for parent, values in space[name].when.items():
-        more = _needed(parent, earlier) if parent in earlier else {}
-        for other, allowed in [(parent, values), *more.items()]:
-            needed[other] = [value for value in needed.get(other, allowed) if _among(value, allowed)]
+def _needed(space: Mapping[str, Parameter]) -> dict[str, dict[str, list[Value]]]:
+    """The values that others must have for each parameter to be searched, by its `when` and by those it builds on."""
+    needed: dict[str, dict[str, list[Value]]] = {}
+    for name, parameter in space.items():
+        if name not in SEARCHABLE:
+            continue
+        mine: dict[str, list[Value]] = {}
+        for parent, values in parameter.when.items():
+            for other, allowed in [(parent, values), *needed.get(parent, {}).items()]:
+                mine[other] = [value for value in mine.get(other, allowed) if _among(value, allowed)]
+        needed[name] = mine
     return needed
 
 
@@ -236,7 +258,7 @@ def _default_problems(name: str, parameter: Parameter, value: Value) -> Iterator
         return
     inside = on_step = isinstance(value, int | float) and parameter.low <= value <= parameter.high
     if isinstance(value, int | float) and parameter.step:
-        steps_up = (value - parameter.low) / parameter.step
+        steps_up = _steps(parameter.low, value, parameter.step)
         on_step = abs(steps_up - round(steps_up)) < 1e-6
     if not inside or not on_step:
         steps = f" in steps of {parameter.step}" if parameter.step else ""
@@ -249,12 +271,16 @@ def _default_problems(name: str, parameter: Parameter, value: Value) -> Iterator
 def _grid_problems(space: Mapping[str, Parameter]) -> Iterator[Problem]:
     for name, parameter in space.items():
         path = f"search_space.{name}"
-        if grid_values(name, parameter) is None:
+        if _grid_size(name, parameter) is None:
             rule = f"{name}: the grid sampler needs a finite list of values, but got a continuous range"
             yield Problem(path, rule, "Give it `choices` or a `step`, or choose another sampler.")
         if parameter.when:
             rule = f"{name}: the grid sampler searches every combination, but got a parameter with `when`"
             yield Problem(path, rule, "Remove `when`, or choose another sampler.")
+    points = math.prod(_grid_size(name, parameter) or 1 for name, parameter in space.items())
+    if points > MAX_GRID:
+        rule = f"the grid sampler takes at most {MAX_GRID:,} combinations, but got more"
+        yield Problem("search_space", rule, "Narrow the ranges, raise their `step`, or choose another sampler.")
 
 
 def _among(value: Value, choices: list[Value]) -> bool:

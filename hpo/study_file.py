@@ -5,17 +5,19 @@ space against the settings that it searches.
 """
 
 import copy
+import os
 import re
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from hpo.errors import Problem, SpecError
+from hpo.output import is_taken
+from hpo.plain_yaml import MAX_DEPTH, parse_yaml, read_yaml
 from hpo.settings import Settings
 from hpo.space_checks import did_you_mean, search_space_problems
 from hpo.spec import FallbackSpec, StudySpec
@@ -26,51 +28,14 @@ FALLBACK_SUFFIX = "-fallback"
 OWN_SECTIONS = ("data", "model")
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats (PyYAML reads `1e-5` as a string), and a repeated key is an error, not the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *defaults`
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                raise yaml.constructor.ConstructorError(None, None, f"{key} cannot be a key", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key `{key}` stands twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)([eE][-+]?\d+)$"),
-    list("-+0123456789."),
-)
-
-
-def parse_yaml(text: str, file: str) -> Any:
-    """The YAML document as plain data. Raises `SpecError` with line and column where it is broken."""
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the file"
-        rule = f"this is not valid YAML: {getattr(error, 'problem', None) or str(error).splitlines()[0]}"
-        raise SpecError(file, [Problem(where, rule, "Mend the line.")]) from error
-
-
 def study_path(name_or_path: str, folder: Path = STUDIES) -> Path:
     """`sst2` is `studies/sst2.yaml`; what ends in .yaml or .yml, or has a slash, is a path."""
     path = Path(name_or_path)
     if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
-        if path.is_file():
+        if os.path.isfile(path):  # Path's own raises for a name that no disk takes
             return path
         raise SpecError(str(path), [Problem("--study", "a study file must exist", "Check the path.")])
-    if (folder / f"{name_or_path}.yaml").is_file():
+    if os.path.isfile(folder / f"{name_or_path}.yaml"):
         return folder / f"{name_or_path}.yaml"
     known = sorted(entry.stem for entry in folder.glob("*.yaml"))
     there = f"Choose one of {', '.join(known)}" if known else "There is none here; run from the project's folder"
@@ -85,10 +50,7 @@ def read_study(path: Path, overrides: Sequence[str] = (), *, fallback: bool = Fa
         SpecError: with every mistake of the file, those of its fallback included.
     """
     file = str(path)
-    try:
-        raw = parse_yaml(path.read_text(encoding="utf-8"), file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(file, [Problem("the file", f"a study must be readable: {error}", "Mend it.")]) from error
+    raw = read_yaml(path)
     if not isinstance(raw, dict):
         given = "an empty file" if raw is None else f"a {type(raw).__name__}"
         rule = f"a study must be a mapping of settings, but got {given}"
@@ -100,11 +62,11 @@ def read_study(path: Path, overrides: Sequence[str] = (), *, fallback: bool = Fa
     if isinstance(stand_in, dict) and stand_in:
         stand_in_spec, more = _validate(_stand_in(raw, stand_in, overrides, str(settled["name"])))
         if not fallback:  # what is set for the study need not suit a stand-in that does not run
-            _, unset = _validate(_stand_in(raw, stand_in, [], str(settled["name"])))
+            unset = set(_validate(_stand_in(raw, stand_in, [], str(settled["name"])))[1])
             more = [problem for problem in more if problem in unset]
         inherited = {*problems, *(problem for problem in more if problem.path == "name" and problems)}
         more = [replace(problem, path=f"fallback.{problem.path}") for problem in more if problem not in inherited]
-        problems += [problem for problem in more if problem not in problems]
+        problems = list(dict.fromkeys([*problems, *more]))
     elif fallback and not problems:
         rule = "`--fallback always` needs a study with a `fallback:` section, but got none"
         problems = [Problem("fallback", rule, "Add the section, or use `--fallback never`.")]
@@ -146,7 +108,13 @@ def _validate(raw: Mapping[str, Any]) -> tuple[StudySpec | None, list[Problem]]:
         spec = StudySpec.model_validate(raw)
     except ValidationError as error:
         problems = _problems(error.errors(), raw)
-    return spec, list(dict.fromkeys([*problems, *search_space_problems(raw)]))
+    return spec, list(dict.fromkeys([*problems, *_name_problems(raw.get("name")), *search_space_problems(raw)]))
+
+
+def _name_problems(name: Any) -> Iterator[Problem]:
+    if isinstance(name, str) and name.strip(".") and (is_taken(name) or name.endswith(".")):  # Windows drops the dot
+        rule = f"a study's name must not be that of something else in the output folder, but got `{name}`"
+        yield Problem("name", rule, f"Choose another, such as `name: study-{name.strip('.').replace('.', '-')}`.")
 
 
 def _override(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -156,7 +124,7 @@ def _override(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any
     for text in overrides:
         path, equals, value = text.partition("=")
         keys = re.split(r"(?<!search_space\.model)\.", path.strip())  # `model.name` is one parameter
-        if not equals or not all(keys):
+        if not equals or not all(keys) or len(keys) > MAX_DEPTH:
             rule = f"`--set` takes path=value, but got `{text}`"
             problems.append(Problem("--set", rule, "Write for instance `--set training.dropout=0.2`."))
             continue

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
 
 from hpo.command_line import add_verbose, exit_code, importing, quiet
@@ -14,6 +13,7 @@ from hpo.export import Exported, read_exported
 from hpo.hub import hub_references, settle
 from hpo.interrupt import CtrlC
 from hpo.output import prepare_output
+from hpo.plain_text import markup
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,14 +38,14 @@ def train(exported: Exported, folder: Path, console: Console) -> int:
     if hub.missing:
         raise DataError(f"`{exported.study}` was trained on what the Hub has, but {hub.notice}. Connect.")
     if hub.notice:
-        console.print(escape(hub.notice))
+        console.print(markup(hub.notice))
     with importing():  # only now what takes seconds, and looks whether it is offline while it is imported
         from hpo.provenance import versions
         from hpo.training.finetune import finetune
         from hpo.training.setup import save_model, set_up
 
     prepare_output(folder)  # before the training, not after it
-    console.print(f"{escape(exported.study)}, trial {exported.trial}: {escape(config.model.name)}, seed {config.seed}")
+    console.print(f"{markup(exported.study)}, trial {exported.trial}: {markup(config.model.name)}, seed {config.seed}")
     setup = set_up(config, cache_dir=None)
     _require_same("data", exported.data_fingerprint, setup.splits.fingerprint)
     _require_same("model", exported.model_fingerprint, setup.pretrained.fingerprint)
@@ -61,7 +61,7 @@ def train(exported: Exported, folder: Path, console: Console) -> int:
             console.print(f"{evaluation.step:3}/{config.training.num_evaluations}  {config.metric} {score:.4f}")
 
     save_model(setup, folder)
-    console.print(f"model   {escape(str(folder))}", soft_wrap=True)
+    console.print(f"model   {markup(str(folder))}", soft_wrap=True)
     if evaluation.metrics == exported.metrics:
         console.print(f"{config.metric} {score!r}: the same to the bit as exported")
         return 0
@@ -69,7 +69,7 @@ def train(exported: Exported, folder: Path, console: Console) -> int:
     now = {**versions(), "device": setup.device.name, "precision": setup.device.precision}
     for name, was in {**exported.versions, **exported.machine}.items():
         if now.get(name) != was:
-            console.print(f"  {name} was {escape(was)}, is {escape(str(now.get(name)))}")
+            console.print(f"  {markup(name)} was {markup(was)}, is {markup(str(now.get(name)))}")
     return 0
 
 

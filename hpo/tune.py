@@ -21,6 +21,7 @@ from hpo.facts import StudyFacts, study_facts
 from hpo.interrupt import CtrlC
 from hpo.lease import is_alive
 from hpo.output import prepare_output, require_addressable, write_atomically
+from hpo.plain_text import markdown
 from hpo.report import best_trial, leaderboard, trials_table, write_report
 from hpo.report.page import ReportFiles
 from hpo.search import first_pruning
@@ -149,7 +150,7 @@ def _pruning_notes(spec: StudySpec) -> list[str]:
 def _start_parent(study: optuna.Study, spec: StudySpec, tracker: Tracker) -> str:
     tags = {"fallback_for": spec.fallback_for} if spec.fallback_for else {}
     known = study.user_attrs.get("mlflow_parent_run_id")
-    run_id = tracker.start_study(spec.name, known, spec.description, tags)
+    run_id = tracker.start_study(spec.name, known, markdown(spec.description), tags)
     study.set_user_attr("mlflow_parent_run_id", run_id)
     return run_id
 

@@ -19,6 +19,9 @@ from hpo.output import require_written
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
+# A tunnel may have another port. MLflow's default lets any private address in, and with `10.*` also `10.evil.org`,
+# by which a web page could read the database.
+ALLOWED_HOSTS = ",".join((HOST, f"{HOST}:*", "localhost", "localhost:*"))
 # No telemetry, and none of the background jobs that serve features for generative AI.
 ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
@@ -52,6 +55,7 @@ def serve(output: Path, port: int) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the server would outlive this process
     port = free_port(port)
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    command += ["--allowed-hosts", ALLOWED_HOSTS]
     command += ["--no-serve-artifacts", "--default-artifact-root", str((output / "artifacts").resolve())]
     # Not in the command, which every user of the machine may read.
     environment = os.environ | ENVIRONMENT | {"MLFLOW_BACKEND_STORE_URI": uri}
@@ -73,7 +77,7 @@ def _print_pages(address: str, studies: Mapping[str, str], way_out: str = "") ->
     print(f"MLflow: {address}{way_out}", flush=True)
     for name, experiment_id in studies.items():
         page = f"experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
-        print(f"  {name}: {address}/#/{page}", flush=True)
+        print(f"  {printable(name)}: {address}/#/{page}", flush=True)
 
 
 def _answers(process: subprocess.Popen[bytes], port: int) -> bool:

@@ -16,6 +16,7 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.pop("OPTUNA_STORAGE", None)  # or the tests would write their studies into a developer's own
 
+import hypothesis
 import pytest
 import torch
 import yaml
@@ -31,6 +32,11 @@ from hpo.study_file import parse_study
 from mlflow_server import MlflowServer
 from postgres import Database, PostgresServer, running_server
 from searching import MIXED, TRAINING, MakeSpec
+
+# The same examples at every run; `--hypothesis-profile=long` looks for others (tests/test_fuzzed_input.py).
+hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None, max_examples=60)
+hypothesis.settings.register_profile("long", database=None, deadline=None, max_examples=10_000)
+hypothesis.settings.load_profile("repeatable")
 
 GOOD = ("good", "great", "fine", "lovely")
 BAD = ("bad", "awful", "poor", "dull")

@@ -42,6 +42,23 @@ def test_header_says_what_runs_on_what(spec: StudySpec) -> None:
         assert said in text
 
 
+def test_nothing_of_the_data_reaches_the_terminal_as_more_than_text(spec: StudySpec) -> None:
+    hostile = "[red]a[/] \x1b[31mb\x1b]8;;x\x07 \x9b2J\r\u202ec \\"
+    data = dataclasses.replace(FACTS.data, labels=[hostile, "pos"], notes=[hostile])
+    model = dataclasses.replace(FACTS.model, name=hostile, new_weights=[hostile])
+    facts = dataclasses.replace(FACTS, data=data, model=model)
+    source = spec.data.train.model_copy(update={"source": hostile})
+    data_spec = spec.data.model_copy(update={"train": source})
+    console, stream = shown(
+        spec.model_copy(update={"description": hostile, "data": data_spec}), terminal=False, notice=hostile
+    )
+    console.console.width = 200
+    console.header(optuna.create_study(direction="maximize"), facts, [hostile])
+    text = stream.getvalue()
+    assert not set(text) & set("\x1b\x9b\x07\r\u202e")
+    assert text.count(r"[red]a[/] \x1b[31mb\x1b]8;;x\x07 \x9b2J\r\u202ec") == 8
+
+
 def test_one_line_a_trial(spec: StudySpec) -> None:
     console, stream = shown(spec, terminal=False)
     console.header(optuna.create_study(direction="maximize"), FACTS, [])

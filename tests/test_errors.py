@@ -24,6 +24,12 @@ def test_a_problem_says_rule_place_and_way_out() -> None:
     )
 
 
+def test_a_mistake_as_long_as_a_file_is_told_without_its_middle() -> None:
+    told = Problem("a" * 10**6, f"it must be short, but got {'b' * 10**6}", "Take it out.").render("a.yaml")
+    assert len(told) < 2000
+    assert told.startswith("it must be short, but got bbb") and told.endswith(" Take it out.")
+
+
 @pytest.mark.parametrize(("n", "heading"), [(1, "a.yaml: 1 mistake"), (2, "a.yaml: 2 mistakes")])
 def test_a_spec_error_lists_every_problem(n: int, heading: str) -> None:
     problems = [Problem(f"place{index}", f"rule {index}", "Mend it.") for index in range(n)]

@@ -74,9 +74,10 @@ def test_a_broken_file_is_a_mistake_of_the_users(text: str, tmp_path: Path) -> N
         read_exported(tmp_path / "best.yaml")
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["none.yaml", "a" * 300, "a\0b"])
+def test_a_missing_file_is_told(tmp_path: Path, name: str) -> None:
     with pytest.raises(SpecError, match="--config"):
-        read_exported(tmp_path / "none.yaml")
+        read_exported(tmp_path / name)
 
 
 def test_a_missing_file_is_told_with_those_there(study: optuna.Study, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ FLOORS: dict[str, int] = {
     "hpo": 0,
     "hpo.errors": 0,
     # what is known without doing anything
+    "hpo.plain_text": 0,
     "hpo.settings": 0,
     "hpo.addresses": 0,
     "hpo.interrupt": 1,
@@ -19,6 +20,7 @@ FLOORS: dict[str, int] = {
     "hpo.provenance": 1,
     "hpo.references": 1,
     "hpo.output": 1,
+    "hpo.plain_yaml": 1,
     "hpo.command_line": 2,
     "hpo.tracking_spool": 1,
     "hpo.search_spec": 1,
@@ -114,7 +116,7 @@ LIBRARIES = {
     "sqlalchemy": ("hpo.storage", "hpo.storage_server", "hpo.tracking", "hpo.tracking_store"),
     "psycopg": ("hpo.storage_server",),
     "requests": ("hpo.tracking_store",),
-    "rich": ("hpo.console", "hpo.doctor", "hpo.train"),
+    "rich": ("hpo.console", "hpo.doctor", "hpo.plain_text", "hpo.train"),
 }
 
 

@@ -67,6 +67,9 @@ def test_neither_id_nor_path(text: str) -> None:
         "package://some_reviews/data/../../other",
         "package://some.reviews/data",
         "package://../x",
+        "package://some_reviews/data\\..\\..\\other",
+        "package://some_reviews/\\other",
+        "package://some_reviews/data\n",
     ],
 )
 def test_a_package_reference_stays_inside_the_package(package: Path, text: str) -> None:
@@ -78,6 +81,51 @@ def test_a_package_is_located_but_not_imported(package: Path) -> None:
     assert local_path("package://some_reviews/data/reviews.csv") == package / "data" / "reviews.csv"
     assert local_path("package://some_reviews/data") == package / "data"
     assert "some_reviews" not in sys.modules
+
+
+@pytest.mark.parametrize("inner", ["%2e%2e/other.csv", "data/%2e%2e/%2e%2e/other.csv", "..%2fother.csv"])
+def test_percents_stand_for_nothing(package: Path, inner: str) -> None:
+    (package.parent / "other.csv").touch()
+    with pytest.raises(DataError, match="is installed, but holds no"):
+        local_path(f"package://some_reviews/{inner}")
+
+
+def test_a_link_out_of_the_package_is_not_followed(package: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.csv").touch()
+    (package / "link.csv").symlink_to(tmp_path / "secret.csv")
+    (package / "folder").symlink_to(tmp_path)
+    for inner in ("link.csv", "folder/secret.csv", "folder"):
+        with pytest.raises(DataError, match=r"must stay inside the package, .*Name that file by its path"):
+            local_path(f"package://some_reviews/{inner}")
+    (package / "inside.csv").symlink_to(package / "data" / "reviews.csv")
+    assert local_path("package://some_reviews/inside.csv") == package / "inside.csv"
+
+
+def test_a_package_without_init_is_as_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python joins such folders of the same name; the file is found in any of them, and outside in none."""
+    for place in ("one", "two"):
+        (tmp_path / place / "open_reviews").mkdir(parents=True)
+        monkeypatch.syspath_prepend(str(tmp_path / place))
+    (tmp_path / "one" / "open_reviews" / "a.csv").touch()
+    (tmp_path / "secret.csv").touch()
+    (tmp_path / "two" / "open_reviews" / "b.csv").symlink_to(tmp_path / "secret.csv")
+    assert local_path("package://open_reviews/a.csv") == tmp_path / "one" / "open_reviews" / "a.csv"
+    with pytest.raises(DataError, match="must stay inside the package"):
+        local_path("package://open_reviews/b.csv")
+
+
+@pytest.mark.parametrize("text", ["a\0b", "./a\0b", "~\0/a", "package://some_reviews/a\0b", "\ud800", "~\ud800/a"])
+def test_what_no_path_can_hold(package: Path, text: str) -> None:
+    with pytest.raises(DataError, match="must be text that can be a path"):
+        local_path(text)
+
+
+@pytest.mark.parametrize("text", ["./" + "a" * 300, "a" * 300 + ".csv", "package://some_reviews/" + "a" * 300])
+def test_a_name_longer_than_a_disk_takes(package: Path, text: str) -> None:
+    with pytest.raises(DataError, match=r"must exist|holds no"):
+        local_path(text)
+    with pytest.raises(DataError, match="must be a Hub id"):
+        local_path("a" * 300)
 
 
 def test_a_hub_id_has_no_local_path() -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from hpo import schema
-from hpo.study_file import parse_yaml
+from hpo.plain_yaml import parse_yaml
 
 ROOT = Path(__file__).parent.parent
 STUDY_FILES = sorted((ROOT / "studies").glob("*.yaml"))

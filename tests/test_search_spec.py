@@ -37,6 +37,8 @@ def test_a_parameter_is_a_range_or_choices(declared: dict[str, Any], kind: type[
         ({"low": 0.0, "high": 0.3, "step": 0.2}, "high must be low plus whole steps", "Set high to 0.2,"),
         ({"low": 0.0, "high": 0.3, "step": 0.5}, "high must be low plus whole steps", "Set high to 0.5,"),
         ({"low": 8, "high": 60, "step": 16}, "low=8, high=60, step=16", "Set high to 56,"),
+        ({"low": 0.0, "high": 1.0, "step": 1e-20}, "at most 1,000,000,000 steps", "Raise `step`"),
+        ({"low": 0, "high": 1.7e308, "step": 1e-308}, "at most 1,000,000,000 steps", "Raise `step`"),
         ({"choices": [1, 2, 1]}, "choices must differ", "Remove the repeated one."),
         ({"choices": [0, 0.0]}, "choices must differ", "Remove the repeated one."),
     ],

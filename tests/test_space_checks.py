@@ -6,7 +6,7 @@ import pytest
 
 from hpo.errors import Problem
 from hpo.search_spec import ChoiceParameter, Parameter, RangeParameter
-from hpo.space_checks import did_you_mean, grid_values, is_active, is_integer, search_space_problems
+from hpo.space_checks import SEARCHABLE, did_you_mean, grid_values, is_active, is_integer, search_space_problems
 
 OPTIMIZERS = {"choices": ["adamw", "adam", "sgd"]}
 
@@ -252,3 +252,30 @@ def test_integers_are_known_by_their_setting(name: str, integer: bool) -> None:
 )
 def test_the_close_match(given: str, way_out: str) -> None:
     assert did_you_mean(given, ["linear", "cosine"]) == way_out
+
+
+def test_conditions_on_conditions_take_no_time() -> None:
+    """Walked down anew from each, what twenty parameters hang on takes a million steps, and what 60 do for ever."""
+    searched = [name for name in SEARCHABLE if "." not in name]
+    names = [*searched, *(f"unknown_{number}" for number in range(60))]
+    space = {name: {"choices": [1, 2], "when": {key: [1] for key in names[:at]}} for at, name in enumerate(names)}
+    assert problems(space)
+
+
+def test_a_grid_is_counted_before_it_is_made() -> None:
+    space = {"train_batch_size": {"low": 1, "high": 10**18}, "max_length": {"low": 4, "high": 128}}
+    (problem,) = problems(space, sampler={"name": "grid"})
+    assert "at most 100,000 combinations, but got more" in problem.rule
+    assert problem.way_out.startswith("Narrow the ranges")
+    space["train_batch_size"] |= {"high": 800}
+    assert problems(space, sampler={"name": "grid"}) == []  # 800 * 125 are exactly as many
+    space["train_batch_size"] |= {"high": 801}
+    assert len(problems(space, sampler={"name": "grid"})) == 1
+
+
+def test_steps_that_no_float_counts() -> None:
+    space = {"learning_rate": {"low": 1e-300, "high": 1.0, "step": 1e-300}}
+    assert problems(space) == []  # its own rule says that these are too many
+    space = {"max_grad_norm": {"low": 1e-300, "high": 2e-300, "step": 1e-300}}
+    (problem,) = problems(space, {"max_grad_norm": 1e308})
+    assert "the default must lie in" in problem.rule

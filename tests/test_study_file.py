@@ -11,7 +11,7 @@ from hpo.errors import Problem, SpecError
 from hpo.search_spec import ChoiceParameter, HyperbandPruner, RandomSampler
 from hpo.space import default_params, distribution
 from hpo.spec import SplitSource, StudySpec, TrainingSpec
-from hpo.study_file import parse_study, parse_yaml, read_study, study_path
+from hpo.study_file import parse_study, read_study, study_path
 
 STUDIES = Path(__file__).parent.parent / "studies"
 STUDY_FILES = sorted(STUDIES.glob("*.yaml"))
@@ -92,56 +92,7 @@ class TestShippedStudies:
         )
 
 
-class TestYaml:
-    @pytest.mark.parametrize(
-        ("text", "value"),
-        [
-            ("1e-5", 1e-5),
-            ("1E5", 1e5),
-            ("-2.5e-3", -2.5e-3),
-            (".5e1", 5.0),
-            ("1.0e-5", 1e-5),
-            ("0.1", 0.1),
-            ("3", 3),
-            ("e5", "e5"),
-            ("1e", "1e"),
-            ("'1e-5'", "1e-5"),
-            ("null", None),
-            ("[1e-5, x]", [1e-5, "x"]),
-        ],
-    )
-    def test_numbers_are_numbers(self, text: str, value: Any) -> None:
-        found = parse_yaml(text, "a.yaml")
-        assert found == value and type(found) is type(value)
-
-    @pytest.mark.parametrize(
-        ("text", "where", "rule"),
-        [
-            ("a: b: c", "line 1, column 5", "mapping values are not allowed here"),
-            ("a: 1\nb: [1\n", "line 3, column 1", "expected ',' or ']'"),
-            ("a: 1\n\tb: 2", "line 2, column 1", "cannot start any token"),
-            ("a: 1\nb: 2\na: 3", "line 3, column 1", "the key `a` stands twice"),
-            ("a:\n  b: 1\n  b: 2", "line 3, column 3", "the key `b` stands twice"),
-            ("a: [{b: 1, b: 2}]", "line 1, column 12", "the key `b` stands twice"),
-            ("[1]: 2", "line 1, column 1", "[1] cannot be a key"),
-            ("a: !!python/name:os.system x", "line 1, column 4", "could not determine a constructor"),
-            ("a: 1\n---\nb: 2", "line 2, column 1", "another document"),
-            ("a: '\x01'", "the file", "unacceptable character"),
-        ],
-    )
-    def test_broken(self, write: Write, text: str, where: str, rule: str) -> None:
-        problem = mistake(write(text))
-        assert problem.path == where
-        assert problem.rule.startswith("this is not valid YAML: ") and rule in problem.rule
-        assert "\n" not in problem.rule
-
-    def test_one_section_merged_into_another(self) -> None:
-        text = "a: &defaults {x: 1, y: 2}\nb:\n  <<: *defaults\n  y: 3\n"
-        assert parse_yaml(text, "f")["b"] == {"x": 1, "y": 3}
-
-    def test_one_key_in_two_sections_is_none_twice(self) -> None:
-        assert parse_yaml("a: {x: 1}\nb: {x: 1}", "a.yaml") == {"a": {"x": 1}, "b": {"x": 1}}
-
+class TestFile:
     @pytest.mark.parametrize(("text", "given"), [("", "an empty file"), ("[1]", "a list"), ("sst2", "a str")])
     def test_no_mapping(self, write: Write, text: str, given: str) -> None:
         problem = mistake(write(text))
@@ -164,7 +115,7 @@ class TestStudyPath:
         assert study_path("one", folder) == folder / "one.yaml"
         assert study_path(str(folder / "two.yaml"), Path("elsewhere")) == folder / "two.yaml"
 
-    @pytest.mark.parametrize("name", ["three", "", "."])
+    @pytest.mark.parametrize("name", ["three", "", ".", "a" * 300, "a\0b"])
     def test_an_unknown_name_lists_the_known_ones(self, folder: Path, name: str) -> None:
         with pytest.raises(SpecError) as error:
             study_path(name, folder)
@@ -176,10 +127,42 @@ class TestStudyPath:
         with pytest.raises(SpecError, match="There is none here"):
             study_path("one", tmp_path)
 
-    @pytest.mark.parametrize("name", ["three.yaml", "three.yml", "some/where"])
+    @pytest.mark.parametrize("name", ["three.yaml", "three.yml", "some/where", "a" * 300 + ".yaml", "a\0.yaml"])
     def test_a_missing_file(self, folder: Path, name: str) -> None:
         with pytest.raises(SpecError, match="a study file must exist"):
             study_path(str(folder / name))
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("artifacts", "Cache", "CHECKPOINTS", "spool", "Default", "mlflow.db", "mlflow.db-journal", "optuna.db"),
+            *("Optuna.DB-wal", "a.", "a..", "a.claim"),
+        ],
+    )
+    def test_a_name_of_something_else_in_the_output_folder(self, write: Write, name: str) -> None:
+        problem = mistake(write(name=name))
+        assert problem.path == "name" and f"but got `{name}`" in problem.rule
+        suggested = problem.way_out.partition("name: ")[2].strip("`.")
+        assert read_study(write(name=suggested)).name == suggested
+
+    @pytest.mark.parametrize("name", ["..", ".", "../a", "a/b", "a\\b", "/a", ".a", "", "a\0", "a\n", "\n", "a b", "é"])
+    def test_a_name_of_no_folder(self, write: Write, name: str) -> None:
+        assert mistake(write(name=name)).path == "name"
+
+    @pytest.mark.parametrize("name", ["a", "a.b", "my-cache", "artifacts2", "x" * 100])
+    def test_a_name_of_its_own(self, write: Write, name: str) -> None:
+        assert read_study(write(name=name)).name == name
+
+    def test_a_file_of_such_a_name_is_told_how_to_be_named(self, tmp_path: Path) -> None:
+        path = tmp_path / "cache.yaml"
+        path.write_text(yaml.safe_dump(SMALLEST), encoding="utf-8")
+        assert mistake(path).way_out == "Choose another, such as `name: study-cache`."
+        assert read_study(path, ["name=study-cache"]).name == "study-cache"
+
+    def test_a_fallback_of_it_is_not_blamed_too(self, write: Write) -> None:
+        assert mistake(write(name="mlflow.db", fallback={"n_trials": 3})).path == "name"
 
 
 class TestMistakes:
@@ -227,7 +210,7 @@ class TestMistakes:
             ("fallback.trainin={}", "fallback.trainin", "Did you mean `training`?"),
             ("fallback.training.droput=0.1", "fallback.training.droput", "Did you mean `dropout`?"),
             ("fallback.sampler={name: gp, startup: 1}", "fallback.sampler.startup", "Did you mean `n_startup_trials`?"),
-            ("zzz=1", "zzz", "Choose one of data, description, fallback, metric,"),
+            ("zzz=1", "zzz", "Choose one of checkpoint_every, data, description, fallback,"),
         ],
     )
     def test_an_unknown_key(self, write: Write, override: str, path: str, way_out: str) -> None:

@@ -1,5 +1,7 @@
 """The MLflow UI for real: it answers on this machine over the right database, and ends with its command."""
 
+import contextlib
+import http.client
 import json
 import os
 import signal
@@ -8,6 +10,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hpo.errors import StorageError
@@ -39,6 +42,8 @@ def test_serves_the_database_of_the_output_folder(output: Path) -> None:
         with urllib.request.urlopen(request, timeout=20) as response:
             names = [experiment["name"] for experiment in json.load(response)["experiments"]]
         assert "my study" in names
+        _listens_here_only(process, int(address.rpartition(":")[2]))
+        _turns_strangers_away(int(address.rpartition(":")[2]))
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
@@ -62,6 +67,46 @@ def test_says_where_the_server_is_that_the_study_logged_to(
     assert main(["--output", str(tmp_path / "other")]) == 2
     told = capsys.readouterr().err
     assert "MLFLOW_TRACKING_URI" in told and "hush" not in told
+
+
+def _listens_here_only(process: subprocess.Popen[str], port: int) -> None:
+    servers = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
+    listening = [
+        socket.laddr
+        for pid in servers
+        for socket in psutil.Process(pid).net_connections("inet")
+        if socket.status == psutil.CONN_LISTEN
+    ]
+    assert set(listening) == {(HOST, port)}
+
+
+def _turns_strangers_away(port: int) -> None:
+    """By the name that a browser asks for, and by the page that asks: what a web page could do with the database."""
+
+    def status(host: str, origin: str | None = None) -> int:
+        connection = http.client.HTTPConnection(HOST, port, timeout=20)
+        connection.putrequest("POST", "/api/2.0/mlflow/experiments/search", skip_host=True)
+        body = b'{"max_results": 1}'
+        headers = {"Host": host, "Content-Type": "application/json", "Content-Length": str(len(body))}
+        for name, value in (headers | ({"Origin": origin} if origin else {})).items():
+            connection.putheader(name, value)
+        connection.endheaders(body)
+        with contextlib.closing(connection):
+            return connection.getresponse().status
+
+    for host in (f"{HOST}:{port}", HOST, f"localhost:{port}", "localhost:9999"):  # the last one is a tunnel's
+        assert status(host) == 200, host
+    for host in (
+        "example.org",
+        f"10.example.org:{port}",
+        "192.168.example.org",
+        "192.168.0.1",
+        f"127.0.0.1.evil:{port}",
+    ):
+        assert status(host) == 403, host
+    assert status(HOST, f"http://localhost:{port}") == 200
+    for origin in ("http://example.org", "https://localhost.example.org", "null"):
+        assert status(HOST, origin) == 403, origin
 
 
 def test_no_database_is_told(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def _read_file(path: Path, origin: str) -> pd.DataFrame:
         )
     except pd.errors.EmptyDataError:
         raise DataError(f"a data file must have rows, but {origin} is empty.") from None
-    except (ValueError, TypeError, OSError) as error:  # what pandas and pyarrow raise for broken files
+    except Exception as error:  # pandas, pyarrow, csv and json raise anything for a broken file: RecursionError, ...
         raise DataError(f"{origin} cannot be read as {suffix[1:]}: {_first_line(error)}. Repair it.") from error
     if not isinstance(frame.index, pd.RangeIndex):  # pandas takes a superfluous first cell as the row's name
         raise DataError(

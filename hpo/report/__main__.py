@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 from hpo.command_line import add_output, add_storage, exit_code, hide_arguments, storage_address
-from hpo.output import require_written
+from hpo.output import require_written, study_folder
+from hpo.plain_text import printable
 from hpo.report import write_report
 from hpo.storage import open_storage
 from hpo.study import load_study
@@ -28,8 +29,8 @@ def report(name: str, output: Path, storage: str | None) -> int:
     if storage is None:
         require_written(output / "optuna.db")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    files = write_report(load_study(open_storage(output, storage), name), output / name)
-    print(f"report  {files.markdown}\ntable   {files.table}")
+    files = write_report(load_study(open_storage(output, storage), name), study_folder(output, name))
+    print(printable(f"report  {files.markdown}\ntable   {files.table}"))
     return 0
 
 

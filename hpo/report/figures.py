@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
+from hpo.plain_text import printable
 from hpo.report import tables
 from hpo.report.tables import NONE, PARAM, View
 
@@ -295,6 +296,7 @@ def _finite(curve: dict[int, float]) -> dict[int, float]:
 
 
 def _short(text: str, length: int = 20) -> str:
+    text = printable(" ".join(text.split()))
     return text if len(text) <= length else f"{text[: length // 2]}…{text[1 - length // 2 :]}"
 
 

@@ -4,8 +4,6 @@ The sentences that need a choice are made here; the rest of the page stands in `
 """
 
 import math
-import re
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import pandas as pd
 
 from hpo.errors import StorageError
 from hpo.output import output_option, write_atomically
+from hpo.plain_text import code_fence, markdown, markdown_cell, markdown_code, shell_word
 from hpo.report import tables
 from hpo.report.figures import FIGURES, png
 from hpo.report.tables import METRICS, PARAM, View
@@ -80,7 +79,7 @@ def render(view: View, folder: Path, drawn: set[str]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"md": _escape, "time": _time, "count": count}
+    environment.filters |= {"md": markdown, "code": markdown_code, "time": _time, "count": count}
     attributes = view.study.user_attrs
     return environment.get_template("report.md.j2").render(
         view=view,
@@ -156,7 +155,7 @@ def _progress(view: View) -> dict[str, Any]:
     """The states in words, the trials still to end (None if the study file is not known), and the time spent."""
     counts = tables.state_counts(view.table)
     pruned = view.table.loc[view.table["state"] == "PRUNED", "reason"].value_counts()
-    why = ", ".join(f"{count} {reason}" for reason, count in pruned.items())
+    why = ", ".join(f"{count} {markdown_cell(str(reason))}" for reason, count in pruned.items())
     words = {"COMPLETE": "complete", "PRUNED": f"pruned ({why})" if len(pruned) > 1 else "pruned"}
     words |= {"FAIL": "failed", tables.RETRIED: "tried again", "RUNNING": "running"}
     return {
@@ -186,14 +185,14 @@ def _trials(view: View) -> str:
         number = f"**{row['number']} (best)**" if row["number"] == view.best else str(row["number"])
         mark = " (default)" if row["is_default"] else ""
         cells = [f"{number}{mark}", _state(row), *(_score(row[name]) for name in scores)]
-        body.append([*cells, *(_value(row[name]) for name in params), _time(row["seconds"])])
-    return _markdown_table([*header, *(name.removeprefix(PARAM) for name in params), "Time"], body)
+        body.append([*cells, *(markdown_cell(_value(row[name])) for name in params), _time(row["seconds"])])
+    return _markdown_table([*header, *(markdown_cell(name.removeprefix(PARAM)) for name in params), "Time"], body)
 
 
 def _state(row: "pd.Series[Any]") -> str:
     """`complete`, `pruned at 3 of 10`, `failed: out of memory`, ..."""
     of = f" of {row['num_evaluations']}" if pd.notna(row["num_evaluations"]) else ""
-    reason = str(row["reason"]).replace("_", " ") if pd.notna(row["reason"]) else ""
+    reason = markdown_cell(str(row["reason"]).replace("_", " ")) if pd.notna(row["reason"]) else ""
     match row["state"]:
         case "PRUNED":
             return f"{'diverged' if reason == 'diverged' else 'pruned'} at {row['evaluations']}{of}"
@@ -221,11 +220,12 @@ def _places(view: View, folder: Path) -> dict[str, str]:
     call = view.study.user_attrs.get("call") or ["--study", stands_in_for or view.study.study_name]
     if stands_in_for and "--fallback" not in call:  # or it would be the other study, once the Hub is there again
         call = [*call, "--fallback", "always"]
-    return {
-        "call": shlex.join(call),
+    places = {
+        "call": " ".join(map(shell_word, call)),
         "output": output_option(folder.parent),
-        "best_yaml": shlex.quote((folder / "best.yaml").as_posix()),
+        "best_yaml": shell_word((folder / "best.yaml").as_posix()),
     }
+    return places | {"fence": code_fence("".join(places.values()))}
 
 
 def _row(view: View, number: int | None) -> "pd.Series[Any] | None":
@@ -249,17 +249,10 @@ def _error(view: View, row: "pd.Series[Any]") -> float | None:
 
 
 def _markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table, or nothing if it has no rows; the first two columns are words, the others numbers."""
+    """A table of Markdown cells, or nothing if it has no rows; the first two columns are words, the others numbers."""
     rule = ["---" if index < 2 else "---:" for index in range(len(header))]
-    lines = [
-        " | ".join(_escape(cell) if cells is not rule else cell for cell in cells) for cells in (header, rule, *body)
-    ]
+    lines = [" | ".join(cells) for cells in (header, rule, *body)]
     return "\n".join(f"| {line} |" for line in lines) if body else ""
-
-
-def _escape(text: str) -> str:
-    """One line in which nothing becomes a table's border, an HTML tag or code; `**` of our own stays."""
-    return re.sub(r"([|<`\[\]])", r"\\\1", " ".join(text.split()))
 
 
 def _value(value: object) -> str:

@@ -6,12 +6,9 @@ import hashlib
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -154,9 +151,13 @@ def read_checkpoint(
     """
     path = local_path(spec.name) or _snapshots.get(spec)
     source = str(path or spec.name)
+    if path and (path / "adapter_config.json").exists():  # beside `peft` transformers would load what that file names
+        raise DataError(
+            f"`{spec.name}` must be a whole model, but got an adapter. Merge it into its model, and save that."
+        )
     try:
         config = AutoConfig.from_pretrained(source, revision=spec.revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+    except Exception as error:  # a file that holds something else raises anything: TypeError, AttributeError, ...
         raise _cannot_load(spec, error) from error
     if type(config) not in auto_model._model_mapping:
         raise DataError(
@@ -166,9 +167,15 @@ def read_checkpoint(
     architecture = auto_model._model_mapping[type(config)]
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=spec.revision, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        vocabulary = set(tokenizer.get_vocab())
+        tokenizer.model_max_length = int(tokenizer.model_max_length)  # of a JSON file, and anything there
+    except Exception as error:
         raise _cannot_load(spec, error) from error
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+    # Not to be saved with what was trained: code that another loader might run, and templates, which may name files.
+    vars(config).pop("auto_map", None)
+    tokenizer.init_kwargs.pop("auto_map", None)
+    tokenizer.chat_template = None
+    if vocabulary <= set(tokenizer.all_special_tokens):
         # Without its files transformers makes one that knows no word, and every text becomes the same.
         raise DataError(f"`{spec.name}` must have a tokenizer, but got none. Save it there, or choose another model.")
     if not tokenizer.is_fast or tokenizer.pad_token_id is None:
@@ -194,7 +201,7 @@ def read_checkpoint(
             ignore_mismatched_sizes=True,  # a head for other labels is replaced
             output_loading_info=True,
         )
-    except (OSError, SafetensorError, UnpicklingError, EOFError, RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:
         raise DataError(
             f"`{spec.name}` must have weights that can be read into it, but got: {_first_line(error)}. "
             "Save or download them again, or choose another model."

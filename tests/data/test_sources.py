@@ -1,6 +1,8 @@
 """Every file format, the Hub's exceptions, and each way in which a source can be wrong."""
 
+import contextlib
 import json
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hpo.data.sources import Rows, read_rows
@@ -100,6 +104,36 @@ def test_where_keeps_rows_by_equality(tmp_path: Path) -> None:
 # Bad input
 
 
+class Ran:
+    """What pickle runs as it reads it: a file says so."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("key", ["arrow.py_extension_type", "pandas.period", "datasets.Array2D", "own"])
+def test_a_pickle_in_a_parquet_file_is_not_run(tmp_path: Path, key: str) -> None:
+    """Arrow once unpickled the types of columns that call themselves Python's (CVE-2023-47248)."""
+    metadata = {b"ARROW:extension:name": key.encode(), b"ARROW:extension:metadata": pickle.dumps(Ran(tmp_path / "ran"))}
+    fields = [pa.field("text", pa.string(), metadata=metadata), pa.field("label", pa.int64())]
+    table = pa.table([["a", "b"], [0, 1]], schema=pa.schema(fields, metadata={b"pandas": pickle.dumps(Ran(tmp_path))}))
+    pq.write_table(table, tmp_path / "a.parquet")
+    with contextlib.suppress(DataError):
+        read(tmp_path / "a.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+
+
+@pytest.mark.parametrize("name", ["a.pkl", "a.pickle", "a.pt", "a.npy", "a.arrow", "a.py", "a.json.pkl"])
+def test_no_other_format_is_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(pickle.dumps(Ran(tmp_path / "ran")))
+    with pytest.raises(DataError, match="a data file must end in one of"):
+        read(f"{tmp_path}/{name}")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="must exist"):
         read(tmp_path / "none.csv")
@@ -123,6 +157,10 @@ def test_a_missing_column_names_those_there(tmp_path: Path) -> None:
         ("a.json", '{"text": '),
         ("a.json", "3"),
         ("a.json", '{"text": "a", "label": 0}'),
+        ("a.json", "[" * 100_000),
+        ("a.jsonl", '{"text": ' * 100_000),
+        ("a.json", f'[{{"text": "a", "label": {"9" * 5000}}}]'),
+        ("a.csv", f"{'a' * 200_000},label\n"),
         ("a.csv", 'text,label\n"never closed,0\n'),
         ("a.csv", "text,label\na,0\nb,c,1,2,3\n"),
         ("a.csv", "text,label\na, more,0\n"),

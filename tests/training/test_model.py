@@ -1,6 +1,7 @@
 """Loading a model: where its dropout is, what is refused, what its head and its fingerprint are."""
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 from transformers import (
@@ -344,6 +346,13 @@ def _break_config(folder: Path) -> None:
     (folder / "config.json").write_text("{")
 
 
+def _replace(name: str, content: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        (folder / name).write_text(content)
+
+    return damage
+
+
 def _unknown_architecture(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "unheard-of"}')
 
@@ -377,6 +386,14 @@ def _remove_padding(folder: Path) -> None:
         (_unknown_architecture, r"must be a model that transformers can load, but got .*`unheard-of`.*Check"),
         (_remove_tokenizer, r"must have a tokenizer, but got none.*Save it there, or choose another model"),
         (_break_tokenizer, r"must be a model that transformers can load, but got .*Check the Hub id or the folder"),
+        (_configure(pad_token_id=10**12), r"must have weights that can be read into it, but got: Padding_idx"),
+        (_configure(quantization_config={"quant_method": "awq"}), r"must have weights that can be read into it"),
+        (_configure(dtype="nope"), r"must be a model that transformers can load, but got .*nope"),
+        (_configure(model_type=["bert"]), r"must be a model that transformers can load, but got .*unhashable"),
+        (_replace("config.json", "null"), r"must be a model that transformers can load, but got .*NoneType"),
+        (_replace("config.json", "[" * 100_000), r"must be a model that transformers can load, but got .*recursion"),
+        (_replace("tokenizer_config.json", "[1]"), r"must be a model that transformers can load, but got .*list"),
+        (_replace("tokenizer_config.json", '{"model_max_length": "x"}'), r"must be a model .*invalid literal.*'x'"),
         (_remove_padding, r"must have a fast tokenizer with a padding token, but got .*pad_token=None"),
     ],
 )
@@ -398,13 +415,103 @@ def test_a_configuration_of_other_weights(copy: Path, setting: str, value: int, 
         load(copy)
 
 
-def test_code_of_a_model_is_never_run(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Ran:
+    """What pickle runs as it reads it: a file in the folder where it is read says so."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self.marker,)
+
+
+OWN_CODE = """
+from pathlib import Path
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+Path({marker!r}).touch()
+class OwnConfig(BertConfig): model_type = "own"
+class OwnModel(BertForSequenceClassification): pass
+class OwnTokenizer(PreTrainedTokenizerFast): pass
+"""
+OF_THE_MODEL = {
+    "AutoConfig": "own.OwnConfig",
+    "AutoModelForSequenceClassification": "own.OwnModel",
+    "AutoTokenizer": ["own.OwnTokenizer", "own.OwnTokenizer"],
+}
+
+
+@pytest.mark.parametrize(
+    ("of_config", "of_tokenizer", "loads"),
+    [
+        ({"model_type": "own", "auto_map": OF_THE_MODEL}, {}, False),
+        ({"auto_map": OF_THE_MODEL, "trust_remote_code": True}, {}, True),
+        ({}, {"auto_map": OF_THE_MODEL, "tokenizer_class": "OwnTokenizer", "trust_remote_code": True}, True),
+        ({}, {"auto_map": OF_THE_MODEL["AutoTokenizer"]}, True),
+        ({"_attn_implementation": "own/kernel", "use_kernels": True}, {}, True),
+        ({}, {"chat_template": [{"name": "../../own", "template": "{{ 1 }}"}]}, True),
+    ],
+    ids=["type", "model", "tokenizer", "list", "kernel", "template"],
+)
+def test_code_of_a_model_is_neither_run_nor_passed_on(
+    copy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    of_config: dict[str, Any],
+    of_tokenizer: dict[str, Any],
+    loads: bool,
+) -> None:
     """transformers would ask on the terminal whether it may, for a model type that it does not know."""
-    (copy / "configuration_own.py").write_text("raise SystemExit('code of the model was run')\n")
-    config = {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}
-    (copy / "config.json").write_text(json.dumps(config))
+    marker = tmp_path / "ran"
+    (copy / "own.py").write_text(OWN_CODE.format(marker=str(marker)))
+    for name, settings in (("config.json", of_config), ("tokenizer_config.json", of_tokenizer)):
+        path = copy / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | settings))
     monkeypatch.setattr("builtins.input", lambda *_: "y")
-    with pytest.raises(DataError, match="must be a model that transformers can load"):
+    if loads:
+        pretrained = load(copy)
+        saved = tmp_path / "of" / "saved"
+        pretrained.model.save_pretrained(saved)
+        pretrained.tokenizer.save_pretrained(saved)
+        names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+        assert {path.name for path in saved.iterdir()} == names
+        assert not any("auto_map" in (saved / name).read_text() for name in names if name.endswith(".json"))
+    else:
+        with pytest.raises(DataError, match="must be a model that transformers can load"):
+            load(copy)
+    assert not marker.exists()
+    assert {path.name for path in tmp_path.iterdir()} <= {"copy", "of"}
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "shard.bin"])
+@pytest.mark.parametrize(
+    "save_file", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))]
+)
+def test_a_pickle_in_the_weights_is_not_run(
+    copy: Path, tmp_path: Path, name: str, save_file: Callable[[Any, Path], None]
+) -> None:
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    save_file({**weights, "own": Ran(tmp_path / "ran")}, copy / name)
+    if name == "shard.bin":
+        index = {"metadata": {}, "weight_map": dict.fromkeys(weights, name)}
+        (copy / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    with pytest.raises(DataError, match="must have weights that can be read into it, but got: Weights only load"):
+        load(copy)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_without_code_are_read_from_a_pickle_too(copy: Path) -> None:
+    weights = load_file(copy / "model.safetensors")
+    (copy / "model.safetensors").unlink()
+    torch.save(weights, copy / "pytorch_model.bin")
+    name = "encoder.layer.0.output.dense.weight"
+    assert torch.equal(load(copy).model.get_parameter(f"bert.{name}"), weights[name])
+
+
+def test_an_adapter_is_refused(copy: Path) -> None:
+    """Where `peft` is installed, transformers would load the model that its file names instead."""
+    (copy / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "other"}))
+    with pytest.raises(DataError, match=r"must be a whole model, but got an adapter\. Merge it"):
         load(copy)
 
 
