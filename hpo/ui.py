@@ -16,6 +16,7 @@ from hpo.addresses import hide_passwords, masked
 from hpo.command_line import add_output, exit_code
 from hpo.errors import StorageError
 from hpo.output import require_written
+from hpo.plain_text import printable
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
