@@ -45,8 +45,11 @@ class _Running:
 class StudyConsole:
     """Shows one call of `tune`."""
 
-    def __init__(self, spec: StudySpec, output: Path, notice: str | None, console: Console | None = None) -> None:
+    def __init__(
+        self, spec: StudySpec, output: Path, notice: str | None, console: Console | None = None, *, workers: int = 1
+    ) -> None:
         self.console = console or Console(highlight=False, soft_wrap=False)
+        self.workers = workers
         self.spec, self.output, self.notice = spec, output, notice
         self.total = self.done = 0
         self.running_trials: dict[int, _Running] = {}
@@ -63,6 +66,7 @@ class StudyConsole:
         rows, labels = facts.data.rows, ", ".join(facts.data.labels)
         limit = f", at most {format_seconds(spec.timeout)}" if spec.timeout else ""
         resumed = f" ({self.done} done)" if self.done else ""
+        at_once = f", {self.workers} at once" if self.workers > 1 else ""
         lines = [
             ("study", f"[bold]{markup(spec.name)}[/]  {markup(spec.description)}"),
             (
@@ -83,7 +87,8 @@ class StudyConsole:
             ),
             (
                 "budget",
-                f"{count(self.total, 'trial')}{resumed} of {count(spec.training.num_train_epochs, 'epoch')}{limit}",
+                f"{count(self.total, 'trial')}{resumed} of {count(spec.training.num_train_epochs, 'epoch')}"
+                f"{at_once}{limit}",
             ),
             ("output", f"{markup(str(self.output / spec.name))}  (MLflow: {markup(ui_command(self.output))})"),
         ]
@@ -142,6 +147,7 @@ class StudyConsole:
         pointers = {
             "report": outcome.report.markdown,
             "best": best,
+            "weights": outcome.weights,
             "train": f"python -m hpo.train --config {shell_word(str(best))}" if best else None,
             "compare": ui_command(self.output),
         }

@@ -29,7 +29,7 @@ from hpo.study import (
 from hpo.supervisor import end_runs, leftover_checkpoints, trial_runs
 from hpo.tracking import Tracker
 from hpo.tracking_run import RUN_STATUS
-from hpo.trial import WEIGHTS, end_run
+from hpo.trial import WEIGHTS, end_run, weights_path
 from hpo.tune import only_driver
 
 
@@ -112,7 +112,7 @@ def _files(study: optuna.Study, output: Path) -> Iterator[Finding]:
         text = f"{len(left)} checkpoints ({size:.0f} MiB) are of trials that have ended"
         yield Finding(text, partial(_remove, left))
     best, kept = best_trial(study), sorted((folder / WEIGHTS).glob("*"))
-    wanted = folder / WEIGHTS / f"trial-{best.number:04d}" if best else None
+    wanted = weights_path(folder, best.number) if best else None
     if others := [path for path in kept if path != wanted]:
         yield Finding(
             f"weights are kept of {', '.join(path.name for path in others)}, not of the best trial",

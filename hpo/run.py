@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
             from hpo.console import StudyConsole
             from hpo.tune import tune
 
-        console = StudyConsole(spec, options.output, notice)
+        console = StudyConsole(spec, options.output, notice, workers=options.workers)
         outcome = tune(
             spec,
             options.output,

@@ -295,7 +295,7 @@ class _Attempt:
         assert self.setup is not None
         with exclusive(self.job.output, self.spec.name, self.job.storage):
             if is_best(self.study, self.trial.number, score):
-                keep_best(self.setup, self.folder / WEIGHTS, self.trial.number)
+                keep_best(self.setup, weights_path(self.folder, self.trial.number))
             self.study.tell(self.trial, score, skip_if_finished=True)
 
     def tell_end(self) -> None:
@@ -358,6 +358,11 @@ def trial_ended(study: optuna.Study, spec: StudySpec, trial: FrozenTrial) -> Tri
 def checkpoint_path(folder: Path, first_attempt: int) -> Path:
     """One for all attempts of a trial, in the study's folder."""
     return folder / CHECKPOINTS / f"trial-{first_attempt:04d}.pt"
+
+
+def weights_path(folder: Path, number: int) -> Path:
+    """The model folder of a trial while it is the study's best, in the study's folder."""
+    return folder / WEIGHTS / f"trial-{number:04d}"
 
 
 def flat_params(config: TrialConfig) -> dict[str, Any]:

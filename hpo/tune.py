@@ -41,7 +41,7 @@ from hpo.study import (
 )
 from hpo.supervisor import Supervisor, end_runs, trial_runs
 from hpo.tracking import Tracker, tracker_of
-from hpo.trial import Job
+from hpo.trial import Job, weights_path
 
 BEST_YAML = "best.yaml"
 
@@ -53,6 +53,8 @@ class Outcome:
     study: optuna.Study
     report: ReportFiles
     best_yaml: Path | None
+    weights: Path | None
+    """The best trial's model folder, where this machine has it."""
     interrupted: bool
     timed_out: bool
 
@@ -181,7 +183,9 @@ def _finish(
         files=[*files, *([best_yaml] if best_yaml else [])],
         compare=[runs[number] for number in ranked if number in runs],
     )
-    return Outcome(study, report, best_yaml, isinstance(stopped, KeyboardInterrupt), timed_out)
+    kept = weights_path(folder, best.number) if best else None
+    weights = kept if kept and kept.is_dir() else None
+    return Outcome(study, report, best_yaml, weights, isinstance(stopped, KeyboardInterrupt), timed_out)
 
 
 def study_file(study: optuna.Study, folder: Path) -> Path:

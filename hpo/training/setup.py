@@ -131,15 +131,15 @@ def save_model(setup: Setup, folder: Path) -> None:
     setup.pretrained.tokenizer.save_pretrained(folder)
 
 
-def keep_best(setup: Setup, folder: Path, number: int) -> None:
-    """Saves a trial's model within `folder`, and removes the others there; at every moment there is a whole one."""
-    making, made = folder / f".trial-{number:04d}", folder / f"trial-{number:04d}"
-    for unfinished in (making, made):  # of an attempt that was killed just here
+def keep_best(setup: Setup, folder: Path) -> None:
+    """Saves a model to `folder`, and removes the others beside it; at every moment there is a whole one."""
+    making = folder.with_name(f".{folder.name}")
+    for unfinished in (making, folder):  # of an attempt that was killed just here
         shutil.rmtree(unfinished, ignore_errors=True)
     save_model(setup, making)
-    making.rename(made)
-    for other in folder.iterdir():
-        if other != made:
+    making.rename(folder)
+    for other in folder.parent.iterdir():
+        if other != folder:
             shutil.rmtree(other)
 
 
