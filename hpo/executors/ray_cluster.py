@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from hpo.addresses import hide_passwords
+from hpo.addresses import hide_passwords, masked
 from hpo.errors import HpoError, StorageError
 from hpo.events import Event, OnEvent, TrialEnded, TrialStarted
 from hpo.executors.base import Lost
@@ -41,6 +41,10 @@ LOOK_EVERY = 0.1
 SHOWN = ("HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HUB_DISABLE_TELEMETRY", "HF_UPDATE_DOWNLOAD_COUNTS")
 # And those that may hold a password, by how their names begin. Ray shows no arguments of methods.
 HIDDEN = ("MLFLOW_", "PG", "HF_TOKEN")
+WAY_OUT = (
+    "Start it (`ray start --head`), make this machine one of its nodes (`ray start --address=...`), mend the address, or "
+    "unset RAY_ADDRESS to run on this machine alone."
+)
 
 
 @dataclass(frozen=True)
@@ -353,9 +357,8 @@ def _connected(workers: int, quiet: bool) -> Any:
     except (ConnectionError, ValueError, ImportError, RuntimeError) as error:
         if own:
             raise
-        way_out = "Run `pip install 'ray[client]'`, or the command on a node of the cluster, with RAY_ADDRESS=auto."
-        if not address.startswith("ray://"):
-            way_out = "The command must run on one of its nodes: `ray start --address=...` makes this machine one."
+        client = "Run `pip install 'ray[client]'`, or the command on a node of the cluster, with RAY_ADDRESS=auto."
+        way_out = client if address.startswith("ray://") else WAY_OUT
         raise _no_cluster(address, str(error), way_out) from error
     return ray
 
@@ -370,13 +373,14 @@ def _require_listener(address: str) -> None:
     try:
         socket.create_connection((name.strip("[]"), int(port)), TO_ANSWER).close()
     except (OSError, OverflowError) as error:
-        way_out = "Start it (`ray start --head`), mend the address, or unset RAY_ADDRESS to run on this machine alone."
-        raise _no_cluster(address, str(error), way_out) from error
+        raise _no_cluster(address, str(error), WAY_OUT) from error
 
 
 def _no_cluster(address: str, reason: str, way_out: str) -> HpoError:
-    reason = hide_passwords(" ".join(reason.split()))
-    return HpoError(f"RAY_ADDRESS must be a Ray cluster that can be reached, but got {address}: {reason}. {way_out}")
+    reason = hide_passwords(" ".join(reason.split())).rstrip(".")
+    return HpoError(
+        f"RAY_ADDRESS must be a Ray cluster that can be reached, but got {masked(address)}: {reason}. {way_out}"
+    )
 
 
 @contextmanager

@@ -115,7 +115,7 @@ def test_a_trial_that_hangs_is_killed_and_its_worker_replaced(
     raw_study: StudyMaker, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray_cluster, "TO_TIME_OUT", 2.0)
-    spec = parse_study(long(raw_study, trial_timeout=10), "x")
+    spec = parse_study(long(raw_study, trial_timeout=6), "x")
     job = begin(spec, output)
     stopped: list[int] = []
 
