@@ -17,7 +17,7 @@ from hpo.command_line import (
 from hpo.hub_choice import FALLBACK_MODES, choose_study
 from hpo.study_file import study_path
 
-EXECUTORS = ("serial", "processes")  # as `hpo.executors` has them, which is imported late
+EXECUTORS = ("serial", "processes", "ray")  # as `hpo.executors` has them, which is imported late
 
 
 def parser() -> argparse.ArgumentParser:

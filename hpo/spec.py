@@ -217,6 +217,9 @@ class StudySpec(Settings):
     """The study stops when so many trials in a row have failed. The same command goes on."""
     grace_period: Annotated[float, Field(gt=0)] = 120.0
     """Seconds of silence after which a trial on another machine is taken for dead, and tried again."""
+    num_gpus: Annotated[float, Field(ge=0)] | None = None
+    """GPUs that a trial takes under `--executor ray`: a whole number, or the share of one. Default: one where there are
+    enough for all trials that run at once, an equal share where there are fewer; none where the cluster has none."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Splits, sampler and each trial's seed are derived from it."""
     data: DataSpec
@@ -236,6 +239,15 @@ class StudySpec(Settings):
     """What runs instead, under the name `<name>-fallback`, when the Hub cannot be reached."""
     fallback_for: str | None = None
     """Set by the program in a fallback study: the name of the study it stands in for."""
+
+    @model_validator(mode="after")
+    def _gpus_are_shared_one_by_one(self) -> "StudySpec":
+        if self.num_gpus is not None and self.num_gpus > 1 and self.num_gpus % 1:
+            raise rule_broken(
+                f"num_gpus must be a whole number or below 1, but got num_gpus={self.num_gpus:g}",
+                f"Set it to {self.num_gpus // 1:g}.",
+            )
+        return self
 
     @property
     def models(self) -> list[ModelSpec]:

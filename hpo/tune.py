@@ -100,7 +100,7 @@ def tune(
     ctrl_c = CtrlC()
     # On a server drivers share a study, as workers do.
     alone = only_driver(output, spec.name) if storage is None else nullcontext()
-    with alone, EXECUTORS[chosen](workers, ctrl_c.check) as running:
+    with alone, EXECUTORS[chosen](spec, output, storage, workers, ctrl_c.check) as running:
         opened = open_storage(output, storage)
         tracker = tracker_of(output)
         notes = tracker.send_waiting()

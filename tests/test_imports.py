@@ -72,5 +72,11 @@ def test_what_reads_a_study_loads_nothing_heavy(module: str) -> None:
     assert not loaded(code)[1] & HEAVY
 
 
+def test_ray_is_not_loaded_before_it_is_chosen() -> None:
+    code = "import json, sys, hpo.tune; print(json.dumps([0, [name.partition('.')[0] for name in sys.modules]]))"
+    modules = loaded(code)[1]
+    assert "torch" in modules and "ray" not in modules
+
+
 def test_the_probe_sees_what_is_heavy() -> None:
     assert loaded("import json, mlflow, sys; print(json.dumps([0, list(sys.modules)]))")[1] & HEAVY

@@ -79,6 +79,8 @@ FLOORS: dict[str, int] = {
     "hpo.executors": 9,
     "hpo.executors.base": 9,
     "hpo.executors.processes": 9,
+    "hpo.executors.ray_cluster": 9,
+    "hpo.executors.worker": 9,
     "hpo.executors.serial": 9,
     "hpo.supervisor": 10,
     "hpo.tune": 11,
@@ -116,6 +118,7 @@ LIBRARIES = {
     "sqlalchemy": ("hpo.storage", "hpo.storage_server", "hpo.tracking", "hpo.tracking_store"),
     "psycopg": ("hpo.storage_server",),
     "requests": ("hpo.tracking_store",),
+    "ray": ("hpo.executors.ray_cluster",),
     "rich": ("hpo.console", "hpo.doctor", "hpo.plain_text", "hpo.train"),
 }
 

@@ -16,33 +16,23 @@ import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
-from mlflow.entities import Run
 from optuna.trial import FrozenTrial
 
 from conftest import StudyMaker
 from hpo import trial as trial_module
-from hpo.errors import HpoError, StorageError
+from hpo.errors import HpoError
 from hpo.events import Event, Note, StepDone
 from hpo.executors import processes
 from hpo.lease import OWNER
-from hpo.storage import open_storage
-from hpo.study import load_study
 from hpo.study_file import parse_study
-from hpo.tracking import tracker_of, tracking_uri
+from hpo.tracking import tracking_uri
 from hpo.training.setup import Setup, set_up
 from hpo.trial import checkpoint_path
 from hpo.tune import tune
 from test_tune import Recorder
+from workers import long, pid_of, runs_of, trials_of
 
 ROOT = Path(__file__).parent.parent
-
-
-def long(raw_study: StudyMaker, name: str = "long", **sections: Any) -> dict[str, Any]:
-    """A study whose trials take some seconds, whose pruner prunes nothing, and whose default is drawn again."""
-    training = raw_study()["training"] | {"num_train_epochs": 40, "num_evaluations": 10}
-    space = {"weight_decay": {"choices": [0.01, 0.02, 0.03]}}
-    common = {"name": name, "training": training, "search_space": space, "pruner": {"name": "none"}}
-    return raw_study(**common | {"sampler": {"name": "random"}, "n_trials": 2, "checkpoint_every": 0.2} | sections)
 
 
 def told(trials: list[FrozenTrial]) -> list[tuple[Any, ...]]:
@@ -52,17 +42,6 @@ def told(trials: list[FrozenTrial]) -> list[tuple[Any, ...]]:
         for trial in sorted(trials, key=lambda trial: str(trial.params))
         if trial.state.name == "COMPLETE"
     ]
-
-
-def runs_of(output: Path, name: str = "long") -> dict[str, Run]:
-    tracker_of(output).flush()
-    client = MlflowClient(tracking_uri(output))
-    runs = client.search_runs([client.get_experiment_by_name(name).experiment_id])
-    return {run.info.run_name: run for run in runs}
-
-
-def pid_of(output: Path, number: int, name: str = "long") -> int:
-    return int(load_study(open_storage(output), name).trials[number].user_attrs[OWNER]["pid"])
 
 
 class Killer(Recorder):
@@ -155,13 +134,6 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"no {what} in two minutes"
         time.sleep(0.1)
-
-
-def trials_of(output: Path, name: str = "long") -> list[FrozenTrial]:
-    try:
-        return load_study(open_storage(output), name).trials
-    except StorageError:  # not there yet
-        return []
 
 
 def write(raw: dict[str, Any], folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -25,8 +26,14 @@ class Executor(Protocol):
     on_event: OnEvent
     """Is told what they tell."""
 
-    def __init__(self, workers: int, check: Callable[[], None]) -> None:
-        """`check` raises KeyboardInterrupt when the study has to stop."""
+    def __init__(
+        self, spec: StudySpec, output: Path, storage: str | None, workers: int, check: Callable[[], None]
+    ) -> None:
+        """For a study that is kept there. `check` raises KeyboardInterrupt when it has to stop.
+
+        Raises:
+            HpoError: its trials cannot run here.
+        """
 
     def __enter__(self) -> Self: ...
 

@@ -8,48 +8,22 @@ import multiprocessing
 import os
 import signal
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Self
 
 from hpo.errors import HpoError
-from hpo.events import Event, OnEvent, StepDone, TrialEnded, TrialStarted
+from hpo.events import Event, OnEvent, TrialEnded, TrialStarted
 from hpo.executors.base import Lost
+from hpo.executors.worker import MAX_STILLBORN, TO_STOP, TO_TIME_OUT, Done, Failed, WorkerError, work
 from hpo.spec import StudySpec
 from hpo.study import KILLED, TIMED_OUT
 from hpo.training.device import num_threads, visible_gpus
-from hpo.trial import Job, run_trial
-
-# Seconds that a trial has to write its checkpoint and tell its end, before its worker is killed.
-TO_STOP = 8.0
-# Beyond `trial_timeout` a trial that does not hang has ended itself.
-TO_TIME_OUT = 10.0
-# Seconds between two steps that are told: nobody looks more often.
-STEPS_EVERY = 0.1
-# Workers in a row that may die without having run anything.
-MAX_STILLBORN = 3
-
-
-@dataclass(frozen=True)
-class Done:
-    """A worker is free again."""
-
-
-@dataclass(frozen=True)
-class Failed:
-    """What a trial raised, as far as it can travel; a bug of ours with its traceback."""
-
-    error: HpoError | None
-    details: str
-
-
-class WorkerError(RuntimeError):
-    """A bug of ours that showed in a worker, with its traceback there."""
+from hpo.trial import Job
 
 
 def slots(workers: int) -> list[dict[str, str]]:
@@ -97,7 +71,9 @@ class _Worker:
 class Processes:
     """As many workers as are wanted, each of which loads once what all its trials need."""
 
-    def __init__(self, workers: int, check: Callable[[], None]) -> None:
+    def __init__(
+        self, spec: StudySpec, output: Path, storage: str | None, workers: int, check: Callable[[], None]
+    ) -> None:
         self.on_event: OnEvent = lambda event: None
         self._workers = [_Worker(environment) for environment in slots(workers)]
         self._stillborn = 0
@@ -151,11 +127,9 @@ class Processes:
             case Done():
                 worker.since = None
                 self._stillborn = 0
-            case Failed(error, details):
+            case Failed():
                 worker.since = None
-                if error is None:
-                    raise WorkerError(f"a trial broke in its worker:\n{details}")
-                raise error
+                raise told.raised()
             case _:
                 if isinstance(told, TrialStarted):
                     worker.number = told.number
@@ -183,12 +157,14 @@ class Processes:
         while busy and time.monotonic() < deadline:
             for pipe in wait(list(busy), deadline - time.monotonic()):
                 worker = busy[pipe]  # type: ignore[index]
-                # Why a trial ended is told already, or of no use any more.
-                with suppress(HpoError, WorkerError, EOFError, OSError):
+                try:
                     self._take(worker, worker.pipe.recv())
-                    if worker.since is not None:
-                        continue
-                del busy[worker.pipe]
+                except (HpoError, WorkerError):
+                    pass  # why a trial ended is told already, or of no use any more
+                except (EOFError, OSError):
+                    worker.since = None
+                if worker.since is None:
+                    del busy[worker.pipe]
         for worker in self._workers:
             worker.end(TO_STOP if worker.since is None else 0.0)
             worker.since = None
@@ -238,15 +214,7 @@ def _work(pipe: Connection, quiet: bool) -> None:
         silence(verbose=False)
     orders = _Orders(pipe)
 
-    last = 0.0
-
-    def tell(told: Any) -> None:
-        nonlocal last
-        if isinstance(told, StepDone):
-            now = time.monotonic()
-            if now - last < STEPS_EVERY and told.step < told.num_training_steps:
-                return
-            last = now
+    def tell(told: Event | Done | Failed) -> None:
         with suppress(OSError):  # the driver is gone, which `check` finds
             pipe.send(told)
 
@@ -257,14 +225,4 @@ def _work(pipe: Connection, quiet: bool) -> None:
             spec, job = pipe.recv()
         except (EOFError, OSError):
             return
-        try:
-            run_trial(spec, job, tell, orders.check)
-        except KeyboardInterrupt:
-            tell(Done())
-            return
-        except HpoError as error:
-            tell(Failed(error, ""))
-        except Exception:
-            tell(Failed(None, traceback.format_exc()))
-        else:
-            tell(Done())
+        tell(work(spec, job, tell, orders.check))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -16,7 +17,9 @@ class Serial:
 
     busy = 0
 
-    def __init__(self, workers: int, check: Callable[[], None]) -> None:
+    def __init__(
+        self, spec: StudySpec, output: Path, storage: str | None, workers: int, check: Callable[[], None]
+    ) -> None:
         assert workers == 1
         self.on_event: OnEvent = lambda event: None
         self.free = 1

@@ -1,0 +1,394 @@
+"""Several trials at once on a Ray cluster, each worker an actor with its share of a node's cores and GPUs.
+
+The cluster is that of RAY_ADDRESS, or one of this machine alone that ends with the study. Ray's own retries are off:
+what a dead worker or node leaves is tried again by the driver, from its checkpoint, as everywhere.
+"""
+
+import itertools
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from hpo.addresses import hide_passwords, masked
+from hpo.errors import HpoError, StorageError
+from hpo.events import Event, OnEvent, TrialEnded, TrialStarted
+from hpo.executors.base import Lost
+from hpo.executors.worker import MAX_STILLBORN, TO_STOP, TO_TIME_OUT, Done, Failed, WorkerError, outcome, work
+from hpo.lease import host
+from hpo.spec import StudySpec
+from hpo.study import KILLED, TIMED_OUT
+from hpo.tracking import tracking_uri
+from hpo.tracking_store import sqlite_file
+from hpo.training.device import num_threads, visible_gpus
+from hpo.trial import Job
+
+# Seconds that a cluster has to answer, and to have room for one worker; one that grows by itself takes minutes.
+TO_ANSWER, TO_HAVE_ROOM = 3.0, 600.0
+# Seconds between two looks at what trials tell.
+LOOK_EVERY = 0.1
+# Variables of the driver that its workers need before they import anything. Ray shows them to whoever asks.
+SHOWN = ("HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HUB_DISABLE_TELEMETRY", "HF_UPDATE_DOWNLOAD_COUNTS")
+# And those that may hold a password, by how their names begin. Ray shows no arguments of methods.
+HIDDEN = ("MLFLOW_", "PG", "HF_TOKEN")
+WAY_OUT = (
+    "Start it (`ray start --head`), make this machine one of its nodes (`ray start --address=...`), mend the address, "
+    "or unset RAY_ADDRESS to run on this machine alone."
+)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a worker takes of its node."""
+
+    num_cpus: int
+    num_gpus: float
+
+
+def share_of(nodes: Sequence[Mapping[str, float]], workers: int, num_gpus: float | None) -> Share:
+    """The largest equal share of the nodes' resources of which there are enough for all workers.
+
+    Args:
+        nodes: how much of `CPU` and `GPU` each has.
+        num_gpus: what the study says; None: a GPU is divided into as few parts as will do.
+
+    Raises:
+        HpoError: no node has so many GPUs.
+    """
+    gpus = [int(node.get("GPU", 0)) for node in nodes]
+    if num_gpus is None:
+        num_gpus = 1 / max(1, -(-workers // sum(gpus))) if sum(gpus) else 0.0
+    if num_gpus > max(gpus):
+        raise HpoError(
+            f"num_gpus must be no more than a node of the Ray cluster has, but got num_gpus={num_gpus:g} and at most "
+            f"{max(gpus)} on one node. Lower it (--set num_gpus=...), or start nodes that have them."
+        )
+
+    def room(num_cpus: int, node: Mapping[str, float]) -> int:
+        by_gpu = node.get("GPU", 0) // num_gpus if num_gpus >= 1 else node.get("GPU", 0) * (1 // (num_gpus or 1))
+        by_cpu = node.get("CPU", 0) // num_cpus
+        return int(min(by_cpu, by_gpu) if num_gpus else by_cpu)
+
+    most = int(max(node.get("CPU", 0) for node in nodes))
+    fitting = (n for n in range(most, 0, -1) if sum(room(n, node) for node in nodes) >= workers)
+    return Share(next(fitting, 1), num_gpus)
+
+
+class _Worker:
+    """Runs trials, one at a time, in a process of Ray's, of which it is the only actor."""
+
+    def __init__(self, events: Any) -> None:
+        self._events = events
+        self._stopped = False
+
+    def prepare(self, environment: dict[str, str], folders: Sequence[Path], home: str | None, quiet: bool) -> Any:
+        """Makes it as a process of the driver's would be: its variables, the folder that it is in, its silence.
+
+        Returns:
+            A `Failed` with an HpoError if the node cannot be used.
+        """
+
+        def prepare() -> None:
+            if quiet:
+                from hpo.command_line import quiet as silence
+
+                silence(verbose=False)
+            os.environ |= environment
+            if home not in (None, host()):
+                raise _needs_servers([socket.gethostname()])
+            for folder in folders:
+                if not folder.is_dir():
+                    raise StorageError(
+                        f"all nodes of a Ray cluster must have the folder where the command runs and that of --output, "
+                        f"but {socket.gethostname()} has no {folder}. Put both on a file system that they share."
+                    )
+            os.chdir(folders[0])
+
+        return outcome(prepare)
+
+    def run(self, key: int, spec: StudySpec, job: Job) -> Any:
+        from ray.exceptions import RayError
+
+        def tell(event: Event) -> None:
+            try:
+                self._events.put((key, event))
+            except RayError:  # the driver is gone
+                self._stopped = True
+
+        return work(spec, job, tell, self._check)
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def _check(self) -> None:
+        if self._stopped:
+            raise KeyboardInterrupt
+
+
+@dataclass
+class _Slot:
+    """A worker, and what the driver knows of it."""
+
+    actor: Any
+    awaited: Any
+    """Ray's reference to what it does: it starts, or runs a trial; None: it is idle."""
+    since: float
+    """When that began."""
+    key: int | None = None
+    """Of the trial's call, which no other one ever has; None: it runs none."""
+    number: int | None = None
+    limit: float | None = None
+
+
+class RayCluster:
+    """As many workers as are wanted, wherever the cluster has room, each of which loads once what its trials need."""
+
+    def __init__(
+        self, spec: StudySpec, output: Path, storage: str | None, workers: int, check: Callable[[], None]
+    ) -> None:
+        self.on_event: OnEvent = lambda event: None
+        self._quiet = logging.root.manager.disable >= logging.ERROR
+        self._ray = _connected(workers, self._quiet)
+        try:
+            nodes = [node for node in self._ray.nodes() if node["Alive"]]
+            files = storage is None or sqlite_file(tracking_uri(output)) is not None
+            machines = sorted({node["NodeManagerAddress"] for node in nodes})
+            if files and len(machines) > 1:
+                raise _needs_servers(machines)
+            self._share = share_of([node["Resources"] for node in nodes], workers, spec.num_gpus)
+            self._prepare = (
+                {name: value for name, value in os.environ.items() if name.startswith(HIDDEN)},
+                (Path.cwd(), output.resolve()),
+                host() if files else None,
+                self._quiet,
+            )
+            self._events = self._queue()
+            self._told: deque[tuple[int, Event]] = deque()
+            self._keys = itertools.count()
+            self._stillborn, self._stopping = 0, False
+            self._ready = time.monotonic()
+            self._slots = [self._slot() for _ in range(workers)]
+        except BaseException:
+            self._ray.shutdown()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for slot in self._slots:
+            self._ray.kill(slot.actor)
+        self._slots.clear()
+        self._ray.shutdown()
+
+    @property
+    def free(self) -> int:
+        return sum(slot.awaited is None for slot in self._slots)
+
+    @property
+    def busy(self) -> int:
+        return sum(slot.key is not None for slot in self._slots)
+
+    def submit(self, spec: StudySpec, job: Job) -> None:
+        slot = next(slot for slot in self._slots if slot.awaited is None)
+        slot.key, slot.number, slot.limit, slot.since = next(self._keys), None, spec.trial_timeout, time.monotonic()
+        slot.awaited = slot.actor.run.remote(slot.key, spec, replace(job, output=job.output.resolve()))
+
+    def wait(self, seconds: float) -> list[Lost]:
+        deadline = time.monotonic() + seconds
+        while True:
+            ready = self._ended(max(0.0, min(LOOK_EVERY, deadline - time.monotonic())))
+            self._pass_on()
+            lost = [each for slot in self._slots if slot.awaited in ready for each in self._heard(slot)]
+            lost += [each for slot in self._slots if _hangs(slot) for each in self._replace(slot, TIMED_OUT)]
+            if ready or lost or time.monotonic() >= deadline:
+                self._require_room()
+                return lost
+
+    def stop(self) -> None:
+        deadline = time.monotonic() + TO_STOP
+        self._stopping = True
+        for slot in self._slots:
+            slot.actor.stop.options(concurrency_group="orders").remote()
+        while self.busy and time.monotonic() < deadline:
+            with suppress(HpoError, WorkerError):  # why a trial ended is told already, or of no use any more
+                self.wait(deadline - time.monotonic())
+        for slot in self._slots:
+            self._ray.kill(slot.actor)
+            slot.key = None
+
+    def _queue(self) -> Any:
+        """What trials tell, on the driver's own node."""
+        from ray.util.queue import Queue
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
+        return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+
+    def _slot(self) -> _Slot:
+        # A group of its own, so that an order is heard while a trial runs.
+        kind = self._ray.remote(concurrency_groups={"orders": 1})(_Worker)
+        threads = {name: str(self._share.num_cpus) for name in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")}
+        shown = {name: os.environ[name] for name in SHOWN if name in os.environ}
+        actor = kind.options(
+            num_cpus=self._share.num_cpus,
+            num_gpus=self._share.num_gpus,
+            scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": threads | shown},
+        ).remote(self._events)
+        return _Slot(actor, actor.prepare.remote(*self._prepare), time.monotonic())
+
+    def _ended(self, seconds: float) -> list[Any]:
+        """What of the awaited is there, at the latest then."""
+        awaited = [slot.awaited for slot in self._slots if slot.awaited is not None]
+        if not awaited:
+            time.sleep(seconds)
+            return []
+        ready, _ = self._ray.wait(awaited, timeout=seconds)
+        return list(ready)
+
+    def _pass_on(self) -> None:
+        """One by one, so that what is told after an event at which the study stops is not forgotten."""
+        if waiting := self._events.qsize():
+            self._told += self._events.get_nowait_batch(waiting)
+        while self._told:
+            key, event = self._told.popleft()
+            slot = next((slot for slot in self._slots if slot.key == key), None)
+            if slot is None:  # it was taken for dead
+                continue
+            if isinstance(event, TrialStarted):
+                slot.number = event.number
+            elif isinstance(event, TrialEnded):
+                slot.number = None
+            self.on_event(event)
+
+    def _heard(self, slot: _Slot) -> list[Lost]:
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            told: Done | Failed = self._ray.get(slot.awaited)
+        except RayTaskError as error:
+            raise WorkerError(f"a worker broke:\n{error}") from None
+        except RayError as error:
+            return self._replace(slot, KILLED, str(error))
+        if slot.key is not None:
+            self._stillborn = 0
+        slot.awaited = slot.key = None
+        if isinstance(told, Failed):
+            raise told.raised()
+        return []
+
+    def _replace(self, slot: _Slot, reason: str, details: str = "") -> list[Lost]:
+        """A new worker in the place of one that is dead, or hangs."""
+        lost = [] if slot.key is None else [Lost(slot.number, reason)]
+        self._stillborn += slot.number is None
+        self._ray.kill(slot.actor)
+        if self._stillborn > MAX_STILLBORN * len(self._slots):
+            raise WorkerError(f"workers die before they run anything, the last of this:\n{details}")
+        if self._stopping:
+            slot.awaited = slot.key = None
+        else:
+            self._slots[self._slots.index(slot)] = self._slot()
+        return lost
+
+    def _require_room(self) -> None:
+        """Raises HpoError if the cluster has had no room for any worker for too long."""
+        now = time.monotonic()
+        if self.busy or self.free:
+            self._ready = now
+        elif now - self._ready > TO_HAVE_ROOM and not self._stopping:
+            raise HpoError(
+                f"the Ray cluster must have room for one trial within {TO_HAVE_ROOM:.0f} s, but has none for "
+                f"{self._share.num_cpus} CPUs and {self._share.num_gpus:g} GPUs: {self._ray.available_resources()}. "
+                "End what takes them, start nodes, or raise --workers for smaller shares; the same command goes on."
+            )
+
+
+def _hangs(slot: _Slot) -> bool:
+    past = time.monotonic() - slot.since
+    return slot.key is not None and slot.limit is not None and past > slot.limit + TO_TIME_OUT
+
+
+def _needs_servers(machines: Sequence[str]) -> StorageError:
+    return StorageError(
+        "trials on several machines need databases that all of them can reach, but SQLite is a file of one machine, "
+        f"and the Ray cluster has {', '.join(machines)}. Give --storage postgresql://... and "
+        "MLFLOW_TRACKING_URI=http://..., or unset RAY_ADDRESS to run on this machine alone."
+    )
+
+
+def _connected(workers: int, quiet: bool) -> Any:
+    """Ray, joined to the cluster of RAY_ADDRESS or to one that it starts here. Raises HpoError."""
+    address = os.environ.get("RAY_ADDRESS", "local")
+    own = address == "local"
+    # Ray looks at them when it is imported.
+    variables = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_NUM_REDIS_GET_RETRIES": "1"}
+    if own:  # on 127.0.0.1, and only for who knows the token
+        variables |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+        variables |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+        import ray._private.worker
+    except ImportError as error:
+        raise HpoError(
+            f"--executor ray needs Ray, which is not installed ({error}). Run `pip install 'hpo[ray]'`."
+        ) from error
+    if quiet:  # what it says of dead nodes goes to stdout, whatever it is told
+        ray._private.worker.listen_error_messages = lambda *arguments: None
+    resources = {"num_cpus": max(workers, num_threads()), "num_gpus": len(visible_gpus())} if own else {}
+    if not own:
+        _require_listener(address)
+    talk = {"logging_level": logging.ERROR if quiet else logging.INFO, "log_to_driver": not quiet}
+    try:
+        with _own_sigterm():
+            ray.init(address, include_dashboard=False if own else None, **talk, **resources)
+    except (ConnectionError, ValueError, ImportError, RuntimeError) as error:
+        if own:
+            raise
+        client = "Run `pip install 'ray[client]'`, or the command on a node of the cluster, with RAY_ADDRESS=auto."
+        way_out = client if address.startswith("ray://") else WAY_OUT
+        raise _no_cluster(address, str(error), way_out) from error
+    return ray
+
+
+def _require_listener(address: str) -> None:
+    """Raises HpoError if nothing listens there: Ray itself looks for 41 s."""
+    if address == "auto":
+        return
+    name, _, port = address.removeprefix("ray://").rpartition(":")
+    if not name or not port.isdigit():
+        raise _no_cluster(address, "no host and port", "Write `auto`, or host:port as `ray start` shows it.")
+    try:
+        socket.create_connection((name.strip("[]"), int(port)), TO_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, str(error), WAY_OUT) from error
+
+
+def _no_cluster(address: str, reason: str, way_out: str) -> HpoError:
+    reason = hide_passwords(" ".join(reason.split())).rstrip(".")
+    return HpoError(
+        f"RAY_ADDRESS must be a Ray cluster that can be reached, but got {masked(address)}: {reason}. {way_out}"
+    )
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray takes the signal for itself when it starts."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,58 @@
+"""Studies long enough to be interrupted, and what is looked at of them meanwhile and afterwards."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from optuna.trial import FrozenTrial
+
+from conftest import StudyMaker
+from hpo.errors import StorageError
+from hpo.executors import Executor
+from hpo.lease import OWNER
+from hpo.spec import StudySpec
+from hpo.storage import open_storage
+from hpo.study import load_study, open_study
+from hpo.tracking import tracker_of, tracking_uri
+from hpo.trial import Job
+
+
+def long(raw_study: StudyMaker, name: str = "long", **sections: Any) -> dict[str, Any]:
+    """A study whose trials take some seconds, whose pruner prunes nothing, and whose default is drawn again."""
+    training = raw_study()["training"] | {"num_train_epochs": 40, "num_evaluations": 10}
+    space = {"weight_decay": {"choices": [0.01, 0.02, 0.03]}}
+    common = {"name": name, "training": training, "search_space": space, "pruner": {"name": "none"}}
+    return raw_study(**common | {"sampler": {"name": "random"}, "n_trials": 2, "checkpoint_every": 0.2} | sections)
+
+
+def runs_of(output: Path, name: str = "long") -> dict[str, Run]:
+    tracker_of(output).flush()
+    client = MlflowClient(tracking_uri(output))
+    runs = client.search_runs([client.get_experiment_by_name(name).experiment_id])
+    return {run.info.run_name: run for run in runs}
+
+
+def pid_of(output: Path, number: int, name: str = "long") -> int:
+    return int(load_study(open_storage(output), name).trials[number].user_attrs[OWNER]["pid"])
+
+
+def trials_of(output: Path, name: str = "long") -> list[FrozenTrial]:
+    try:
+        return load_study(open_storage(output), name).trials
+    except StorageError:  # not there yet
+        return []
+
+
+def begin(spec: StudySpec, output: Path) -> Job:
+    """A study as the driver begins it."""
+    open_study(spec, open_storage(output))
+    return Job(output, tracker_of(output).start_study(spec.name, None, "", {}))
+
+
+def wait_until_free(executor: Executor) -> None:
+    deadline = time.monotonic() + 120
+    while not executor.free:
+        assert time.monotonic() < deadline
+        assert executor.wait(0.5) == []
