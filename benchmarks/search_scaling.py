@@ -54,7 +54,7 @@ from hpo.storage import open_storage
 from hpo.study import load_study
 from hpo.study_file import read_study
 from hpo.tracking import Tracker, TrialRun
-from hpo.training.finetune import CurvePoint, Evaluation
+from hpo.training.finetune import CurvePoint, Evaluation, Progress
 from hpo.training.setup import Setup
 from hpo.tune import Outcome, tune
 
@@ -219,7 +219,9 @@ def played_setup(config: TrialConfig, cache: Path) -> Setup:
     )
 
 
-def played_training(setup: Setup, on_step: Callable[[int], None]) -> Iterator[Evaluation]:
+def played_training(
+    setup: Setup, on_step: Callable[[int], None], *, progress: Progress, between_batches: Callable[[], None]
+) -> Iterator[Evaluation]:
     """All evaluations of a trial that never falls behind, so that each one takes the same way."""
     evaluations = setup.config.training.num_evaluations
     score, made = 0.95, 0
@@ -227,9 +229,13 @@ def played_training(setup: Setup, on_step: Callable[[int], None]) -> Iterator[Ev
         until = STEPS * step // evaluations
         curve = tuple(CurvePoint(at, 0.5, 1e-4, 1.0) for at in range(made + 1, until + 1))
         for at in range(made + 1, until + 1):
+            progress.global_step = at
             on_step(at)
         made = until
-        yield Evaluation(step, made, 3 * step / evaluations, scores(score), curve, 1000.0, 2000.0, None)
+        between_batches()
+        evaluation = Evaluation(step, made, 3 * step / evaluations, scores(score), curve, 1000.0, 2000.0, None)
+        progress.evaluations.append(evaluation)
+        yield evaluation
 
 
 def scores(accuracy: float) -> dict[str, float]:

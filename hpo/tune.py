@@ -1,6 +1,7 @@
 """The driver of a study: checks everything before the first trial, runs what is missing, reports whatever ends it."""
 
 import gc
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from hpo.executors import EXECUTORS
 from hpo.export import export_trial
 from hpo.facts import StudyFacts, study_facts
 from hpo.interrupt import CtrlC
-from hpo.lease import is_alive
+from hpo.lease import Watch
 from hpo.output import prepare_output, require_addressable, write_atomically
 from hpo.plain_text import markdown
 from hpo.report import best_trial, leaderboard, trials_table, write_report
@@ -108,7 +109,8 @@ def tune(
         facts = study_facts(pinned_spec, output / "cache")
         gc.collect()  # the models that it tried: a trial's own collection leaves alone what was there before
         with exclusive(output, spec.name, storage):  # or two that begin at once would queue two defaults
-            notes += _set_aside(opened, tracker, spec.name, folder) if fresh else []
+            if fresh:
+                notes += _set_aside(opened, tracker, spec.name, folder, alone=storage is None)
             study = open_study(spec, opened)
             if ended_trials(study):
                 require_unchanged(study, facts.data.fingerprint, facts.models)
@@ -195,12 +197,13 @@ def study_file(study: optuna.Study, folder: Path) -> Path:
     return path
 
 
-def _set_aside(storage: BaseStorage, tracker: Tracker, name: str, folder: Path) -> list[str]:
+def _set_aside(storage: BaseStorage, tracker: Tracker, name: str, folder: Path, *, alone: bool) -> list[str]:
     if name not in study_names(storage):
         return []
     study = load_study(storage, name)
     running = running_trials(study)
-    if alive := [str(trial.number) for trial in running if is_alive(trial) is not False]:
+    dead = {trial.number for trial in Watch(math.inf).dead(running, alone=alone)}
+    if alive := [str(trial.number) for trial in running if trial.number not in dead]:
         raise StorageError(
             f"--fresh sets a study aside that nobody works on, but `{name}` has trials that run: {', '.join(alive)}. "
             "End its other drivers, or use another name: --set name=..."
