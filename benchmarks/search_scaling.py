@@ -202,6 +202,7 @@ def run_study(spec: StudySpec, n_trials: int, folder: Path, clock: Clock) -> tup
         patches.enter_context(mock.patch("hpo.tune.study_facts", lambda spec, cache: FACTS))
         patches.enter_context(mock.patch("hpo.trial.set_up", played_setup))
         patches.enter_context(mock.patch("hpo.trial.finetune", played_training))
+        patches.enter_context(mock.patch("hpo.trial.keep_best", lambda setup, folder: None))  # there are no weights
         return stopwatch, tune(wanted, folder, stopwatch)
 
 
