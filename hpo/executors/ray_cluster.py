@@ -42,8 +42,8 @@ SHOWN = ("HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_HUB_DISABLE_TELEMETRY", "HF_UPDATE
 # And those that may hold a password, by how their names begin. Ray shows no arguments of methods.
 HIDDEN = ("MLFLOW_", "PG", "HF_TOKEN")
 WAY_OUT = (
-    "Start it (`ray start --head`), make this machine one of its nodes (`ray start --address=...`), mend the address, or "
-    "unset RAY_ADDRESS to run on this machine alone."
+    "Start it (`ray start --head`), make this machine one of its nodes (`ray start --address=...`), mend the address, "
+    "or unset RAY_ADDRESS to run on this machine alone."
 )
 
 

@@ -1,6 +1,5 @@
 """What holds wherever trials run."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,30 +7,14 @@ import psutil
 import pytest
 
 from conftest import StudyMaker
+from executing import begin, wait_until_free
 from hpo import run
 from hpo.events import Evaluated, Event, StepDone, TrialEnded, TrialStarted
-from hpo.executors import EXECUTORS, Executor
+from hpo.executors import EXECUTORS
 from hpo.lease import OWNER
-from hpo.spec import StudySpec
-from hpo.storage import open_storage
-from hpo.study import open_study
 from hpo.study_file import parse_study
-from hpo.tracking import tracker_of
-from hpo.trial import Job, checkpoint_path
+from hpo.trial import checkpoint_path
 from test_supervisor import long, trials_of
-
-
-def begin(spec: StudySpec, output: Path) -> Job:
-    """A study as the driver begins it."""
-    open_study(spec, open_storage(output))
-    return Job(output, tracker_of(output).start_study(spec.name, None, "", {}))
-
-
-def wait_until_free(executor: Executor) -> None:
-    deadline = time.monotonic() + 120
-    while not executor.free:
-        assert time.monotonic() < deadline
-        assert executor.wait(0.5) == []
 
 
 class Stopper:

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from conftest import StudyMaker
-from executors.test_contract import begin, wait_until_free
+from executing import begin, wait_until_free
 from hpo.errors import HpoError, StorageError
 from hpo.events import Event, StepDone
 from hpo.executors import Lost, ray_cluster
