@@ -83,9 +83,9 @@ class Supervisor:
                     return
                 self._bury(self.executor.wait(LOOK_EVERY))
         except (HpoError, KeyboardInterrupt):
-            self.executor.stop()
+            lost = self.executor.stop()
             self._looked = -math.inf
-            self._bury([])
+            self._bury(lost)
             raise
 
     def _submit(self) -> None:

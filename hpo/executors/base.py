@@ -58,5 +58,9 @@ class Executor(Protocol):
             HpoError: what a trial raised, which would break every other one alike.
         """
 
-    def stop(self) -> None:
-        """Has the trials that run stop with a checkpoint, and waits for it, but not for long."""
+    def stop(self) -> list[Lost]:
+        """Has the trials that run stop with a checkpoint, and waits for it, but not for long.
+
+        Returns:
+            Those that died of it.
+        """

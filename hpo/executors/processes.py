@@ -149,7 +149,7 @@ class Processes:
         worker.start()
         return [lost]
 
-    def stop(self) -> None:
+    def stop(self) -> list[Lost]:
         deadline = time.monotonic() + TO_STOP
         busy = {worker.pipe: worker for worker in self._workers if worker.since is not None}
         for worker in busy.values():
@@ -162,12 +162,15 @@ class Processes:
                 except (HpoError, WorkerError):
                     pass  # why a trial ended is told already, or of no use any more
                 except (EOFError, OSError):
-                    worker.since = None
+                    del busy[worker.pipe]
+                    continue
                 if worker.since is None:
                     del busy[worker.pipe]
+        lost = [Lost(worker.number, KILLED) for worker in self._workers if worker.since is not None]
         for worker in self._workers:
             worker.end(TO_STOP if worker.since is None else 0.0)
             worker.since = None
+        return lost
 
 
 @contextmanager

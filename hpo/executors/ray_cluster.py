@@ -67,7 +67,9 @@ def share_of(nodes: Sequence[Mapping[str, float]], workers: int, num_gpus: float
     """
     gpus = [int(node.get("GPU", 0)) for node in nodes]
     if num_gpus is None:
-        num_gpus = 1 / max(1, -(-workers // sum(gpus))) if sum(gpus) else 0.0
+        parts = max(1, -(-workers // sum(gpus))) if sum(gpus) else 0
+        # Ray counts in parts of ten thousand, and rounds a seventh up: seven would not fit.
+        num_gpus = 10_000 // parts / 10_000 if parts else 0.0
     if num_gpus > max(gpus):
         raise HpoError(
             f"num_gpus must be no more than a node of the Ray cluster has, but got num_gpus={num_gpus:g} and at most "
@@ -75,9 +77,11 @@ def share_of(nodes: Sequence[Mapping[str, float]], workers: int, num_gpus: float
         )
 
     def room(num_cpus: int, node: Mapping[str, float]) -> int:
-        by_gpu = node.get("GPU", 0) // num_gpus if num_gpus >= 1 else node.get("GPU", 0) * (1 // (num_gpus or 1))
-        by_cpu = node.get("CPU", 0) // num_cpus
-        return int(min(by_cpu, by_gpu) if num_gpus else by_cpu)
+        by_cpu, gpus = node.get("CPU", 0) // num_cpus, node.get("GPU", 0)
+        if not num_gpus:
+            return int(by_cpu)
+        # One below 1 is of a single GPU.
+        return int(min(by_cpu, gpus // num_gpus if num_gpus >= 1 else gpus * int(1 / num_gpus + 1e-6)))
 
     most = int(max(node.get("CPU", 0) for node in nodes))
     fitting = (n for n in range(most, 0, -1) if sum(room(n, node) for node in nodes) >= workers)
@@ -215,17 +219,20 @@ class RayCluster:
                 self._require_room()
                 return lost
 
-    def stop(self) -> None:
+    def stop(self) -> list[Lost]:
         deadline = time.monotonic() + TO_STOP
         self._stopping = True
         for slot in self._slots:
             slot.actor.stop.options(concurrency_group="orders").remote()
+        lost: list[Lost] = []
         while self.busy and time.monotonic() < deadline:
             with suppress(HpoError, WorkerError):  # why a trial ended is told already, or of no use any more
-                self.wait(deadline - time.monotonic())
+                lost += self.wait(deadline - time.monotonic())
         for slot in self._slots:
+            lost += [] if slot.key is None else [Lost(slot.number, KILLED)]
             self._ray.kill(slot.actor)
-            slot.key = None
+            slot.awaited = slot.key = None
+        return lost
 
     def _queue(self) -> Any:
         """What trials tell, on the driver's own node."""
@@ -259,8 +266,16 @@ class RayCluster:
 
     def _pass_on(self) -> None:
         """One by one, so that what is told after an event at which the study stops is not forgotten."""
-        if waiting := self._events.qsize():
-            self._told += self._events.get_nowait_batch(waiting)
+        from ray.exceptions import RayError
+
+        try:
+            if waiting := self._events.qsize():
+                self._told += self._events.get_nowait_batch(waiting)
+        except RayError as error:
+            raise HpoError(
+                f"a study needs its Ray cluster, but what it started there on its own node is gone: {error}. "
+                "See to the node; the same command goes on."
+            ) from error
         while self._told:
             key, event = self._told.popleft()
             slot = next((slot for slot in self._slots if slot.key == key), None)

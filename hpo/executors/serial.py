@@ -42,5 +42,5 @@ class Serial:
         self._ran = False
         return []
 
-    def stop(self) -> None:
-        pass
+    def stop(self) -> list[Lost]:
+        return []

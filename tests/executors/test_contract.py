@@ -79,7 +79,7 @@ def test_a_trial_that_is_stopped_leaves_a_checkpoint(raw_study: StudyMaker, outp
                 stopper.check()
                 assert executor.busy
                 assert executor.wait(0.5) == []
-        executor.stop()
+        assert executor.stop() == []
         assert executor.busy == 0
     (trial, *_) = trials_of(output)
     assert (trial.state.name, trial.user_attrs["result"]["reason"]) == ("FAIL", "interrupted")

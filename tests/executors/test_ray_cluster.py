@@ -193,7 +193,9 @@ def test_several_machines_need_servers(spec: StudySpec, output: Path, two_nodes:
         ([{"CPU": 16, "GPU": 4}], 2, None, Share(8, 1)),
         ([{"CPU": 16, "GPU": 4}], 4, None, Share(4, 1)),
         ([{"CPU": 16, "GPU": 4}], 5, None, Share(3, 0.5)),
-        ([{"CPU": 16, "GPU": 1}], 3, None, Share(5, 1 / 3)),
+        ([{"CPU": 16, "GPU": 1}], 3, None, Share(5, 0.3333)),
+        ([{"CPU": 16, "GPU": 1}], 7, None, Share(2, 0.1428)),  # seven times 0.1429 would be too much
+        ([{"CPU": 20, "GPU": 1}], 10, None, Share(2, 0.1)),
         ([{"CPU": 64}, {"CPU": 8, "GPU": 2}], 2, None, Share(4, 1)),  # where the GPUs are
         ([{"CPU": 64}, {"CPU": 8, "GPU": 2}], 2, 0, Share(32, 0)),
         ([{"CPU": 16, "GPU": 4}], 2, 2, Share(8, 2)),
