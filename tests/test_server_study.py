@@ -8,16 +8,21 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import yaml
+from optuna.trial import FrozenTrial
 
 from conftest import StudyMaker
 from hpo.events import Event, StepDone
-from hpo.storage import open_storage
+from hpo.lease import OWNER
+from hpo.storage import open_storage, study_names
 from hpo.study import load_study
 from hpo.study_file import parse_study
 from hpo.tune import tune
+from mlflow_server import MlflowServer
 from postgres import PASSWORD, Database
 from test_run import hpo
 from test_tune import Recorder
+from workers import long, start_run, wait_until
 
 
 def table(output: Path, url: str | None) -> list[tuple[Any, ...]]:
@@ -115,3 +120,41 @@ def test_workers_go_through_a_restart(raw_study: StudyMaker, output: Path, postg
     tune(spec, output, breaker, storage=postgres.url, workers=2)
     assert started and sorted(event.number for event in breaker.ended) == list(range(5))
     assert {trial.state.name for trial in load_study(open_storage(output, postgres.url), "tiny").trials} == {"COMPLETE"}
+
+
+@pytest.mark.timeout(300)
+def test_the_same_command_on_two_machines_shares_one_study(
+    raw_study: StudyMaker, tmp_path: Path, postgres: Database, server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with an output folder of its own. One is killed in mid-trial; the other does what is left, and no more."""
+    monkeypatch.setenv("OPTUNA_STORAGE", postgres.url)
+    raw = long(raw_study, "shared", n_trials=6, grace_period=5)
+    path = tmp_path / "shared.yaml"
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    outputs = [tmp_path / name for name in ("one", "two")]
+    first, second = (start_run(output, path) for output in outputs)
+
+    def trials() -> list[FrozenTrial]:
+        studies = study_names(open_storage(outputs[0], postgres.url)) if outputs[0].is_dir() else []
+        return load_study(open_storage(outputs[0], postgres.url), "shared").trials if "shared" in studies else []
+
+    def both_run() -> bool:
+        running = [trial for trial in trials() if trial.state.name == "RUNNING" and len(trial.intermediate_values) > 2]
+        return {trial.user_attrs[OWNER]["pid"] for trial in running} == {first.pid, second.pid}
+
+    wait_until(both_run, "moment at which both train")
+    first.kill()
+    first.communicate()
+    _, err = second.communicate(timeout=200)
+    assert second.returncode == 0, err
+    states = [trial.state.name for trial in trials()]
+    assert states.count("COMPLETE") == 6 and states.count("FAIL") == 1 and len(states) == 7
+    (killed,) = (trial for trial in trials() if trial.state.name == "FAIL")
+    assert killed.user_attrs["result"]["reason"] == "killed"
+    assert sum(trial.user_attrs.get("retry_of") == killed.number for trial in trials()) == 1
+    experiment = server.client.get_experiment_by_name("shared")
+    runs = {run.info.run_name: run.info.status for run in server.client.search_runs([experiment.experiment_id])}
+    assert runs.pop("shared") == "FINISHED"  # one parent for both
+    assert runs.pop(f"trial-{killed.number:04d}") == "FAILED"
+    assert list(runs.values()) == ["FINISHED"] * 6
+    assert (outputs[1] / "shared" / "best.yaml").exists()

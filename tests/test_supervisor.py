@@ -4,8 +4,6 @@ import os
 import re
 import resource
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +28,7 @@ from hpo.training.setup import Setup, set_up
 from hpo.trial import checkpoint_path
 from hpo.tune import tune
 from test_tune import Recorder
-from workers import long, pid_of, runs_of, trials_of
+from workers import long, pid_of, runs_of, start_run, trials_of, wait_until
 
 ROOT = Path(__file__).parent.parent
 
@@ -122,18 +120,6 @@ def test_a_killed_worker_costs_no_trial(raw_study: StudyMaker, output: Path) -> 
     assert event.retried and event.reason == "killed"
     report = outcome.report.markdown.read_text()
     assert "1 tried again" in report and re.search(r"\| 1 +\| killed", report)
-
-
-def start_run(output: Path, path: Path, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "hpo.run", "--study", str(path), "--output", str(output), *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what} in two minutes"
-        time.sleep(0.1)
 
 
 def write(raw: dict[str, Any], folder: Path) -> Path:

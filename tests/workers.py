@@ -1,6 +1,9 @@
 """Studies long enough to be interrupted, and what is looked at of them meanwhile and afterwards."""
 
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from hpo.storage import open_storage
 from hpo.study import load_study, open_study
 from hpo.tracking import tracker_of, tracking_uri
 from hpo.trial import Job
+
+ROOT = Path(__file__).parent.parent
 
 
 def long(raw_study: StudyMaker, name: str = "long", **sections: Any) -> dict[str, Any]:
@@ -56,3 +61,15 @@ def wait_until_free(executor: Executor) -> None:
     while not executor.free:
         assert time.monotonic() < deadline
         assert executor.wait(0.5) == []
+
+
+def start_run(output: Path, path: Path, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "hpo.run", "--study", str(path), "--output", str(output), *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} in two minutes"
+        time.sleep(0.1)
