@@ -273,8 +273,8 @@ class RayCluster:
                 self._told += self._events.get_nowait_batch(waiting)
         except RayError as error:
             raise HpoError(
-                f"a study needs its Ray cluster, but what it started there on its own node is gone: {error}. "
-                "See to the node; the same command goes on."
+                "a study needs the Ray node that its command runs on, but got: "
+                f"{str(error).partition(chr(10))[0].rstrip('.')}. Start it again; the same command goes on."
             ) from error
         while self._told:
             key, event = self._told.popleft()
