@@ -9,9 +9,9 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.errors import DIVERGED
 from hpo.study import failure_reason
 
-DIVERGED = "diverged"
 # Fewer say nothing yet.
 MIN_ENDED = 4
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+DIVERGED = "diverged"
+
 
 class HpoError(Exception):
     """The base: its message is written for the user, and says the rule, what was given and the way out."""
@@ -72,4 +74,4 @@ class Diverged(TrialFailed):
         """The evaluation at which it was seen."""
         self.curve = tuple(curve)
         """The training since the evaluation before, as an `Evaluation` would have told it."""
-        super().__init__("diverged", message)
+        super().__init__(DIVERGED, message)

@@ -18,13 +18,13 @@ from hpo.output import output_option, study_folder
 from hpo.report import best_trial
 from hpo.study import (
     end_dead_trials,
-    is_retried,
     load_study,
     remaining_trials,
     requeue,
     running_trials,
     stored_spec,
     total_trials,
+    unqueued_trials,
 )
 from hpo.supervisor import end_runs, leftover_checkpoints, trial_runs
 from hpo.tracking import Tracker
@@ -77,9 +77,7 @@ def _trials(study: optuna.Study, *, alone: bool) -> Iterator[Finding]:
         yield Finding(f"{_named(gone)} RUNNING, and nobody runs it", partial(_bury, study, gone))
     if elsewhere := [trial for trial in running if is_alive(trial) is None and not alone]:
         yield Finding(f"{_named(elsewhere)} RUNNING on another machine; if that is dead, `hpo.run` will find out")
-    trials = study.get_trials(deepcopy=False)
-    repeated = {trial.user_attrs.get("retry_of") for trial in trials}
-    if left := [trial for trial in trials if is_retried(trial) and trial.number not in repeated]:
+    if left := unqueued_trials(study):
         yield Finding(f"{_named(left)} cut short, and not queued to be tried again", partial(requeue, study))
 
 

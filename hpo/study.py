@@ -162,22 +162,24 @@ def is_retried(trial: FrozenTrial) -> bool:
 
 def may_retry(study: optuna.Study, trial: optuna.Trial | FrozenTrial, reason: str | None) -> bool:
     """Whether a trial that ends for this reason is tried again."""
-    trials, failures = study.get_trials(deepcopy=False), 0
-    came_to, repeats = len(trials[trial.number].intermediate_values), trial.user_attrs.get("retry_of")
-    while repeats is not None:
-        before = trials[repeats]
-        failures += failure_reason(before) == reason and len(before.intermediate_values) >= came_to
-        repeats = before.user_attrs.get("retry_of")
+    came_to = len(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+    failures = sum(
+        failure_reason(before) == reason and len(before.intermediate_values) >= came_to
+        for before in earlier_attempts(study, trial)
+    )
     return failures < MAX_RETRIES.get(reason or "", 0)
 
 
 def is_best(study: optuna.Study, number: int, score: float) -> bool:
-    """Whether a trial is better than every complete one; of equal ones the first by number is, as for Optuna."""
-    sign = 1 if study.direction == StudyDirection.MAXIMIZE else -1
+    """Whether a trial is better than every complete one."""
     others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return all(
-        (sign * score, -number) > (sign * other.value, -other.number) for other in others if other.value is not None
-    )
+    own = rank(study.direction, score, number)
+    return all(own < rank(study.direction, other.value, other.number) for other in others if other.value is not None)
+
+
+def rank(direction: StudyDirection, score: float, number: int) -> tuple[float, int]:
+    """The lower, the better; of equal scores the first trial's is, as for Optuna."""
+    return (score if direction == StudyDirection.MINIMIZE else -score, number)
 
 
 def position_of(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> int:
@@ -216,22 +218,31 @@ def end_dead_trials(study: optuna.Study, dead: Sequence[FrozenTrial], reason: st
 
 def requeue(study: optuna.Study) -> None:
     """Queues every trial that is to be tried again once more, with its parameters."""
+    for trial in unqueued_trials(study):
+        fixed = trial.system_attrs.get("fixed_params", {})
+        study.enqueue_trial({**fixed, **trial.params}, user_attrs={"retry_of": trial.number})
+
+
+def unqueued_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Those that are to be tried again, and are not queued for it."""
     trials = study.get_trials(deepcopy=False)
     repeated = {trial.user_attrs.get("retry_of") for trial in trials}
-    for trial in trials:
-        if is_retried(trial) and trial.number not in repeated:
-            fixed = trial.system_attrs.get("fixed_params", {})
-            study.enqueue_trial({**fixed, **trial.params}, user_attrs={"retry_of": trial.number})
+    return [trial for trial in trials if is_retried(trial) and trial.number not in repeated]
 
 
 def first_attempt(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> int:
     """The number of the trial that this one repeats, through all repeats; its own if it repeats none."""
-    number, repeats = trial.number, trial.user_attrs.get("retry_of")
+    return min([trial.number, *(before.number for before in earlier_attempts(study, trial))])
+
+
+def earlier_attempts(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> list[FrozenTrial]:
+    """The trials that this one repeats, the last of them first."""
+    repeats, found = trial.user_attrs.get("retry_of"), list[FrozenTrial]()
     trials = study.get_trials(deepcopy=False) if repeats is not None else []
     while repeats is not None:
-        number = repeats
-        repeats = trials[number].user_attrs.get("retry_of")
-    return number
+        found.append(trials[repeats])
+        repeats = trials[repeats].user_attrs.get("retry_of")
+    return found
 
 
 def _incomparable(spec: StudySpec, study: optuna.Study) -> list[str]:

@@ -60,6 +60,7 @@ class Supervisor:
         if alone:
             self._outlive_workers()
         ended = self._bury([], alone=alone)
+        self._end_runs()
         for path in leftover_checkpoints(self.study, self.job.output / self.spec.name):
             path.unlink()
         return list(_told(ended))
@@ -81,11 +82,12 @@ class Supervisor:
                     self._submit()
                 if not self.executor.busy and (self.timed_out or not remaining_trials(self.study, self.spec)):
                     return
-                self._bury(self.executor.wait(LOOK_EVERY))
+                lost = self.executor.wait(LOOK_EVERY)
+                due = time.monotonic() - self._looked >= LOOK_ELSEWHERE
+                if (lost or self._retry or due) and self._bury(lost):
+                    self._end_runs()
         except (HpoError, KeyboardInterrupt):
-            lost = self.executor.stop()
-            self._looked = -math.inf
-            self._bury(lost)
+            self._bury(self.executor.stop())
             raise
 
     def _submit(self) -> None:
@@ -118,11 +120,8 @@ class Supervisor:
             )
 
     def _bury(self, lost: list[Lost], *, alone: bool = False) -> list[FrozenTrial]:
-        """Ends the trials of dead workers, in Optuna and in MLflow, and queues what is to be tried again."""
-        now = time.monotonic()
-        if not lost and not self._retry and now - self._looked < LOOK_ELSEWHERE:
-            return []
-        first, self._looked, self._retry = self._looked == -math.inf, now, False
+        """Ends the trials of dead workers, and queues what is to be tried again."""
+        self._looked, self._retry = time.monotonic(), False
         reasons = {each.number: each.reason for each in lost}
         with exclusive(self.job.output, self.spec.name, self.job.storage):
             running = running_trials(self.study)
@@ -133,8 +132,6 @@ class Supervisor:
                 *end_dead_trials(self.study, silent),
             ]
             requeue(self.study)
-        if numbers or first:
-            end_runs(self.study, tracker_of(self.job.output), self.job.parent_run_id)
         ended = [self._trials()[number] for number in numbers]
         for trial in ended:
             self._heard(trial_ended(self.study, self.spec, trial))
@@ -149,6 +146,9 @@ class Supervisor:
                     with suppress(psutil.NoSuchProcess):
                         psutil.Process(trial.user_attrs[OWNER]["pid"]).kill()
             time.sleep(0.1)
+
+    def _end_runs(self) -> None:
+        end_runs(self.study, tracker_of(self.job.output), self.job.parent_run_id)
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)

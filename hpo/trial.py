@@ -29,6 +29,7 @@ from hpo.study import (
     INTERRUPTED,
     TIMED_OUT,
     claimable_trials,
+    earlier_attempts,
     failure_reason,
     first_attempt,
     is_best,
@@ -191,9 +192,7 @@ class _Attempt:
 
     def _seed(self) -> int:
         """The trial's own; that of the attempt before, if it came so far as to have one."""
-        repeats = self.trial.user_attrs.get("retry_of")
-        if repeats is not None:
-            before = self.study.get_trials(deepcopy=False)[repeats]
+        for before in earlier_attempts(self.study, self.trial)[:1]:
             if config := before.user_attrs.get("config"):
                 return int(config["seed"])
         return derive_seed(self.spec.seed, "trial", position_of(self.study, self.trial))
@@ -233,31 +232,32 @@ class _Attempt:
             yield evaluation
 
     def _on_step(self, step: int) -> None:
-        try:
+        with self._saved_if_stopped():
             self.on_event(StepDone(self.trial.number, step, self._total_steps))
-        except KeyboardInterrupt:
-            self._save()
-            raise
         self._look()
         if self.checkpoints.due:
-            self._save(wait=False)
+            self._save()
 
     def _look(self) -> None:
         """Between two steps, or two batches of an evaluation: whether it has to stop, or has had its time."""
-        try:
+        with self._saved_if_stopped():
             self.check()
-        except KeyboardInterrupt:
-            self._save()
-            raise
         limit = self.spec.trial_timeout
         if limit is not None and time.perf_counter() - self.started > limit:
             raise TrialFailed(TIMED_OUT, f"the trial did not end within trial_timeout={limit:g} s")
 
-    def _save(self, wait: bool = True) -> None:
+    @contextmanager
+    def _saved_if_stopped(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._save()
+            self.checkpoints.wait()
+            raise
+
+    def _save(self) -> None:
         assert self.setup is not None
         self.checkpoints.save(self.setup, self.progress)
-        if wait:
-            self.checkpoints.wait()
 
     @property
     def _total_steps(self) -> int:

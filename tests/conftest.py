@@ -64,6 +64,12 @@ def write_csv(path: Path, rows: list[tuple[str, Any]]) -> Path:
     return path
 
 
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is the same to the bit on a CPU need not be on a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     words = [*SPECIAL, *FILLER, *GOOD, *BAD]

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.output import write_atomically
 from hpo.spec import StudySpec
-from hpo.study import COSTS, failure_reason, first_attempt, is_retried, stored_spec
+from hpo.study import COSTS, failure_reason, first_attempt, is_retried, rank, stored_spec
 
 # What `eval/<name>` is called in words.
 METRICS: Final = {
@@ -206,8 +206,7 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 
 
 def _best(trials: Sequence[FrozenTrial], direction: StudyDirection) -> FrozenTrial | None:
-    sign = 1 if direction == StudyDirection.MINIMIZE else -1
-    return min(_complete(trials), key=lambda trial: (sign * (trial.value or 0.0), trial.number), default=None)
+    return min(_complete(trials), key=lambda trial: rank(direction, trial.value or 0.0, trial.number), default=None)
 
 
 def _complete(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -21,14 +21,11 @@ from hpo.training.graphs import GraphedStep
 from hpo.training.setup import set_up
 from trained import all_weights, train, what_was_learned
 
+pytestmark = pytest.mark.usefixtures("no_gpu")
+
 
 class Stopped(BaseException):
     """Stands for Ctrl-C, SIGTERM and whatever else ends a training between two steps."""
-
-
-@pytest.fixture(autouse=True)
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.fixture

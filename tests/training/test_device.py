@@ -12,12 +12,9 @@ import torch
 from hpo.errors import DataError
 from hpo.training.device import choose_device
 
+pytestmark = pytest.mark.usefixtures("no_gpu")
+
 ROOT = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture(autouse=True)
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.mark.parametrize(

@@ -25,15 +25,11 @@ from hpo.training.step import Step
 from models import tiny_config
 from trained import all_weights, train, what_was_learned
 
+pytestmark = pytest.mark.usefixtures("no_gpu")
+
 ConfigMaker = Callable[..., TrialConfig]
 FEATURES = torch.cpu.get_capabilities()
 HAS_BF16 = any(FEATURES.get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
-
-
-@pytest.fixture(autouse=True)
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is the same to the bit on a CPU need not be on a GPU."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.fixture

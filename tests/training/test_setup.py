@@ -18,12 +18,9 @@ from hpo.training.setup import set_up, trained_model
 from hpo.training.step import Step
 from hpo.training.vocabulary import SeenEmbedding
 
+pytestmark = pytest.mark.usefixtures("no_gpu")
+
 ROOT = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture(autouse=True)
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.fixture

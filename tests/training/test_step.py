@@ -20,10 +20,7 @@ from hpo.training.setup import Setup, set_up
 from hpo.training.step import Step
 from models import N_LAYERS
 
-
-@pytest.fixture(autouse=True)
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+pytestmark = pytest.mark.usefixtures("no_gpu")
 
 
 @pytest.fixture
