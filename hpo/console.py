@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from hpo.events import Evaluated, Event, Note, OnEvent, StepDone, TrialEnded, TrialStarted
+from hpo.events import Evaluated, Event, Note, OnEvent, StepDone, TrialEnded, TrialStarted, Waits
 from hpo.facts import StudyFacts
 from hpo.output import output_option
 from hpo.plain_text import markup, shell_word
@@ -36,6 +36,8 @@ class _Running:
     num_training_steps: int = 1
     now: float | None = None
     """Its last score."""
+    waits: bool = False
+    """It has been told that it waits for memory."""
 
     @property
     def share(self) -> float:
@@ -163,6 +165,8 @@ class StudyConsole:
         match event:
             case TrialStarted(number=number):
                 self.running_trials[number] = _Running()
+            case Waits():
+                self._waits(event)
             case StepDone(number=number, step=step, num_training_steps=steps):
                 trial = self.running_trials[number]
                 trial.step, trial.num_training_steps = step, steps
@@ -210,6 +214,17 @@ class StudyConsole:
         state = f"[{COLOURS[kind]}]{WORDS[kind]:8}[/]"
         took = format_seconds(event.seconds)
         self.console.print(f"trial {event.number:<3} {state}  {told}  {took:>5}  {' '.join(filter(None, marks))}")
+
+    def _waits(self, event: Waits) -> None:
+        """Once a trial, for one that waits for long is nothing to worry about."""
+        trial = self.running_trials[event.number]
+        if not trial.waits:
+            trial.waits = True
+            need, available = event.need_mib, event.available_mib
+            why = "until the trials before it have taken their memory"
+            if need is not None and need > available:
+                why = f"for memory: it takes {need:,.0f} MiB, {available:,.0f} are free"
+            self.console.print(f"[dim]trial {event.number:<3} waits     {why}[/]")
 
     def _is_better(self, score: float | None) -> bool:
         if score is None or self.best is None:

@@ -4,6 +4,7 @@ HpoError                 shown without a traceback
 ├── SpecError            the study file, or what was set over it
 ├── DataError            a data set or a model that cannot be used as asked
 ├── StorageError         a place on disk, or a database, that cannot be used
+├── DeviceFailed         a GPU that answers nothing any more, or not in this process
 └── TrialFailed          one trial crashed; the study goes on
     └── Diverged         its loss became infinite or NaN; the trial is pruned
 """
@@ -54,6 +55,10 @@ class DataError(HpoError):
 
 class StorageError(HpoError):
     """A folder that cannot be written, a full disk, a damaged database, a study that does not match."""
+
+
+class DeviceFailed(HpoError):
+    """A GPU reported an error after which a process cannot use it any more; another one may."""
 
 
 class TrialFailed(HpoError):

@@ -11,6 +11,17 @@ class TrialStarted:
 
 
 @dataclass(frozen=True)
+class Waits:
+    """A trial waits for memory of its device. Told again and again, until it trains."""
+
+    number: int
+    need_mib: float | None
+    """None: nobody knows."""
+    available_mib: float
+    """Trials that have just started may still take a part of it."""
+
+
+@dataclass(frozen=True)
 class StepDone:
     number: int
     step: int
@@ -52,5 +63,5 @@ class Note:
     text: str
 
 
-Event = TrialStarted | StepDone | Evaluated | TrialEnded | Note
+Event = TrialStarted | Waits | StepDone | Evaluated | TrialEnded | Note
 OnEvent = Callable[[Event], None]

@@ -26,9 +26,10 @@ from hpo.storage import study_names
 COMPARABLE = ("task", "metric", "seed", "data", "model", "training", "search_space")
 # How a trial may end that is not to blame for it, or hung.
 INTERRUPTED, KILLED, DISK_FULL, TIMED_OUT = "interrupted", "killed", "disk_full", "timed_out"
+DEVICE_FAILED = "device_failed"
 # How often a trial is tried again, by how it ended; one that had come further than the attempt before counts anew. What
 # is not here is the trial's own, and would only happen again. Whoever kills a trial may be the kernel, for its memory.
-MAX_RETRIES: dict[str, float] = {INTERRUPTED: math.inf, DISK_FULL: math.inf, KILLED: 3}
+MAX_RETRIES: dict[str, float] = {INTERRUPTED: math.inf, DISK_FULL: math.inf, KILLED: 3, DEVICE_FAILED: 1}
 # What a trial took, in its stored result.
 COSTS = ("optimizer_steps", "total_steps", "seconds", "examples_per_second", "peak_memory_mib")
 ABSENT = object()

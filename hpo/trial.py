@@ -3,20 +3,21 @@
 import gc
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo import space
-from hpo.errors import Diverged, HpoError, TrialFailed
-from hpo.events import Evaluated, OnEvent, StepDone, TrialEnded, TrialStarted
-from hpo.lease import OWNER, Heartbeat, owner
+from hpo.errors import DeviceFailed, Diverged, HpoError, TrialFailed
+from hpo.events import Evaluated, OnEvent, StepDone, TrialEnded, TrialStarted, Waits
+from hpo.lease import OWNER, Heartbeat, host, owner
+from hpo.memory import MEMORY, expected_mib, fits, reserved, taken
 from hpo.output import disk_error
 from hpo.provenance import git_commit, versions
 from hpo.search import build_pruner, build_sampler, derive_seed
@@ -25,6 +26,7 @@ from hpo.spec import StudySpec, TrialConfig
 from hpo.storage import exclusive, storage_of
 from hpo.study import (
     COSTS,
+    DEVICE_FAILED,
     DISK_FULL,
     INTERRUPTED,
     TIMED_OUT,
@@ -39,14 +41,18 @@ from hpo.study import (
     next_position,
     position_of,
     require_unchanged,
+    running_trials,
 )
-from hpo.tracking import Point, TrialRun, tracker_of
+from hpo.tracking import TrialRun, tracker_of
 from hpo.training.checkpoint import Checkpoints
-from hpo.training.device import is_out_of_memory
-from hpo.training.finetune import CurvePoint, Evaluation, Progress, finetune
+from hpo.training.device import Device, choose_device, device_failed, is_out_of_memory, return_unused_memory
+from hpo.training.finetune import Evaluation, Progress, finetune
 from hpo.training.setup import Setup, keep_best, set_up
+from hpo.trial_logging import curve_points, flat_params, setup_tags, training_points
 
 FELL_BEHIND = "fell behind"
+# Seconds between two looks at the memory of a device that has none for a trial.
+LOOK_EVERY = 1.0
 # Folders of a study.
 WEIGHTS, CHECKPOINTS = "weights", "checkpoints"
 
@@ -77,6 +83,7 @@ def run_trial(
 
     Raises:
         HpoError: a mistake of the user's, that would break every trial alike. This one counts as interrupted.
+        DeviceFailed: the trial's GPU broke, and with it every trial that this process would run.
     """
     study = load_study(storage_of(job.output, job.storage), spec.name)
     # An exception holds its frames, they hold the model, and it holds them until the next collection. That one has to
@@ -95,10 +102,17 @@ def run_trial(
                     attempt.run(claim.close)
             finally:
                 attempt.tell_end()
+        if attempt.device_failed:
+            told = attempt.device_failed.partition("\n")[0].rstrip(".")
+            raise DeviceFailed(
+                f"a trial needs a GPU that answers, but in trial {attempt.trial.number} it reported: {told}. The same "
+                "command goes on, in a new process."
+            )
         return True
     finally:
         gc.collect()
         gc.unfreeze()
+        return_unused_memory()
 
 
 @dataclass(frozen=True)
@@ -137,6 +151,8 @@ class _Attempt:
         self.progress = Progress()
         self.track: TrialRun | None = None
         self.details: str | None = None
+        self.device_failed: str | None = None
+        """What the GPU reported, if it cannot be used any more."""
 
     def run(self, claimed: Callable[[], None]) -> None:
         """Trains, and tells Optuna how that ended; `claimed` is called when the trial has its point."""
@@ -166,6 +182,7 @@ class _Attempt:
             return _End("PRUNED", error.reason, error.step)
         except TrialFailed as error:
             self.details = error.details
+            self.device_failed = str(error) if error.reason == DEVICE_FAILED else None
             return _End("FAIL", error.reason, message=str(error))
         return _End("COMPLETE", score=score)
 
@@ -201,6 +218,9 @@ class _Attempt:
         number, spec, trial, track = self.trial.number, self.spec, self.trial, self.track
         assert track is not None
         with _own_faults():
+            device = choose_device(config.training.precision)
+        self._reserve(config, device)
+        with _own_faults():
             self.setup = setup = set_up(config, self.job.output / "cache")
             self.progress = self.checkpoints.restore(setup) or self.progress
         fingerprint = setup.pretrained.fingerprint
@@ -209,11 +229,14 @@ class _Attempt:
         if self.progress.global_step:
             track.set_tags({"trial.resumed_step": str(self.progress.global_step)})
         trial.set_user_attr("model_fingerprint", fingerprint)
-        trial.set_user_attr("machine", {"device": setup.device.name, "precision": setup.device.precision})
-        for evaluation in self._evaluations(setup):
+        trial.set_user_attr("machine", {"device": device.name, "precision": device.precision})
+        done = len(self.progress.evaluations)  # by the attempt before: they take no memory now
+        for index, evaluation in enumerate(self._evaluations(setup)):
             score = evaluation.metrics[spec.metric]
             track.log_points(curve_points(evaluation))
             trial.report(score, evaluation.step)
+            if index == done:
+                trial.set_user_attr(MEMORY, taken(place_of(device), evaluation.memory_mib))
             self.on_event(Evaluated(number, evaluation.step, score))
             spent = evaluation.global_step == setup.num_training_steps
             # The default is what everything is compared with, and at the end there is nothing left to save.
@@ -221,6 +244,28 @@ class _Attempt:
             if trial.should_prune() and not spent and not self.is_default:
                 raise optuna.TrialPruned
         return score
+
+    def _reserve(self, config: TrialConfig, device: Device) -> None:
+        """Waits until the device has the memory that the trial will take, or nobody else has any of it."""
+        place = place_of(device)
+        while not self._admitted(config, place, device):
+            pause = time.monotonic() + LOOK_EVERY
+            while time.monotonic() < pause:
+                self.check()
+                time.sleep(0.1)
+        self.started = time.perf_counter()  # its time is its own, not that of those before it
+
+    def _admitted(self, config: TrialConfig, place: str, device: Device) -> bool:
+        with exclusive(self.job.output, self.spec.name, self.job.storage):  # or two would count on the same memory
+            with _own_faults():
+                available = device.available_mib()
+            need = expected_mib(self.study.get_trials(deepcopy=False), config)
+            others = [trial for trial in running_trials(self.study) if trial.number != self.trial.number]
+            if fits(others, place, need, available):
+                self.trial.set_user_attr(MEMORY, reserved(place, need))
+                return True
+        self.on_event(Waits(self.trial.number, need, available))
+        return False
 
     def _evaluations(self, setup: Setup) -> Iterator[Evaluation]:
         evaluations = finetune(setup, self._on_step, progress=self.progress, between_batches=self._look)
@@ -308,6 +353,11 @@ class _Attempt:
         self.on_event(trial_ended(self.study, self.spec, trial))
 
 
+def place_of(device: Device) -> str:
+    """What shares its memory, among all machines."""
+    return f"{host()} {device.place}"
+
+
 @contextmanager
 def _own_faults() -> Iterator[None]:
     """What breaks in here is the trial's own fault: it fails with its traceback, and the study goes on.
@@ -321,6 +371,8 @@ def _own_faults() -> Iterator[None]:
     except Exception as error:
         if disk_error(error):
             raise
+        if device_failed(error):
+            raise TrialFailed(DEVICE_FAILED, str(error), traceback.format_exc()) from None
         if is_out_of_memory(error):  # without its frames, for they hold the tensors
             raise TrialFailed("out_of_memory", str(error), traceback.format_exc()) from None
         raise TrialFailed("crashed", f"{type(error).__name__}: {error}", traceback.format_exc()) from error
@@ -363,50 +415,3 @@ def checkpoint_path(folder: Path, first_attempt: int) -> Path:
 def weights_path(folder: Path, number: int) -> Path:
     """The model folder of a trial while it is the study's best, in the study's folder."""
     return folder / WEIGHTS / f"trial-{number:04d}"
-
-
-def flat_params(config: TrialConfig) -> dict[str, Any]:
-    """The whole configuration as MLflow params: settings of `training` by their names, others by dotted path."""
-    settings = config.model_dump(mode="json")
-    training = settings.pop("training")
-    return {**training, **dict(_flatten(settings, ""))}
-
-
-def _flatten(settings: dict[str, Any], prefix: str) -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            flat += _flatten(value, f"{prefix}{name}.")
-        else:
-            flat.append((f"{prefix}{name}", value))
-    return flat
-
-
-def setup_tags(setup: Setup) -> dict[str, str]:
-    """What a trial ran on and with, for MLflow."""
-    return {
-        "device": setup.device.name,
-        "precision": setup.device.precision,
-        "data.fingerprint": setup.splits.fingerprint,
-        "model.fingerprint": setup.pretrained.fingerprint,
-        "model.num_parameters": str(setup.pretrained.num_parameters),
-    }
-
-
-def curve_points(evaluation: Evaluation) -> list[Point]:
-    """Scores by evaluation (the k of the k-th share of the budget, as the pruner sees it), curves by optimizer step."""
-    scores: list[Point] = [(name, value, evaluation.step) for name, value in evaluation.metrics.items()]
-    return [*scores, ("epoch", evaluation.epoch, evaluation.step), *training_points(evaluation.curve)]
-
-
-def training_points(curve: Sequence[CurvePoint]) -> list[Point]:
-    """The curves of the training, by optimizer step."""
-    points: list[Point] = []
-    for point in curve:
-        at = point.global_step
-        points += [
-            ("train/loss", point.loss, at),
-            ("train/learning_rate", point.learning_rate, at),
-            ("train/grad_norm", point.grad_norm, at),
-        ]
-    return points

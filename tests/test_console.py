@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from hpo.console import StudyConsole, fold, format_seconds, parameters, score_text, short, ui_command
-from hpo.events import Evaluated, StepDone, TrialEnded, TrialStarted
+from hpo.events import Evaluated, StepDone, TrialEnded, TrialStarted, Waits
 from hpo.facts import DataFacts, MachineFacts, ModelFacts, StudyFacts
 from hpo.spec import StudySpec
 
@@ -84,6 +84,22 @@ def test_one_line_a_trial(spec: StudySpec) -> None:
     assert "fell behind at 25%" in lines[1]
     assert "failed" in lines[3] and "crashed" in lines[3]
     assert max(map(len, lines)) <= 80
+
+
+def test_a_trial_that_waits_for_memory_says_so_once(spec: StudySpec) -> None:
+    console, stream = shown(spec, terminal=False)
+    console.header(optuna.create_study(direction="maximize"), FACTS, [])
+    with console.running() as on_event:
+        for number, need in ((1, None), (2, 1000.0), (3, 81_559.0)):
+            on_event(TrialStarted(number, {}))
+            for _ in range(3):
+                on_event(Waits(number, need, 1234.5))
+    lines = stream.getvalue().splitlines()[-3:]
+    assert lines == [
+        "trial 1   waits     until the trials before it have taken their memory",
+        "trial 2   waits     until the trials before it have taken their memory",
+        "trial 3   waits     for memory: it takes 81,559 MiB, 1,234 are free",
+    ]
 
 
 def test_a_batch_in_parts_is_said(spec: StudySpec) -> None:

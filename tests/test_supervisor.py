@@ -20,7 +20,7 @@ from conftest import StudyMaker
 from hpo import trial as trial_module
 from hpo.errors import HpoError
 from hpo.events import Event, Note, StepDone
-from hpo.executors import processes
+from hpo.executors import processes, worker
 from hpo.lease import OWNER
 from hpo.study_file import parse_study
 from hpo.tracking import tracking_uri
@@ -28,7 +28,7 @@ from hpo.training.setup import Setup, set_up
 from hpo.trial import checkpoint_path
 from hpo.tune import tune
 from test_tune import Recorder
-from workers import long, pid_of, runs_of, start_run, trials_of, wait_until
+from workers import long, pid_of, runs_of, start_run, trials_of, wait_until, work_on_a_gpu_that_fails_once
 
 ROOT = Path(__file__).parent.parent
 
@@ -195,7 +195,7 @@ def test_sigterm_leaves_a_checkpoint_and_true_states(
 @pytest.mark.timeout(240)
 def test_a_trial_that_hangs_is_ended(raw_study: StudyMaker, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is stopped answers nothing and steps no further, as one in a deadlock."""
-    monkeypatch.setattr(processes, "TO_TIME_OUT", 2.0)
+    monkeypatch.setattr(worker, "TO_TIME_OUT", 2.0)
     killer = Killer(step_of(0, 50), lambda number: os.kill(pid_of(output, number), signal.SIGSTOP))
     outcome = tune(parse_study(long(raw_study, trial_timeout=45), "x"), output, killer)
     hung, other = outcome.study.trials
@@ -204,6 +204,25 @@ def test_a_trial_that_hangs_is_ended(raw_study: StudyMaker, output: Path, monkey
     assert other.state.name == "COMPLETE"
     runs = runs_of(output)
     assert runs["trial-0000"].info.status == "FAILED" and runs["trial-0000"].data.tags["trial.reason"] == "timed_out"
+
+
+@pytest.mark.timeout(180)
+def test_a_worker_whose_gpu_failed_is_replaced(
+    raw_study: StudyMaker, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAILED", str(tmp_path / "failed"))
+    monkeypatch.setattr(processes, "_work", work_on_a_gpu_that_fails_once)
+    expected = undisturbed(raw_study, output)
+    trials = tune(parse_study(long(raw_study), "x"), output, Recorder(), executor="processes").study.trials
+    assert [trial.state.name for trial in trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert (trials[0].user_attrs["result"]["reason"], trials[0].user_attrs["result"]["retried"]) == (
+        "device_failed",
+        True,
+    )
+    assert trials[0].user_attrs[OWNER]["pid"] != trials[1].user_attrs[OWNER]["pid"]
+    assert told(trials) == expected
+    run = runs_of(output)["trial-0000"]
+    assert (run.info.status, run.data.tags["trial.reason"]) == ("FAILED", "device_failed")
 
 
 def test_a_trial_that_only_takes_too_long_ends_itself(raw_study: StudyMaker, output: Path) -> None:

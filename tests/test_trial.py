@@ -18,16 +18,18 @@ from sqlalchemy import Connection, Engine, event
 
 from conftest import StudyMaker
 from hpo import trial as trial_module
-from hpo.errors import DataError
+from hpo.errors import DataError, DeviceFailed
 from hpo.events import Event, StepDone, TrialEnded, TrialStarted
+from hpo.executors.worker import Failed, work
 from hpo.spec import StudySpec
 from hpo.storage import open_storage
-from hpo.study import failure_reason, next_position, open_study, remaining_trials
+from hpo.study import failure_reason, is_retried, next_position, open_study, remaining_trials, requeue
 from hpo.study_file import parse_study
 from hpo.tracking import Tracker, tracker_of, tracking_uri
 from hpo.training.finetune import Evaluation, Progress, finetune
 from hpo.training.setup import Setup, set_up
-from hpo.trial import Job, flat_params, run_trial
+from hpo.trial import Job, run_trial
+from hpo.trial_logging import flat_params
 
 
 def start(spec: StudySpec, output: Path) -> tuple[optuna.Study, str]:
@@ -250,11 +252,46 @@ def test_a_trial_asks_the_storage_as_much_however_many_there_are(
     assert asked_for[0][0] > 20
 
 
+def accelerator_error(code: int, text: str) -> torch.AcceleratorError:
+    """As torch makes one: the number comes afterwards."""
+    error = torch.AcceleratorError(text)
+    error.error_code = code  # type: ignore[attr-defined]
+    return error
+
+
+def test_a_gpu_that_failed_ends_the_process_and_costs_no_trial(
+    spec: StudySpec, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After such an error a process can use the GPU for nothing: a worker is replaced, and the trial tried again."""
+    illegal = accelerator_error(700, "CUDA error: an illegal memory access\nCUDA kernel errors might be")
+
+    def broken(*args: Any, **kwargs: Any) -> Iterator[Evaluation]:
+        raise illegal
+        yield
+
+    study, parent = start(spec, output)
+    job = Job(output, parent)
+    with monkeypatch.context() as patch:
+        patch.setattr(trial_module, "finetune", broken)
+        with pytest.raises(DeviceFailed, match=r"in trial 0 it reported: CUDA error: an illegal .* access\. The"):
+            run_trial(spec, job)
+        requeue(study)
+        told = work(spec, job, lambda event: None, lambda: None)
+        assert isinstance(told, Failed) and told.ends_worker
+    reasons = [(trial.state.name, failure_reason(trial), is_retried(trial)) for trial in study.trials[:1]]
+    assert reasons == [("FAIL", "device_failed", True)]
+    again = study.trials[1]
+    assert (again.user_attrs["retry_of"], failure_reason(again), is_retried(again)) == (0, "device_failed", False)
+    requeue(study)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL"]  # once more, and no more
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
         (torch.OutOfMemoryError("no more"), "out_of_memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out_of_memory"),
+        (accelerator_error(2, "CUDA error: out of memory"), "out_of_memory"),
         (ZeroDivisionError("ours"), "crashed"),
     ],
 )

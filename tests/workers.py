@@ -1,24 +1,30 @@
 """Studies long enough to be interrupted, and what is looked at of them meanwhile and afterwards."""
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial
 
 from conftest import StudyMaker
+from hpo import trial
 from hpo.errors import StorageError
-from hpo.executors import Executor
+from hpo.executors import Executor, processes
 from hpo.lease import OWNER
 from hpo.spec import StudySpec
 from hpo.storage import open_storage
 from hpo.study import load_study, open_study
 from hpo.tracking import tracker_of, tracking_uri
+from hpo.training.setup import Setup, set_up
 from hpo.trial import Job
 
 ROOT = Path(__file__).parent.parent
@@ -73,3 +79,20 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"no {what} in two minutes"
         time.sleep(0.1)
+
+
+def work_on_a_gpu_that_fails_once(pipe: Connection, quiet: bool) -> None:
+    """A worker whose first trial of all, by the file that FAILED names, gets an error as a GPU's."""
+
+    def fail(*arguments: Any) -> None:
+        with suppress(FileExistsError):
+            Path(os.environ["FAILED"]).touch(exist_ok=False)
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def set_up_to_fail(*arguments: Any, **keywords: Any) -> Setup:
+        setup = set_up(*arguments, **keywords)
+        setup.pretrained.model.register_forward_pre_hook(fail)
+        return setup
+
+    trial.set_up = set_up_to_fail  # type: ignore[attr-defined]
+    processes._work(pipe, quiet)

@@ -17,9 +17,9 @@ from types import FrameType, TracebackType
 from typing import Self
 
 from hpo.errors import HpoError
-from hpo.events import Event, OnEvent, TrialEnded, TrialStarted
+from hpo.events import Event, OnEvent
 from hpo.executors.base import Lost
-from hpo.executors.worker import MAX_STILLBORN, TO_STOP, TO_TIME_OUT, Done, Failed, WorkerError, work
+from hpo.executors.worker import MAX_STILLBORN, TO_STOP, Call, Done, Failed, WorkerError, work
 from hpo.spec import StudySpec
 from hpo.study import KILLED, TIMED_OUT
 from hpo.training.device import num_threads, visible_gpus
@@ -43,10 +43,8 @@ class _Worker:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
-        self.since: float | None = None
-        """When it was given its trial; None: it has none."""
-        self.number: int | None = None
-        self.limit: float | None = None
+        self.call: Call | None = None
+        """The trial that it has."""
         self.process: BaseProcess
         self.pipe: Connection
         self.start()
@@ -83,8 +81,8 @@ class Processes:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for worker in self._workers:
-            worker.end(0.0 if worker.since is not None else TO_STOP)
-            worker.since = None
+            worker.end(0.0 if worker.call else TO_STOP)
+            worker.call = None
 
     @property
     def free(self) -> int:
@@ -92,31 +90,31 @@ class Processes:
 
     @property
     def busy(self) -> int:
-        return sum(worker.since is not None for worker in self._workers)
+        return sum(worker.call is not None for worker in self._workers)
 
     def submit(self, spec: StudySpec, job: Job) -> None:
-        worker = next(worker for worker in self._workers if worker.since is None)
-        if not worker.process.is_alive():  # it was told to stop, by somebody else than us
+        worker = next(worker for worker in self._workers if not worker.call)
+        if not worker.process.is_alive():  # it was told to stop, by somebody else than us, or its GPU failed
             worker.end(0.0)
             worker.start()
-        worker.since, worker.number, worker.limit = time.monotonic(), None, spec.trial_timeout
+        worker.call = Call(spec.trial_timeout)
         with suppress(OSError):  # it has died just now, which `wait` finds
             worker.pipe.send((spec, job))
 
     def wait(self, seconds: float) -> list[Lost]:
-        busy = [worker for worker in self._workers if worker.since is not None]
+        busy = [worker for worker in self._workers if worker.call]
         lost: list[Lost] = []
         ready = wait([worker.pipe for worker in busy], seconds)
         for worker in busy:
             if worker.pipe in ready:
                 lost += self._heard(worker)
-            elif worker.limit is not None and time.monotonic() - (worker.since or 0) > worker.limit + TO_TIME_OUT:
+            elif worker.call and worker.call.hangs:
                 lost += self._replace(worker, TIMED_OUT)
         return lost
 
     def _heard(self, worker: _Worker) -> list[Lost]:
         try:
-            while worker.since is not None and worker.pipe.poll():
+            while worker.call and worker.pipe.poll():
                 self._take(worker, worker.pipe.recv())
         except (EOFError, OSError):
             return self._replace(worker, KILLED)
@@ -125,21 +123,21 @@ class Processes:
     def _take(self, worker: _Worker, told: Event | Done | Failed) -> None:
         match told:
             case Done():
-                worker.since = None
+                worker.call = None
                 self._stillborn = 0
             case Failed():
-                worker.since = None
-                raise told.raised()
+                worker.call = None
+                if not told.ends_worker:
+                    raise told.raised()
+                worker.end(0.0)
             case _:
-                if isinstance(told, TrialStarted):
-                    worker.number = told.number
-                elif isinstance(told, TrialEnded):
-                    worker.number = None
+                if worker.call:
+                    worker.call.hear(told)
                 self.on_event(told)
 
     def _replace(self, worker: _Worker, reason: str) -> list[Lost]:
         """A new worker in the place of one that is dead, or hangs."""
-        lost, worker.since = Lost(worker.number, reason), None
+        lost, worker.call = Lost(worker.call.number if worker.call else None, reason), None
         worker.end(0.0)
         self._stillborn += lost.number is None
         if self._stillborn > MAX_STILLBORN:
@@ -151,7 +149,7 @@ class Processes:
 
     def stop(self) -> list[Lost]:
         deadline = time.monotonic() + TO_STOP
-        busy = {worker.pipe: worker for worker in self._workers if worker.since is not None}
+        busy = {worker.pipe: worker for worker in self._workers if worker.call}
         for worker in busy.values():
             worker.process.terminate()
         while busy and time.monotonic() < deadline:
@@ -164,12 +162,12 @@ class Processes:
                 except (EOFError, OSError):
                     del busy[worker.pipe]
                     continue
-                if worker.since is None:
+                if not worker.call:
                     del busy[worker.pipe]
-        lost = [Lost(worker.number, KILLED) for worker in self._workers if worker.since is not None]
+        lost = [Lost(worker.call.number, KILLED) for worker in self._workers if worker.call]
         for worker in self._workers:
-            worker.end(TO_STOP if worker.since is None else 0.0)
-            worker.since = None
+            worker.end(0.0 if worker.call else TO_STOP)
+            worker.call = None
         return lost
 
 

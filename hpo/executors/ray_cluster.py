@@ -4,7 +4,6 @@ The cluster is that of RAY_ADDRESS, or one of this machine alone that ends with 
 what a dead worker or node leaves is tried again by the driver, from its checkpoint, as everywhere.
 """
 
-import itertools
 import logging
 import os
 import secrets
@@ -22,12 +21,12 @@ from typing import Any, Self
 
 from hpo.addresses import hide_passwords, masked
 from hpo.errors import HpoError, StorageError
-from hpo.events import Event, OnEvent, TrialEnded, TrialStarted
+from hpo.events import Event, OnEvent
 from hpo.executors.base import Lost
-from hpo.executors.worker import MAX_STILLBORN, TO_STOP, TO_TIME_OUT, Done, Failed, WorkerError, outcome, work
+from hpo.executors.worker import MAX_STILLBORN, TO_STOP, Call, Done, Failed, WorkerError, outcome, work
 from hpo.lease import host
 from hpo.spec import StudySpec
-from hpo.study import KILLED, TIMED_OUT
+from hpo.study import DEVICE_FAILED, KILLED, TIMED_OUT
 from hpo.tracking import tracking_uri
 from hpo.tracking_store import sqlite_file
 from hpo.training.device import num_threads, visible_gpus
@@ -146,12 +145,8 @@ class _Slot:
     actor: Any
     awaited: Any
     """Ray's reference to what it does: it starts, or runs a trial; None: it is idle."""
-    since: float
-    """When that began."""
-    key: int | None = None
-    """Of the trial's call, which no other one ever has; None: it runs none."""
-    number: int | None = None
-    limit: float | None = None
+    call: Call | None = None
+    """The trial that it runs."""
 
 
 class RayCluster:
@@ -178,7 +173,6 @@ class RayCluster:
             )
             self._events = self._queue()
             self._told: deque[tuple[int, Event]] = deque()
-            self._keys = itertools.count()
             self._stillborn, self._stopping = 0, False
             self._ready = time.monotonic()
             self._slots = [self._slot() for _ in range(workers)]
@@ -201,12 +195,12 @@ class RayCluster:
 
     @property
     def busy(self) -> int:
-        return sum(slot.key is not None for slot in self._slots)
+        return sum(slot.call is not None for slot in self._slots)
 
     def submit(self, spec: StudySpec, job: Job) -> None:
         slot = next(slot for slot in self._slots if slot.awaited is None)
-        slot.key, slot.number, slot.limit, slot.since = next(self._keys), None, spec.trial_timeout, time.monotonic()
-        slot.awaited = slot.actor.run.remote(slot.key, spec, replace(job, output=job.output.resolve()))
+        slot.call = Call(spec.trial_timeout)
+        slot.awaited = slot.actor.run.remote(slot.call.key, spec, replace(job, output=job.output.resolve()))
 
     def wait(self, seconds: float) -> list[Lost]:
         deadline = time.monotonic() + seconds
@@ -214,7 +208,8 @@ class RayCluster:
             ready = self._ended(max(0.0, min(LOOK_EVERY, deadline - time.monotonic())))
             self._pass_on()
             lost = [each for slot in self._slots if slot.awaited in ready for each in self._heard(slot)]
-            lost += [each for slot in self._slots if _hangs(slot) for each in self._replace(slot, TIMED_OUT)]
+            hanging = [slot for slot in self._slots if slot.call and slot.call.hangs]
+            lost += [each for slot in hanging for each in self._replace(slot, TIMED_OUT)]
             if ready or lost or time.monotonic() >= deadline:
                 self._require_room()
                 return lost
@@ -229,9 +224,9 @@ class RayCluster:
             with suppress(HpoError, WorkerError):  # why a trial ended is told already, or of no use any more
                 lost += self.wait(deadline - time.monotonic())
         for slot in self._slots:
-            lost += [] if slot.key is None else [Lost(slot.number, KILLED)]
+            lost += [Lost(slot.call.number, KILLED)] if slot.call else []
             self._ray.kill(slot.actor)
-            slot.awaited = slot.key = None
+            slot.awaited = slot.call = None
         return lost
 
     def _queue(self) -> Any:
@@ -253,7 +248,7 @@ class RayCluster:
             scheduling_strategy="SPREAD",
             runtime_env={"env_vars": threads | shown},
         ).remote(self._events)
-        return _Slot(actor, actor.prepare.remote(*self._prepare), time.monotonic())
+        return _Slot(actor, actor.prepare.remote(*self._prepare))
 
     def _ended(self, seconds: float) -> list[Any]:
         """What of the awaited is there, at the latest then."""
@@ -278,13 +273,10 @@ class RayCluster:
             ) from error
         while self._told:
             key, event = self._told.popleft()
-            slot = next((slot for slot in self._slots if slot.key == key), None)
-            if slot is None:  # it was taken for dead
+            call = next((slot.call for slot in self._slots if slot.call and slot.call.key == key), None)
+            if call is None:  # it was taken for dead
                 continue
-            if isinstance(event, TrialStarted):
-                slot.number = event.number
-            elif isinstance(event, TrialEnded):
-                slot.number = None
+            call.hear(event)
             self.on_event(event)
 
     def _heard(self, slot: _Slot) -> list[Lost]:
@@ -296,22 +288,24 @@ class RayCluster:
             raise WorkerError(f"a worker broke:\n{error}") from None
         except RayError as error:
             return self._replace(slot, KILLED, str(error))
-        if slot.key is not None:
+        if slot.call:
             self._stillborn = 0
-        slot.awaited = slot.key = None
+        slot.awaited = slot.call = None
         if isinstance(told, Failed):
+            if told.ends_worker:
+                return self._replace(slot, DEVICE_FAILED)
             raise told.raised()
         return []
 
     def _replace(self, slot: _Slot, reason: str, details: str = "") -> list[Lost]:
         """A new worker in the place of one that is dead, or hangs."""
-        lost = [] if slot.key is None else [Lost(slot.number, reason)]
-        self._stillborn += slot.number is None
+        lost = [Lost(slot.call.number, reason)] if slot.call else []
+        self._stillborn += slot.call is None or slot.call.number is None
         self._ray.kill(slot.actor)
         if self._stillborn > MAX_STILLBORN * len(self._slots):
             raise WorkerError(f"workers die before they run anything, the last of this:\n{details}")
         if self._stopping:
-            slot.awaited = slot.key = None
+            slot.awaited = slot.call = None
         else:
             self._slots[self._slots.index(slot)] = self._slot()
         return lost
@@ -327,11 +321,6 @@ class RayCluster:
                 f"{self._share.num_cpus} CPUs and {self._share.num_gpus:g} GPUs: {self._ray.available_resources()}. "
                 "End what takes them, start nodes, or raise --workers for smaller shares; the same command goes on."
             )
-
-
-def _hangs(slot: _Slot) -> bool:
-    past = time.monotonic() - slot.since
-    return slot.key is not None and slot.limit is not None and past > slot.limit + TO_TIME_OUT
 
 
 def _needs_servers(machines: Sequence[str]) -> StorageError:

@@ -1,12 +1,16 @@
-"""What a worker does with a trial, and what it answers: the same in a process of this machine and on a cluster."""
+"""What a worker does with a trial, what it answers, and what its driver makes of that.
 
+The same in a process of this machine and on a cluster.
+"""
+
+import itertools
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from hpo.errors import HpoError
-from hpo.events import Event, OnEvent, StepDone
+from hpo.errors import DeviceFailed, HpoError
+from hpo.events import Event, OnEvent, StepDone, TrialEnded, TrialStarted, Waits
 from hpo.spec import StudySpec
 from hpo.trial import Job, run_trial
 
@@ -20,6 +24,36 @@ STEPS_EVERY = 0.1
 MAX_STILLBORN = 3
 
 
+_keys = itertools.count()
+
+
+@dataclass
+class Call:
+    """A trial that a worker was given, as far as its driver knows."""
+
+    limit: float | None
+    """Seconds that it has: `trial_timeout`."""
+    number: int | None = None
+    """None: it has not claimed one, or has told its end."""
+    since: float = field(default_factory=time.monotonic)
+    """When it began."""
+    key: int = field(default_factory=lambda: next(_keys))
+    """No other one ever has it."""
+
+    def hear(self, event: Event) -> None:
+        match event:
+            case TrialStarted():
+                self.number = event.number
+            case TrialEnded():
+                self.number = None
+            case Waits():
+                self.since = time.monotonic()
+
+    @property
+    def hangs(self) -> bool:
+        return self.limit is not None and time.monotonic() - self.since > self.limit + TO_TIME_OUT
+
+
 @dataclass(frozen=True)
 class Done:
     """A worker is free again."""
@@ -31,6 +65,11 @@ class Failed:
 
     error: HpoError | None
     details: str
+
+    @property
+    def ends_worker(self) -> bool:
+        """Whether its process can run no other trial, and a new one may."""
+        return isinstance(self.error, DeviceFailed)
 
     def raised(self) -> Exception:
         """The same, to be raised in the driver."""

@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -15,6 +16,8 @@ import torch
 from hpo.errors import DataError
 
 T = TypeVar("T")
+# cudaErrorMemoryAllocation of driver_types.h: such as of a context for which there is no room.
+CUDA_OUT_OF_MEMORY = 2
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,17 @@ class Device:
         if self.type == "cuda":
             torch.cuda.synchronize()
 
+    @property
+    def place(self) -> str:
+        """What shares its memory with others: a GPU by its own name, or this machine."""
+        return str(torch.cuda.get_device_properties(0).uuid) if self.type == "cuda" else "cpu"
+
+    def available_mib(self) -> float:
+        """MiB that this process could hold in all: what it does hold, and what is free."""
+        if self.type == "cuda":
+            return (torch.cuda.memory_reserved() + torch.cuda.mem_get_info()[0]) / 2**20
+        return self.memory_mib() + float(psutil.virtual_memory().available) / 2**20
+
     def reset_peak_memory(self) -> None:
         if self.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
@@ -76,9 +90,22 @@ class Device:
         return float(psutil.Process().memory_info().rss) / 2**20
 
 
+def return_unused_memory() -> None:
+    """Gives back what this process keeps of a GPU for its next tensors: others may share it."""
+    if torch.cuda.is_initialized():
+        with suppress(torch.AcceleratorError):  # it has failed
+            torch.cuda.empty_cache()
+
+
+def device_failed(error: BaseException) -> bool:
+    """Whether a GPU reported an error, such as an illegal address: all further calls of this process fail as well."""
+    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """A GPU's error has a type of its own; the CPU's allocator has only words for it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    """A GPU's allocator has an error of its own, CUDA itself a number, and the CPU's allocator only words for it."""
+    cuda = isinstance(error, torch.AcceleratorError) and getattr(error, "error_code", None) == CUDA_OUT_OF_MEMORY
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or cuda or "DefaultCPUAllocator" in str(error)
 
 
 @functools.cache

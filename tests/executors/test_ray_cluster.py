@@ -20,7 +20,7 @@ import pytest
 from conftest import StudyMaker
 from hpo.errors import HpoError, StorageError
 from hpo.events import Event, StepDone
-from hpo.executors import Lost, ray_cluster
+from hpo.executors import Lost, ray_cluster, worker
 from hpo.executors.ray_cluster import RayCluster, Share, share_of
 from hpo.lease import OWNER
 from hpo.spec import StudySpec
@@ -113,7 +113,7 @@ def test_a_node_that_is_lost_costs_no_trial(
 def test_a_trial_that_hangs_is_killed_and_its_worker_replaced(
     raw_study: StudyMaker, output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_cluster, "TO_TIME_OUT", 2.0)
+    monkeypatch.setattr(worker, "TO_TIME_OUT", 2.0)
     spec = parse_study(long(raw_study, trial_timeout=6), "x")
     job = begin(spec, output)
     stopped: list[int] = []
@@ -214,8 +214,8 @@ def test_more_gpus_than_a_node_has_are_refused() -> None:
 
 
 def test_a_worker_refuses_a_node_without_the_studys_folder(tmp_path: Path) -> None:
-    worker = ray_cluster._Worker(None)
-    told = worker.prepare({}, [tmp_path / "elsewhere"], None, False)
+    started = ray_cluster._Worker(None)
+    told = started.prepare({}, [tmp_path / "elsewhere"], None, False)
     assert isinstance(told.error, StorageError) and "has no" in str(told.error)
-    told = worker.prepare({}, [tmp_path], "another machine", False)
+    told = started.prepare({}, [tmp_path], "another machine", False)
     assert "MLFLOW_TRACKING_URI" in str(told.error)
