@@ -31,6 +31,7 @@ from hpo.study import (
     running_trials,
 )
 from hpo.tracking import Tracker, tracker_of
+from hpo.training.checkpoint import files_of
 from hpo.trial import Job, checkpoint_path, end_run, trial_ended
 
 # Seconds that workers of a driver that was killed have to notice it: they look between two steps.
@@ -62,7 +63,7 @@ class Supervisor:
         ended = self._bury([], alone=alone)
         self._end_runs()
         for path in leftover_checkpoints(self.study, self.job.output / self.spec.name):
-            path.unlink()
+            path.unlink(missing_ok=True)
         return list(_told(ended))
 
     def run(self, on_event: OnEvent, ctrl_c: CtrlC) -> None:
@@ -156,9 +157,10 @@ class Supervisor:
 
 def leftover_checkpoints(study: optuna.Study, folder: Path) -> list[Path]:
     """Those in a study's folder that no trial will go on from, and what a kill left half written."""
+    there = set(checkpoint_path(folder, 0).parent.glob("*"))  # first: other drivers' trials go on to write them
     unfinished = [trial for trial in study.get_trials(deepcopy=False) if not trial.state.is_finished()]
-    needed = {checkpoint_path(folder, first_attempt(study, trial)) for trial in unfinished}
-    return sorted(set(checkpoint_path(folder, 0).parent.glob("*")) - needed)
+    needed = (checkpoint_path(folder, first_attempt(study, trial)) for trial in unfinished)
+    return sorted(there.difference(*map(files_of, needed)))
 
 
 def _told(ended: list[FrozenTrial]) -> Iterator[str]:

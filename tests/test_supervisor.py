@@ -22,7 +22,10 @@ from hpo.errors import HpoError
 from hpo.events import Event, Note, StepDone
 from hpo.executors import processes, worker
 from hpo.lease import OWNER
+from hpo.storage import open_storage
+from hpo.study import open_study
 from hpo.study_file import parse_study
+from hpo.supervisor import leftover_checkpoints
 from hpo.tracking import tracking_uri
 from hpo.training.setup import Setup, set_up
 from hpo.trial import checkpoint_path
@@ -300,6 +303,19 @@ def test_when_half_of_the_trials_diverge_the_range_that_does_it_is_told(raw_stud
     (note,) = (event.text for event in recorder.events if isinstance(event, Note))
     assert re.match(r"\d of \d trials diverged: \d of the \d with learning_rate from [\d.e+]+ up, and no other\.", note)
     assert note.endswith("Set search_space.learning_rate.high below it.")
+
+
+def test_of_trials_that_run_no_checkpoint_is_left_over(raw_study: StudyMaker, output: Path) -> None:
+    """Also none that is being written: a driver that joins a study finds those of the others."""
+    study = open_study(parse_study(raw_study(), "x"), open_storage(output))
+    study.ask()
+    study.tell(study.ask(), 0.5)
+    folder = output / "tiny"
+    names = [f"{dot}trial-{number:04d}.pt{end}" for number in (0, 1) for dot, end in (("", ""), (".", ".17.tmp"))]
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in names:
+        (folder / "checkpoints" / name).touch()
+    assert {path.name for path in leftover_checkpoints(study, folder)} == {"trial-0001.pt", ".trial-0001.pt.17.tmp"}
 
 
 def test_a_full_disk_at_a_checkpoint_fails_the_trial_and_damages_nothing(raw_study: StudyMaker, output: Path) -> None:

@@ -74,8 +74,13 @@ class Checkpoints:
     def close(self, *, keep: bool) -> None:
         """Ends the thread; a trial that has come to its end needs no checkpoint."""
         self._thread.shutdown()
-        if not keep:
-            self.path.unlink(missing_ok=True)
+        for path in () if keep else files_of(self.path):
+            path.unlink(missing_ok=True)
+
+
+def files_of(path: Path) -> list[Path]:
+    """A checkpoint, and what kills have left half written of it."""
+    return [path, *path.parent.glob(f".{path.name}.*.tmp")]
 
 
 def _identity(setup: Setup) -> dict[str, Any]:

@@ -154,6 +154,16 @@ def test_it_is_due_when_the_time_has_come(config: TrialConfig, tmp_path: Path, m
     assert not checkpoints.due
 
 
+def test_at_the_end_nothing_is_left_not_even_of_attempts_that_were_killed(tmp_path: Path) -> None:
+    names = ["0.pt", ".0.pt.17.tmp", ".0.pt.18.tmp", "1.pt", ".1.pt.17.tmp"]
+    for name in names:
+        (tmp_path / name).touch()
+    Checkpoints(tmp_path / "0.pt", every=1).close(keep=True)
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
+    Checkpoints(tmp_path / "0.pt", every=1).close(keep=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"1.pt", ".1.pt.17.tmp"}
+
+
 @pytest.mark.parametrize("part", ["config", "data", "model"])
 def test_of_another_trial_it_is_none(config: TrialConfig, tmp_path: Path, part: str) -> None:
     stop_and_save(config, tmp_path / "0.pt", 10)
