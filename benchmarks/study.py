@@ -106,10 +106,11 @@ def measure(options: argparse.Namespace, workers: int) -> tuple[list[Row], list[
     return found, [_describe(name, of) for name, of in runs.items()]
 
 
-def search(study: Path, output: Path, overrides: Sequence[str]) -> Finished:
+def search(study: Path, output: Path, overrides: Sequence[str], workers: int = 1) -> Finished:
     """`python -m hpo.run`; a study that stands in the output folder goes on."""
     settings = [part for override in overrides for part in ("--set", override)]
-    return run_module("hpo.run", "--study", str(study), "--output", str(output), *settings)
+    where = ("--study", str(study), "--output", str(output), "--workers", str(workers))
+    return run_module("hpo.run", *where, *settings)
 
 
 def run_ours(overrides: tuple[str, ...]) -> StudyRun:
