@@ -45,6 +45,8 @@ from hpo.tracking import Tracker, tracker_of
 from hpo.trial import Job, weights_path
 
 BEST_YAML = "best.yaml"
+# Workers whose writes to `optuna.db` do not wait for each other for long.
+MOST_ON_FILE = 8
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def tune(
             job = Job(output, _start_parent(study, spec, tracker), storage)
         try:
             supervisor = Supervisor(study, pinned_spec, job, running)
-            notes += [*supervisor.repair(), *_pruning_notes(spec)]
+            notes += [*supervisor.repair(), *_pruning_notes(spec), *storage_notes(workers, storage)]
             if not remaining_trials(study, spec):
                 notes.append("Nothing is left to run: raise n_trials (--trials) to go on.")
             display.header(study, facts, notes)
@@ -148,6 +150,16 @@ def _pruning_notes(spec: StudySpec) -> list[str]:
     return [
         f"Nothing will be pruned: the {spec.pruner.name} pruner first looks at evaluation {first:g}, and at the last "
         f"one, {last}, there is nothing left to save. Raise training.num_evaluations, or change the pruner."
+    ]
+
+
+def storage_notes(workers: int, storage: str | None) -> list[str]:
+    """Of a file that is too slow for so many: its writers wait for each other."""
+    if storage is not None or workers <= MOST_ON_FILE:
+        return []
+    return [
+        f"{workers} workers write to one SQLite file, which is made for up to {MOST_ON_FILE}: if they wait for it, "
+        "give --storage postgresql://..., or fewer --workers."
     ]
 
 

@@ -32,7 +32,7 @@ from hpo.study import load_study
 from hpo.study_file import parse_study
 from hpo.tracking import tracking_uri
 from hpo.training.setup import Setup, set_up
-from hpo.tune import tune
+from hpo.tune import storage_notes, tune
 
 
 class Recorder:
@@ -416,6 +416,12 @@ def test_a_finished_study_says_that_nothing_is_left(raw_study: StudyMaker, outpu
     tune(spec, output, second)
     assert first.notes == []
     assert second.notes == ["Nothing is left to run: raise n_trials (--trials) to go on."]
+
+
+def test_more_workers_than_a_file_is_made_for_are_told() -> None:
+    assert storage_notes(8, None) == [] and storage_notes(9, "postgresql://x") == []
+    (note,) = storage_notes(9, None)
+    assert note.startswith("9 workers write to one SQLite file, which is made for up to 8") and "postgresql://" in note
 
 
 @pytest.mark.parametrize(
