@@ -11,7 +11,7 @@ from hpo.errors import Diverged, HpoError, Problem, SpecError, TrialFailed
 def test_every_error_of_the_user_is_one_tree() -> None:
     classes = [found for _, found in inspect.getmembers(errors, inspect.isclass) if issubclass(found, Exception)]
     assert {found.__name__ for found in classes} == {
-        *("HpoError", "SpecError", "DataError", "StorageError", "TrialFailed", "Diverged"),
+        *("HpoError", "SpecError", "DataError", "StorageError", "DeviceFailed", "TrialFailed", "Diverged"),
     }
     assert all(issubclass(found, HpoError) for found in classes)
     assert all(found.__name__ in str(errors.__doc__) for found in classes)

@@ -63,8 +63,15 @@ def step_of(number: int, step: int) -> Callable[[Event], bool]:
     return lambda event: isinstance(event, StepDone) and event.number == number and event.step >= step
 
 
-def undisturbed(raw_study: StudyMaker, output: Path, **sections: Any) -> list[tuple[Any, ...]]:
-    return told(tune(parse_study(long(raw_study, "undisturbed", **sections), "x"), output, Recorder()).study.trials)
+_undisturbed: list[FrozenTrial] = []
+
+
+def undisturbed(raw_study: StudyMaker, output: Path, n_trials: int = 2) -> list[tuple[Any, ...]]:
+    """What the first trials of `long` learn when nobody interrupts them: trained once for all tests."""
+    if not _undisturbed:
+        spec = parse_study(long(raw_study, "undisturbed", n_trials=4), "x")
+        _undisturbed.extend(tune(spec, output, Recorder()).study.trials)
+    return told(_undisturbed[:n_trials])
 
 
 @pytest.mark.timeout(180)
