@@ -37,6 +37,7 @@ from benchmarks.soak_fleet import Driver, Fleet, read_finished
 from benchmarks.soak_memory import Growth, check_memory, growth
 from benchmarks.table import Check, add_common_options, parse
 from benchmarks.tiny import make_tokenizer, save_model, sentences, tiny_study, write_csv
+from hpo.interrupt import sigterm_as_ctrl_c
 from hpo.study import is_retried
 from hpo.tracking import Tracker
 
@@ -223,7 +224,8 @@ def main(arguments: list[str] | None = None) -> int:
     for where in places:
         say(f"{where}: {options.trials} trials in {folder / where}")
         (folder / where).mkdir()
-        results[where] = soak(where, folder / where, options.trials, options.seed)
+        with sigterm_as_ctrl_c():  # or its drivers would go on without it
+            results[where] = soak(where, folder / where, options.trials, options.seed)
         for check in results[where].checks:
             say(f"  {check}")
     print_results(results)
