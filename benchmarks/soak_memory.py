@@ -84,7 +84,10 @@ def growth(what: str, samples: Sequence[Sample], trials: Sequence[FrozenTrial]) 
 def _points(
     what: str, process: tuple[int, float], life: Sequence[Sample], trials: Sequence[FrozenTrial]
 ) -> Iterator[tuple[int, float]]:
-    """How many trials have ended in a life, and the median of its memory from that one to the next."""
+    """How many trials have ended in a life, and the median of its memory from that one to the next.
+
+    After the last one a driver writes the report, which takes libraries of its own.
+    """
     pid, born = process[0], datetime.fromtimestamp(process[1])
     ends = sorted(
         trial.datetime_complete
@@ -93,7 +96,7 @@ def _points(
         if what == "driver" or trial.user_attrs.get(OWNER, {}).get("pid") == pid
     )
     mib: dict[int, list[float]] = defaultdict(list)
-    for sample in life:
+    for sample in (sample for sample in life if ends and sample.at < ends[-1]):
         mib[bisect.bisect(ends, sample.at)].append(sample.mib)
     yield from ((n, statistics.median(values)) for n, values in sorted(mib.items()))
 
