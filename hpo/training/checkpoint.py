@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hpo.output import replacing
+from hpo.output import replacing, temporaries
 from hpo.training.finetune import CurvePoint, Evaluation, Progress
 from hpo.training.setup import Setup
 
@@ -72,10 +72,11 @@ class Checkpoints:
         return _progress(state["progress"])
 
     def close(self, *, keep: bool) -> None:
-        """Ends the thread; a trial that has come to its end needs no checkpoint."""
+        """Ends the thread; a trial that has come to its end needs no checkpoint, nor does any attempt before it."""
         self._thread.shutdown()
         if not keep:
-            self.path.unlink(missing_ok=True)
+            for path in (self.path, *temporaries(self.path)):
+                path.unlink(missing_ok=True)
 
 
 def _identity(setup: Setup) -> dict[str, Any]:
