@@ -3,6 +3,7 @@
     make soak                                  # 500 trials on SQLite, then on PostgreSQL: most of an hour on two cores
     make soak ARGS=--quick                     # 20 trials each: does it run?
     make soak ARGS='--storage postgresql --trials 100 --seed 1'
+    make soak ARGS='--every 40'                # on a machine that others use
 
 SQLite: one driver with four workers. PostgreSQL: two drivers with two workers each, as on two machines with a common
 folder, and an MLflow server; both servers are restarted as well. A driver that was killed is started again by the same
@@ -48,6 +49,9 @@ CALM = 0.3
 # What is killed or restarted, and how often of a hundred times.
 SQLITE = {"worker": 88.0, "driver": 12.0}
 POSTGRESQL = {"worker": 70.0, "driver": 12.0, "postgresql": 12.0, "mlflow": 6.0}
+# Seconds from one to the next, on average. A worker that is started again imports for some seconds, a driver and its
+# workers for more: much faster, or on a busy machine, and two cores would do nothing else.
+EVERY = 12.0
 # Seconds at most that a server is away.
 AWAY = 5.0
 
@@ -138,7 +142,7 @@ def write_study(folder: Path, n_trials: int) -> Path:
     return path
 
 
-def soak(where: str, folder: Path, n_trials: int, seed: int) -> Result:
+def soak(where: str, folder: Path, n_trials: int, seed: int, every: float) -> Result:
     """Runs the study in the folder, and looks at what is left."""
     study, output = write_study(folder, n_trials), folder / "output"
     clean = {name: value for name, value in os.environ.items() if name not in ("MLFLOW_TRACKING_URI", "OPTUNA_STORAGE")}
@@ -152,6 +156,7 @@ def soak(where: str, folder: Path, n_trials: int, seed: int) -> Result:
             seed,
             place.victims,
             place.servers,
+            every,
             disturbed_trials=round((1 - CALM) * n_trials),
         )
         seen = fleet.run()
@@ -205,6 +210,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--storage", choices=(*PLACES, "both"), default="both", help="where (default: both, in turn)")
     made.add_argument("--trials", type=int, default=500, metavar="N", help="of each study (default: 500)")
     made.add_argument("--seed", type=int, default=0, metavar="N", help="of what is killed, and when (default: 0)")
+    made.add_argument(
+        "--every",
+        type=float,
+        default=EVERY,
+        metavar="S",
+        help=f"seconds between kills, on average (default: {EVERY:g})",
+    )
     made.add_argument("--folder", type=Path, help="where studies are kept (default: a temporary one, kept if broken)")
     add_common_options(made)
     return made
@@ -225,7 +237,7 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"{where}: {options.trials} trials in {folder / where}")
         (folder / where).mkdir()
         with sigterm_as_ctrl_c():  # or its drivers would go on without it
-            results[where] = soak(where, folder / where, options.trials, options.seed)
+            results[where] = soak(where, folder / where, options.trials, options.seed, options.every)
         for check in results[where].checks:
             say(f"  {check}")
     print_results(results)

@@ -20,9 +20,6 @@ import psycopg
 
 from benchmarks.measure import ROOT, say
 
-# Seconds from one disturbance to the next. A worker that is started again imports for some seconds, a driver and its
-# workers for more: much faster, and two cores would do nothing else.
-GAP = (4.0, 20.0)
 LOOK_EVERY = 0.2
 # Seconds between two samples of memory, and of what has finished.
 SAMPLE_EVERY = 1.0
@@ -131,19 +128,21 @@ class Fleet:
         seed: int,
         victims: Mapping[str, float],
         servers: Mapping[str, Callable[[random.Random], None]],
+        every: float,
         disturbed_trials: int,
     ) -> None:
         """
         Args:
             victims: what is killed or restarted, with how much of the chance.
             servers: of these, how each is restarted.
+            every: so many seconds on average.
             disturbed_trials: once so many have come to their end, nothing is killed any more.
         """
         self.drivers, self.seen = drivers, Seen()
         self._finished, self._servers, self._victims = finished, servers, victims
-        self._draw, self._disturbed_trials = random.Random(seed), disturbed_trials
+        self._draw, self._every, self._disturbed_trials = random.Random(seed), every, disturbed_trials
         self._sessions: set[int] = set()
-        self._next_at = time.monotonic() + self._draw.uniform(*GAP)
+        self._next_at = time.monotonic() + self._gap()
         self._victim = self._drawn()
         self._progress_at = self._sampled_at = time.monotonic()
 
@@ -203,8 +202,8 @@ class Fleet:
         self.seen.finished |= new
         self._progress_at = time.monotonic()
         ended = sum(state != "FAIL" for state, _ in self.seen.finished.values())
-        if ended // 25 != (ended - len(new)) // 25:
-            say(f"  {ended} trials ended, {len(self.seen.kills)} kills")
+        if len(self.seen.finished) // 20 != (len(self.seen.finished) - len(new)) // 20:
+            say(f"  {datetime.now():%H:%M:%S} {ended} trials ended, {len(self.seen.kills)} kills")
         if ended >= self._disturbed_trials and self.seen.calm_since is None:
             self.seen.calm_since = datetime.now()
             say(f"  {ended} trials ended after {len(self.seen.kills)} kills: no more of them")
@@ -229,7 +228,10 @@ class Fleet:
                 return
             self._kill(what, there[int(which * len(there))])
         self._victim = self._drawn()
-        self._next_at = time.monotonic() + self._draw.uniform(*GAP)
+        self._next_at = time.monotonic() + self._gap()
+
+    def _gap(self) -> float:
+        return self._every * self._draw.uniform(1 / 3, 5 / 3)
 
     def _kill(self, what: str, process: psutil.Process) -> None:
         with suppress(psutil.NoSuchProcess):
