@@ -36,10 +36,9 @@ from hpo.study import (
     is_retried,
     load_study,
     may_retry,
-    next_position,
     position_of,
-    requeue,
     require_unchanged,
+    settled_position,
 )
 from hpo.tracking import Point, TrialRun, tracker_of
 from hpo.training.checkpoint import Checkpoints
@@ -89,8 +88,7 @@ def run_trial(
             claim.enter_context(exclusive(job.output, spec.name, job.storage))
             if not claimable_trials(study, spec):
                 return False
-            requeue(study)  # whoever has just ended early has not been seen by any driver, and comes first
-            study.sampler, study.pruner = build_sampler(spec, next_position(study)), build_pruner(spec)
+            study.sampler, study.pruner = build_sampler(spec, settled_position(study)), build_pruner(spec)
             attempt = _Attempt(spec, job, study, study.ask(), on_event, check)
             try:
                 with Heartbeat(attempt.trial, spec.grace_period):
