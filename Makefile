@@ -1,12 +1,12 @@
-# `make run` searches, `make test` tests, `make bench` compares us with our peers, `make setup` only sets up `.venv`; a
-# second call sets up nothing again.
+# `make run` searches, `make test` tests, `make bench` compares us with our peers, `make soak` kills a study again and
+# again, `make setup` only sets up `.venv`; a second call sets up nothing again.
 PYTHON ?= python3
 STUDY ?= sst2
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup run test lint schema bench clean
+.PHONY: setup run test lint schema bench soak clean
 
 setup: $(READY)
 
@@ -34,6 +34,9 @@ schema: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks $(ARGS)
+
+soak: setup
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 clean:
 	rm -rf $(VENV)

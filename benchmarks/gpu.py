@@ -28,7 +28,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.gpu_checks import Check, capture_without_memory, graphs_agree, halves_agree, layers_agree
+from benchmarks.gpu_checks import capture_without_memory, graphs_agree, halves_agree, layers_agree
 from benchmarks.gpu_setup import (
     MULTIPLE,
     CountedCapture,
@@ -44,7 +44,7 @@ from benchmarks.gpu_setup import (
     read,
 )
 from benchmarks.measure import CYCLE, interleaved, machine, say, software
-from benchmarks.table import Row, print_table, ratio_row
+from benchmarks.table import Check, Row, print_table, ratio_row
 from hpo.training.device import Device, choose_device
 from hpo.training.finetune import finetune
 from hpo.training.graphs import CudaCapture, GraphedStep

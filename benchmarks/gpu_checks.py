@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from benchmarks.gpu_setup import (
     rates,
     with_fast_layers,
 )
+from benchmarks.table import Check
 from hpo.training.batches import Rows
 from hpo.training.device import Device
 from hpo.training.graphs import Capture, GraphedStep
@@ -30,19 +31,6 @@ WEIGHTS_TOLERANCE = 0.05
 """Of what training changed in the weights."""
 PARTIAL = 5
 """Examples of a batch that is not full."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One comparison."""
-
-    what: str
-    passed: bool
-    found: str
-    values: dict[str, float] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return f"{'ok    ' if self.passed else 'FAILED'} {self.what}: {self.found}"
 
 
 # Layers.

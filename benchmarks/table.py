@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -23,6 +23,19 @@ class Row:
     goal: str = ""
     reached: bool | None = None
     """None where there is no goal."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that must hold, and what was found."""
+
+    what: str
+    passed: bool
+    found: str
+    values: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{'ok    ' if self.passed else 'FAILED'} {self.what}: {self.found}"
 
 
 def ratio_row(

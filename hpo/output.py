@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,6 +107,16 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporaries(path: Path) -> Iterator[Path]:
+    """What is being written to take the place of `path`, and what a killed process left of it."""
+    return (other for other in path.parent.glob(".*.tmp") if is_temporary(other, path))
+
+
+def is_temporary(path: Path, of: Path) -> bool:
+    """Whether `replacing` gave this path to somebody who writes `of`."""
+    return re.fullmatch(rf"\.{re.escape(of.name)}\.\d+\.tmp", path.name) is not None
 
 
 def write_atomically(path: Path, content: bytes) -> None:

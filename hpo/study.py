@@ -128,8 +128,8 @@ def remaining_trials(study: optuna.Study, spec: StudySpec) -> int:
 
 
 def claimable_trials(study: optuna.Study, spec: StudySpec) -> int:
-    """How many trials are still to start: those that remain, less those that run anywhere."""
-    return max(0, remaining_trials(study, spec) - len(running_trials(study)))
+    """How many trials are still to start: the total less those that ended or run anywhere, looked at in one moment."""
+    return max(0, total_trials(spec) - next_position(study))
 
 
 def running_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -146,6 +146,18 @@ def next_position(study: optuna.Study) -> int:
     """How many trials the study has had, retried ones left out: the seed of the sampler follows it."""
     trials = study.get_trials(deepcopy=False)
     return sum(trial.state == TrialState.RUNNING or _ended(trial) for trial in trials)
+
+
+def settled_position(study: optuna.Study) -> int:
+    """The same, once every trial that has ended early is queued again: drawn anew, its point would be trained twice.
+
+    Another process may end one at any moment. If there is none after it was counted, there was none while it was.
+    """
+    while True:
+        position = next_position(study)
+        if not unqueued_trials(study):
+            return position
+        requeue(study)
 
 
 def _ended(trial: FrozenTrial) -> bool:

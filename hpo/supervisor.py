@@ -1,6 +1,7 @@
 """Keeps the workers of a study busy until its trials have ended, and buries those that died."""
 
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,6 +17,8 @@ from hpo.events import Event, Note, OnEvent, TrialEnded, TrialStarted
 from hpo.executors import Executor, Lost
 from hpo.interrupt import CtrlC
 from hpo.lease import OWNER, Watch, is_alive
+from hpo.output import is_temporary
+from hpo.report import best_trial
 from hpo.spec import StudySpec
 from hpo.storage import exclusive
 from hpo.study import (
@@ -29,10 +32,10 @@ from hpo.study import (
     remaining_trials,
     requeue,
     running_trials,
+    unqueued_trials,
 )
 from hpo.tracking import Tracker, tracker_of
-from hpo.training.checkpoint import files_of
-from hpo.trial import Job, checkpoint_path, end_run, trial_ended
+from hpo.trial import WEIGHTS, Job, checkpoint_path, end_run, trial_ended, weights_path
 
 # Seconds that workers of a driver that was killed have to notice it: they look between two steps.
 TO_NOTICE = 10.0
@@ -62,8 +65,7 @@ class Supervisor:
             self._outlive_workers()
         ended = self._bury([], alone=alone)
         self._end_runs()
-        for path in leftover_checkpoints(self.study, self.job.output / self.spec.name):
-            path.unlink(missing_ok=True)
+        self._remove_leftovers()
         return list(_told(ended))
 
     def run(self, on_event: OnEvent, ctrl_c: CtrlC) -> None:
@@ -82,6 +84,7 @@ class Supervisor:
                 if not self.timed_out:
                     self._submit()
                 if not self.executor.busy and (self.timed_out or not remaining_trials(self.study, self.spec)):
+                    self._remove_leftovers()
                     return
                 lost = self.executor.wait(LOOK_EVERY)
                 due = time.monotonic() - self._looked >= LOOK_ELSEWHERE
@@ -151,16 +154,37 @@ class Supervisor:
     def _end_runs(self) -> None:
         end_runs(self.study, tracker_of(self.job.output), self.job.parent_run_id)
 
+    def _remove_leftovers(self) -> None:
+        """Of trials that were killed: too often, or while they wrote."""
+        folder = self.job.output / self.spec.name
+        for path in leftover_checkpoints(self.study, folder):
+            path.unlink(missing_ok=True)  # another driver may have
+        with exclusive(self.job.output, self.spec.name, self.job.storage):  # or a worker may be writing them
+            for path in leftover_weights(self.study, folder):
+                shutil.rmtree(path)
+
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
 
 def leftover_checkpoints(study: optuna.Study, folder: Path) -> list[Path]:
-    """Those in a study's folder that no trial will go on from, and what a kill left half written."""
-    there = set(checkpoint_path(folder, 0).parent.glob("*"))  # first: other drivers' trials go on to write them
+    """Those in a study's folder that no trial will go on from, and what a kill left half written.
+
+    Workers of another driver may be writing to the same folder: what is there is listed first, and theirs is let alone.
+    """
+    there = sorted(checkpoint_path(folder, 0).parent.glob("*"))
     unfinished = [trial for trial in study.get_trials(deepcopy=False) if not trial.state.is_finished()]
-    needed = (checkpoint_path(folder, first_attempt(study, trial)) for trial in unfinished)
-    return sorted(there.difference(*map(files_of, needed)))
+    needed = {checkpoint_path(folder, first_attempt(study, trial)) for trial in (*unfinished, *unqueued_trials(study))}
+    running = [trial for trial in unfinished if trial.state == TrialState.RUNNING]
+    written = {checkpoint_path(folder, first_attempt(study, trial)) for trial in running}
+    return [path for path in there if path not in needed and not any(is_temporary(path, of) for of in written)]
+
+
+def leftover_weights(study: optuna.Study, folder: Path) -> list[Path]:
+    """What a kill left half written; and, where the best trial's weights are, those of all others."""
+    best, kept = best_trial(study), sorted((folder / WEIGHTS).glob("*"))
+    wanted = weights_path(folder, best.number) if best else None
+    return [path for path in kept if path.name.startswith(".") or (wanted in kept and path != wanted)]
 
 
 def _told(ended: list[FrozenTrial]) -> Iterator[str]:

@@ -34,6 +34,7 @@ from hpo.tracking_store import (
     is_away,
     is_database,
     is_stand_in,
+    make_database,
     patiently,
     set_logs_aside,
     sqlite_file,
@@ -342,6 +343,8 @@ def _open(database: Path, store: TrackingStore) -> None:
     try:
         with opening(database):
             set_logs_aside(database)
+            if not database.exists():
+                make_database(database)
             store.client.search_experiments(max_results=1)
             write_ahead(database)
     except (MlflowException, DatabaseError, sqlite3.Error, OSError) as error:

@@ -12,9 +12,9 @@ MAX_VALUE = 6000  # characters of a param or a tag that MLflow takes
 Point = tuple[str, float, int]
 
 
-def metric_points(points: Iterable[Point]) -> list[tuple[str, float, int, int]]:
-    """As of now, whenever they will be sent."""
-    at = now()
+def metric_points(points: Iterable[Point], at: int | None = None) -> list[tuple[str, float, int, int]]:
+    """As of that time in milliseconds, or of now, whenever they will be sent."""
+    at = now() if at is None else at
     return [(name, value, at, step) for name, value, step in points]
 
 
@@ -56,11 +56,15 @@ class TrialRun:
         reason: str | None,
         tags: Mapping[str, str],
         metrics: Mapping[str, float],
+        at: int | None = None,
         traceback: str | None = None,
     ) -> None:
-        """Ends the run with the status that `state` (Optuna's) means, its last numbers and its traceback."""
+        """Ends the run with the status that `state` (Optuna's) means, its last numbers and its traceback.
+
+        Who gives the same time of the numbers, in milliseconds, may do so again: for MLflow they are the same then.
+        """
         last = {
-            "metrics": metric_points((name, value, 0) for name, value in metrics.items()),
+            "metrics": metric_points(((name, value, 0) for name, value in metrics.items()), at),
             "tags": tag_values({**tags, "trial.state": state} | ({"trial.reason": reason} if reason else {})),
         }
         crash = {"text": traceback, "file": "traceback.txt"}

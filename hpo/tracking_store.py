@@ -173,6 +173,23 @@ def without_password(uri: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
+def make_database(database: Path) -> None:
+    """A SQLite database with MLflow's tables, there whole or not at all.
+
+    MLflow makes them one by one, and refuses a database that has some of them: who is killed meanwhile leaves one of
+    another name.
+    """
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # half a second that others need not wait
+
+    making = database.with_name(f".{database.name}.making")
+    for left in database.parent.glob(f"{making.name}*"):  # with the journal of what was cut short
+        left.unlink()
+    store = SqlAlchemyStore(f"sqlite:///{making}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH)
+    store.engine.dispose()
+    making.rename(database)
+
+
 def write_ahead(database: Path) -> None:
     """Lets many processes read a SQLite database while one writes to it. It stays so for whoever opens it.
 

@@ -38,10 +38,10 @@ from hpo.study import (
     is_retried,
     load_study,
     may_retry,
-    next_position,
     position_of,
     require_unchanged,
     running_trials,
+    settled_position,
 )
 from hpo.tracking import TrialRun, tracker_of
 from hpo.training.checkpoint import Checkpoints
@@ -95,7 +95,7 @@ def run_trial(
             claim.enter_context(exclusive(job.output, spec.name, job.storage))
             if not claimable_trials(study, spec):
                 return False
-            study.sampler, study.pruner = build_sampler(spec, next_position(study)), build_pruner(spec)
+            study.sampler, study.pruner = build_sampler(spec, settled_position(study)), build_pruner(spec)
             attempt = _Attempt(spec, job, study, study.ask(), on_event, check)
             try:
                 with Heartbeat(attempt.trial, spec.grace_period):
@@ -379,12 +379,16 @@ def _own_faults() -> Iterator[None]:
 
 
 def end_run(run: TrialRun, trial: FrozenTrial, details: str | None = None) -> None:
-    """Ends a trial's run as Optuna has stored its end, with what it took and, if it crashed, its traceback."""
+    """Ends a trial's run as Optuna has stored its end, with what it took and, if it crashed, its traceback.
+
+    Its worker does, and whoever finds the run open meanwhile: what both tell is there once.
+    """
     result = trial.user_attrs.get("result", {})
     known = {"trial.pruned_step": result.get("step"), "trial.micro_batch_size": result.get("micro_batch_size")}
     tags = {name: str(value) for name, value in known.items() if value is not None}
     costs = {name: result[name] for name in COSTS if name in result}
-    run.end(trial.state.name, reason=failure_reason(trial), tags=tags, metrics=costs, traceback=details)
+    at = round(trial.datetime_complete.timestamp() * 1000) if trial.datetime_complete else None
+    run.end(trial.state.name, reason=failure_reason(trial), tags=tags, metrics=costs, at=at, traceback=details)
 
 
 def trial_ended(study: optuna.Study, spec: StudySpec, trial: FrozenTrial) -> TrialEnded:

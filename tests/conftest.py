@@ -1,12 +1,12 @@
-"""What the tests train on: a two-layer model with a forty-word tokenizer, and sentences whose label is in one word.
+"""What the tests share: the tiny model and study of `benchmarks/tiny.py`, databases and servers.
 
-No network, no downloads. MLflow's database is migrated once a session and copied, which takes 5 s and 0.04 s.
+MLflow's database is migrated once a session and copied, which takes 5 s and 0.04 s.
 """
 
 import os
-import random
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,48 +20,20 @@ import hypothesis
 import pytest
 import torch
 import yaml
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
+from benchmarks.mlflow_server import MlflowServer
+from benchmarks.postgres import Database, NotInstalled, PostgresServer, binaries, running_server
+from benchmarks.tiny import make_tokenizer, save_model, sentences, tiny_study, write_csv
 from hpo.spec import StudySpec
 from hpo.storage_server import open_server
 from hpo.study_file import parse_study
-from mlflow_server import MlflowServer
-from postgres import Database, PostgresServer, running_server
 from searching import MIXED, TRAINING, MakeSpec
 
 # The same examples at every run; `--hypothesis-profile=long` looks for others (tests/test_fuzzed_input.py).
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None, max_examples=60)
 hypothesis.settings.register_profile("long", database=None, deadline=None, max_examples=10_000)
 hypothesis.settings.load_profile("repeatable")
-
-GOOD = ("good", "great", "fine", "lovely")
-BAD = ("bad", "awful", "poor", "dull")
-FILLER = (
-    *("the", "a", "film", "plot", "actor", "scene", "was", "is", "and", "of"),
-    *("story", "music", "it", "this", "that", "with", "very", "one", "two", "more"),
-)
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-
-
-def sentences(n: int, seed: int) -> list[tuple[str, int]]:
-    """`n` distinct sentences, half of them with a good word, half with a bad one."""
-    draw = random.Random(seed)
-    rows: dict[str, int] = {}
-    while len(rows) < n:
-        label = len(rows) % 2
-        words = draw.choices(FILLER, k=draw.randint(3, 12))
-        words.insert(draw.randrange(len(words)), draw.choice(GOOD if label else BAD))
-        rows.setdefault(" ".join(words), label)
-    return list(rows.items())
-
-
-def write_csv(path: Path, rows: list[tuple[str, Any]]) -> Path:
-    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows), encoding="utf-8")
-    return path
 
 
 @pytest.fixture
@@ -72,31 +44,12 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    words = [*SPECIAL, *FILLER, *GOOD, *BAD]
-    made = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
-    made.pre_tokenizer = Whitespace()
-    made.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
+    return make_tokenizer()
 
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """A BERT of two layers, 32 wide, with random weights."""
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    BertForSequenceClassification(config).bert.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_model(tmp_path_factory.mktemp("model"), tokenizer)
 
 
 @pytest.fixture(scope="session")
@@ -111,35 +64,7 @@ StudyMaker = Callable[..., dict[str, Any]]
 def raw_study(model_folder: Path, data_file: Path) -> StudyMaker:
     """A study that trains in a second a trial; keywords replace its sections."""
 
-    def make(**sections: Any) -> dict[str, Any]:
-        study: dict[str, Any] = {
-            "name": "tiny",
-            "data": {
-                "train": str(data_file),
-                "validation_size": 100,
-                "test_size": 60,
-                "labels": ["negative", "positive"],
-            },
-            "model": {"name": str(model_folder)},
-            "training": {
-                "learning_rate": 1e-3,
-                "train_batch_size": 16,
-                "dropout": 0.1,
-                "num_train_epochs": 2,
-                "num_evaluations": 4,
-                "max_length": 32,
-                "precision": "fp32",
-            },
-            "search_space": {
-                "learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
-                "max_grad_norm": {"choices": [None, 0.5, 1.0]},
-            },
-            "n_trials": 3,
-            "pruner": {"name": "median", "n_startup_trials": 1},
-        }
-        return study | sections
-
-    return make
+    return partial(tiny_study, model_folder, data_file)
 
 
 @pytest.fixture
@@ -185,7 +110,16 @@ def output(tmp_path: Path, migrated_database: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[tuple[PostgresServer, str]]:
-    """A server, and the name of a database on it with Optuna's tables: copying it is faster than making them."""
+    """A server, and the name of a database on it with Optuna's tables: copying it is faster than making them.
+
+    `HPO_REQUIRE_SERVERS=1` makes its absence an error, as CI does; elsewhere what needs it is skipped.
+    """
+    try:
+        binaries()
+    except NotInstalled as error:
+        if os.environ.get("HPO_REQUIRE_SERVERS"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
     with running_server() as server, server.database() as template:
         open_server(template.url).engine.dispose()
         yield server, template.name

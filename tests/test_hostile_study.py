@@ -10,7 +10,8 @@ import yaml
 from markdown_it import MarkdownIt
 from mlflow import MlflowClient
 
-from conftest import StudyMaker, sentences
+from benchmarks.tiny import sentences
+from conftest import StudyMaker
 from hpo.tracking import tracking_uri
 from test_run import hpo
 

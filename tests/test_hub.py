@@ -21,7 +21,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file, save_file
 
-from conftest import sentences
+from benchmarks.tiny import sentences
 from hpo.export import read_exported
 from hpo.hub import HubReference, endpoint, go_offline, hub_references, is_reachable, settle, shown_endpoint
 from hpo.spec import StudySpec

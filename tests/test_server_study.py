@@ -11,6 +11,8 @@ import pytest
 import yaml
 from optuna.trial import FrozenTrial
 
+from benchmarks.mlflow_server import MlflowServer
+from benchmarks.postgres import PASSWORD, Database
 from conftest import StudyMaker
 from hpo.events import Event, StepDone
 from hpo.lease import OWNER
@@ -18,8 +20,6 @@ from hpo.storage import open_storage, study_names
 from hpo.study import load_study
 from hpo.study_file import parse_study
 from hpo.tune import tune
-from mlflow_server import MlflowServer
-from postgres import PASSWORD, Database
 from test_run import hpo
 from test_tune import Recorder
 from workers import long, start_run, wait_until

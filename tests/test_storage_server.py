@@ -27,11 +27,11 @@ from optuna.storages import RDBStorage, get_storage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
+from benchmarks.postgres import PASSWORD, Database, PostgresServer
 from hpo import storage_server
 from hpo.errors import StorageError
 from hpo.storage import open_storage, study_names
 from hpo.storage_server import open_server, patiently, server_lock
-from postgres import PASSWORD, Database, PostgresServer
 
 MAXIMIZE = [StudyDirection.MAXIMIZE]
 

@@ -1,6 +1,7 @@
 """The study in storage: opening and resuming it, its budget, and what a crash left behind. Nothing is trained here."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hpo.storage import open_storage, study_names
 from hpo.study import (
     INTERRUPTED,
     KILLED,
+    claimable_trials,
     end_dead_trials,
     failure_reason,
     first_attempt,
@@ -31,6 +33,7 @@ from hpo.study import (
     require_unchanged,
     running_trials,
     set_aside,
+    settled_position,
     stored_spec,
     total_trials,
 )
@@ -40,6 +43,20 @@ from searching import CONDITIONAL, FINITE, MIXED, NUMBERS, TRAINING, MakeSpec, p
 @pytest.fixture
 def storage(tmp_path: Path, address: str | None) -> BaseStorage:
     return open_storage(tmp_path, address)
+
+
+def after(looks: int, monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
+    """Has another process do something once a study has been looked at so many times."""
+    left = [looks]
+    get_trials = optuna.Study.get_trials
+
+    def look(study: optuna.Study, *arguments: Any, **keywords: Any) -> list[FrozenTrial]:
+        left[0] -= 1
+        if left[0] == -1:
+            do()
+        return get_trials(study, *arguments, **keywords)
+
+    monkeypatch.setattr(optuna.Study, "get_trials", look)
 
 
 class TestOpening:
@@ -304,6 +321,16 @@ class TestBudget:
         study.enqueue_trial({})
         assert remaining_trials(study, spec) == 5
 
+    @pytest.mark.parametrize("looks", range(4))
+    def test_a_trial_that_is_pruned_just_now_makes_no_room_for_two(
+        self, make_spec: MakeSpec, storage: BaseStorage, monkeypatch: pytest.MonkeyPatch, looks: int
+    ) -> None:
+        spec = make_spec(n_trials=2)
+        study = open_study(spec, storage)
+        other = [study.ask(), study.ask()][1]
+        after(looks, monkeypatch, lambda: study.tell(other, state=TrialState.PRUNED))
+        assert claimable_trials(study, spec) == 0
+
     @pytest.mark.parametrize(("n_trials", "total"), [(3, 3), (13, 13), (14, 13), (1000, 13)])
     def test_a_grid_ends_with_its_points(self, make_spec: MakeSpec, n_trials: int, total: int) -> None:
         space_ = {name: MIXED[name] for name in ("dropout", "max_grad_norm")}
@@ -375,6 +402,23 @@ class TestInterruption:
         assert [first_attempt(study, trial) for trial in study.trials] == [0, 0]
         assert len(study.trials) == 2
         assert remaining_trials(study, spec) == 2
+
+    @pytest.mark.parametrize("looks", range(6))
+    def test_no_point_is_drawn_twice_when_a_trial_is_cut_short_just_now(
+        self, make_spec: MakeSpec, storage: BaseStorage, monkeypatch: pytest.MonkeyPatch, looks: int
+    ) -> None:
+        """Whoever asks is told either of its retry, or a new point, whatever the moment."""
+        spec = make_spec(n_trials=5, search_space=NUMBERS)
+        study = open_study(spec, storage)
+        first, second = (self.interrupt(study, spec) for _ in range(2))
+        after(looks, monkeypatch, lambda: end_dead_trials(study, [study.trials[first.number]]))
+        study.sampler = build_sampler(spec, settled_position(study))
+        third = study.ask()
+        space.suggest(third, spec)
+        if third.user_attrs.get("retry_of") != first.number:
+            assert third.params != second.params
+        else:
+            assert third.params == first.params
 
     def test_a_trial_interrupted_before_it_drew_keeps_what_was_queued(
         self, make_spec: MakeSpec, storage: BaseStorage

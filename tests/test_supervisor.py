@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from hpo.events import Event, Note, StepDone
 from hpo.executors import processes, worker
 from hpo.lease import OWNER
 from hpo.storage import open_storage
-from hpo.study import open_study
+from hpo.study import end_dead_trials, open_study, requeue, running_trials
 from hpo.study_file import parse_study
 from hpo.supervisor import leftover_checkpoints
 from hpo.tracking import tracking_uri
@@ -106,7 +107,7 @@ def test_two_workers_share_the_trials(raw_study: StudyMaker, output: Path) -> No
 def test_a_killed_worker_costs_no_trial(raw_study: StudyMaker, output: Path) -> None:
     """SIGKILL in mid-trial: it fails at once, and its configuration goes on from its last checkpoint."""
     expected = undisturbed(raw_study, output)
-    killer = Killer(step_of(1, 200), lambda number: os.kill(pid_of(output, number), signal.SIGKILL))
+    killer = Killer(step_of(1, 200), kill_worker(output))
     outcome = tune(parse_study(long(raw_study), "x"), output, killer, workers=2)
     trials = outcome.study.trials
     assert sorted(trial.state.name for trial in trials) == ["COMPLETE"] * 2 + ["FAIL"]
@@ -312,17 +313,60 @@ def test_when_half_of_the_trials_diverge_the_range_that_does_it_is_told(raw_stud
     assert note.endswith("Set search_space.learning_rate.high below it.")
 
 
-def test_of_trials_that_run_no_checkpoint_is_left_over(raw_study: StudyMaker, output: Path) -> None:
-    """Also none that is being written: a driver that joins a study finds those of the others."""
+def test_what_another_driver_of_a_common_folder_is_writing_is_no_leftover(raw_study: StudyMaker, output: Path) -> None:
     study = open_study(parse_study(raw_study(), "x"), open_storage(output))
-    study.ask()
-    study.tell(study.ask(), 0.5)
     folder = output / "tiny"
-    names = [f"{dot}trial-{number:04d}.pt{end}" for number in (0, 1) for dot, end in (("", ""), (".", ".17.tmp"))]
-    (folder / "checkpoints").mkdir(parents=True)
-    for name in names:
-        (folder / "checkpoints" / name).touch()
-    assert {path.name for path in leftover_checkpoints(study, folder)} == {"trial-0001.pt", ".trial-0001.pt.17.tmp"}
+    whole = checkpoint_path(folder, 0)
+    half = whole.with_name(f".{whole.name}.77.tmp")
+    whole.parent.mkdir(parents=True)
+    for path in (whole, half):
+        path.touch()
+    assert leftover_checkpoints(study, folder) == [half]  # of an attempt that was killed: the default waits
+    study.ask()
+    assert leftover_checkpoints(study, folder) == []
+    end_dead_trials(study, running_trials(study))  # and no driver has queued it again yet
+    assert leftover_checkpoints(study, folder) == [half]
+    requeue(study)
+    assert leftover_checkpoints(study, folder) == [half]
+    study.tell(study.ask(), 1.0)
+    assert set(leftover_checkpoints(study, folder)) == {whole, half}
+
+
+def test_weights_that_a_kill_left_are_removed(raw_study: StudyMaker, output: Path) -> None:
+    """Half written, or of a trial that was killed before it could be told as the best."""
+    spec = parse_study(raw_study(n_trials=1), "x")
+    tune(spec, output, Recorder())
+    best = output / "tiny" / "weights" / "trial-0000"
+    for name in (".trial-0007", "trial-0008"):
+        shutil.copytree(best, best.with_name(name))
+    tune(spec, output, Recorder())
+    assert list(best.parent.iterdir()) == [best]
+    best.rename(best.with_name("trial-0008"))  # this machine has not those of the best trial
+    shutil.copytree(best.with_name("trial-0008"), best.with_name(".trial-0007"))
+    tune(spec, output, Recorder())
+    assert list(best.parent.iterdir()) == [best.with_name("trial-0008")]
+
+
+@pytest.mark.timeout(180)
+def test_a_trial_that_is_given_up_leaves_nothing(raw_study: StudyMaker, output: Path) -> None:
+    killed: set[int] = set()
+
+    def at(event: Event) -> bool:
+        """Once a trial: what a killed worker has told is still heard."""
+        due = isinstance(event, StepDone) and event.step >= 20 and event.number not in killed
+        killed.update({event.number} if isinstance(event, StepDone) and due else ())
+        return due
+
+    killer = Killer(at, kill_worker(output), times=4)
+    raw = long(raw_study, n_trials=1, checkpoint_every=0.001)
+    raw["training"] |= {"num_evaluations": 1}
+    outcome = tune(parse_study(raw, "x"), output, killer, executor="processes")
+    assert [trial.user_attrs["result"]["retried"] for trial in outcome.study.trials] == [True, True, True, False]
+    assert list((output / "long" / "checkpoints").iterdir()) == []
+
+
+def kill_worker(output: Path) -> Callable[[int], object]:
+    return lambda number: os.kill(pid_of(output, number), signal.SIGKILL)
 
 
 def test_a_full_disk_at_a_checkpoint_fails_the_trial_and_damages_nothing(raw_study: StudyMaker, output: Path) -> None:

@@ -275,3 +275,22 @@ def test_two_that_open_it_first_both_get_it(tmp_path: Path) -> None:
     """As a driver and `hpo.ui` beside it do: without a lock one of them creates tables that are there already."""
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         assert list(pool.map(open_and_list, [tmp_path, tmp_path])) == [{}, {}]
+
+
+def test_who_is_killed_while_it_makes_the_database_stops_nobody_after_it(tmp_path: Path) -> None:
+    """MLflow makes its tables one by one, and would refuse a database that has some of them."""
+    maker = get_context("spawn").Process(target=open_and_list, args=(tmp_path,))
+    maker.start()
+    names = ("mlflow.db", ".mlflow.db.making")
+    while not any(path.stat().st_size > 200_000 for name in names if (path := tmp_path / name).exists()):
+        assert maker.is_alive()
+        time.sleep(0.001)
+    maker.kill()
+    maker.join()
+    assert open_and_list(tmp_path) == {}
+    assert {path.name for path in tmp_path.iterdir()} <= {
+        "mlflow.db",
+        "mlflow.db-wal",
+        "mlflow.db-shm",
+        ".mlflow.db.lock",
+    }

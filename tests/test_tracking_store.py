@@ -19,6 +19,7 @@ import pytest
 import sqlalchemy
 from mlflow.exceptions import MlflowException
 
+from benchmarks.mlflow_server import MlflowServer
 from conftest import StudyMaker
 from hpo.errors import StorageError
 from hpo.events import Event, StepDone, TrialEnded
@@ -29,7 +30,6 @@ from hpo.tracking_run import RUN_STATUS
 from hpo.tracking_spool import Entry, SpoolFile
 from hpo.tracking_store import TrackingStore, is_away, stand_in, within, without_password, write_ahead
 from hpo.tune import tune
-from mlflow_server import MlflowServer
 from test_tune import Recorder
 
 ROOT = Path(__file__).parent.parent

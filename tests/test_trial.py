@@ -23,12 +23,12 @@ from hpo.events import Event, StepDone, TrialEnded, TrialStarted
 from hpo.executors.worker import Failed, work
 from hpo.spec import StudySpec
 from hpo.storage import open_storage
-from hpo.study import failure_reason, is_retried, next_position, open_study, remaining_trials, requeue
+from hpo.study import COSTS, failure_reason, is_retried, next_position, open_study, remaining_trials, requeue
 from hpo.study_file import parse_study
 from hpo.tracking import Tracker, tracker_of, tracking_uri
 from hpo.training.finetune import Evaluation, Progress, finetune
 from hpo.training.setup import Setup, set_up
-from hpo.trial import Job, run_trial
+from hpo.trial import Job, end_run, run_trial
 from hpo.trial_logging import flat_params
 
 
@@ -350,6 +350,35 @@ def test_ctrl_c_ends_trial_and_run_and_is_passed_on(
     run = only_child(output, parent)
     assert run.info.status == "FAILED"
     assert run.data.tags["trial.reason"] == "interrupted"
+
+
+def test_what_ended_early_is_tried_again_before_anything_new_is_drawn(spec: StudySpec, output: Path) -> None:
+    """Whoever is next may come before any driver has queued it. Drawn anew, its point would be trained twice."""
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, StepDone) and event.number == 1:
+            raise KeyboardInterrupt
+
+    study, parent = start(spec, output)
+    run_trial(spec, Job(output, parent))
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(spec, Job(output, parent), interrupt)
+    run_trial(spec, Job(output, parent))
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert study.trials[2].user_attrs["retry_of"] == 1
+    assert study.trials[2].params == study.trials[1].params
+    requeue(study)  # as the driver does a moment later
+    assert len(study.trials) == 3
+
+
+def test_an_end_that_two_tell_is_in_mlflow_once(spec: StudySpec, output: Path) -> None:
+    """The worker, and a driver that has just seen that the trial has ended and its run has not."""
+    trial, run, _ = run_one(spec, output)
+    end_run(tracker_of(output).trial_run(run.info.run_id), trial)
+    tracker_of(output).flush()
+    client = MlflowClient(tracking_uri(output))
+    for name in COSTS:
+        assert len(client.get_metric_history(run.info.run_id, name)) == 1, name
 
 
 def test_a_trial_whose_curves_cannot_be_stored_is_not_told_as_complete(

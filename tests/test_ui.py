@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.mlflow_server import MlflowServer
 from hpo.errors import StorageError
 from hpo.tracking import Tracker
 from hpo.ui import HOST, free_port, main, serve
-from mlflow_server import MlflowServer
 
 
 @pytest.mark.timeout(150)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from hpo.output import replacing
+from hpo.output import replacing, temporaries
 from hpo.training.finetune import CurvePoint, Evaluation, Progress
 from hpo.training.setup import Setup
 
@@ -72,15 +72,11 @@ class Checkpoints:
         return _progress(state["progress"])
 
     def close(self, *, keep: bool) -> None:
-        """Ends the thread; a trial that has come to its end needs no checkpoint."""
+        """Ends the thread; a trial that has come to its end needs no checkpoint, nor does any attempt before it."""
         self._thread.shutdown()
-        for path in () if keep else files_of(self.path):
-            path.unlink(missing_ok=True)
-
-
-def files_of(path: Path) -> list[Path]:
-    """A checkpoint, and what kills have left half written of it."""
-    return [path, *path.parent.glob(f".{path.name}.*.tmp")]
+        if not keep:
+            for path in (self.path, *temporaries(self.path)):
+                path.unlink(missing_ok=True)
 
 
 def _identity(setup: Setup) -> dict[str, Any]:

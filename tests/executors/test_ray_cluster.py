@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from benchmarks.postgres import Database, free_port
 from conftest import StudyMaker
 from hpo.errors import HpoError, StorageError
 from hpo.events import Event, StepDone
@@ -28,7 +29,6 @@ from hpo.storage import open_storage
 from hpo.study import load_study
 from hpo.study_file import parse_study
 from hpo.tune import tune
-from postgres import Database, free_port
 from test_tune import Recorder
 from workers import begin, long, pid_of, runs_of, wait_until_free
 

@@ -182,6 +182,19 @@ def test_a_damaged_one_is_none(config: TrialConfig, tmp_path: Path) -> None:
         assert Checkpoints(path, every=60).restore(set_up(config, None)) is None
 
 
+def test_none_is_left_of_a_trial_that_has_ended(config: TrialConfig, tmp_path: Path) -> None:
+    """Nor what an earlier attempt of it was writing when it was killed."""
+    path = tmp_path / "0.pt"
+    stop_and_save(config, path, 10)
+    half, others = tmp_path / ".0.pt.77.tmp", tmp_path / ".00.pt.77.tmp"
+    for each in (half, others):
+        each.touch()
+    Checkpoints(path, every=60).close(keep=True)
+    assert path.exists()
+    Checkpoints(path, every=60).close(keep=False)
+    assert list(tmp_path.iterdir()) == [others]
+
+
 class Evil:
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
         return os.mkdir, ("evil-was-run",)

@@ -1,7 +1,4 @@
-"""A PostgreSQL server of the tests' own: on 127.0.0.1 and a free port, with a password, gone when they end.
-
-`HPO_REQUIRE_SERVERS=1` makes its absence an error, as CI does; elsewhere what needs it is skipped.
-"""
+"""A PostgreSQL server of one's own, for the tests and the soak: on 127.0.0.1 and a free port, with a password."""
 
 import itertools
 import os
@@ -20,20 +17,20 @@ from typing import Any
 from urllib.parse import quote
 
 import psycopg
-import pytest
 
 PASSWORD = "s3cr@t/%:word"  # with what an address has to encode
 
 
+class NotInstalled(Exception):
+    """There is no PostgreSQL on this machine."""
+
+
 def binaries() -> Path:
-    """The folder of the newest server that Debian's packages or the PATH have. Skips, or fails in CI, without one."""
+    """The folder of the newest server that Debian's packages or the PATH have. Raises `NotInstalled` without one."""
     newest = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     found = newest[-1] if newest else shutil.which("initdb")
     if found is None:
-        message = "PostgreSQL is not installed: apt-get install postgresql"
-        if os.environ.get("HPO_REQUIRE_SERVERS"):
-            pytest.fail(message)
-        pytest.skip(message)
+        raise NotInstalled("PostgreSQL is not installed: apt-get install postgresql")
     return Path(found).parent
 
 
@@ -103,7 +100,7 @@ class PostgresServer:
         self.start()
 
     def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
-        """A connection of the tests' own, to look behind the program."""
+        """A connection of one's own, to look behind the program."""
         return psycopg.connect(self.url(database), autocommit=True, connect_timeout=10)
 
     @contextmanager
@@ -123,7 +120,7 @@ class PostgresServer:
 
 @dataclass(frozen=True)
 class Database:
-    """One test's database, and the server that it is on."""
+    """One of its databases, and the server that it is on."""
 
     server: PostgresServer
     name: str
