@@ -4,7 +4,7 @@ import gc
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -40,6 +40,7 @@ from hpo.study import (
     may_retry,
     next_position,
     position_of,
+    requeue,
     require_unchanged,
     running_trials,
 )
@@ -95,6 +96,7 @@ def run_trial(
             claim.enter_context(exclusive(job.output, spec.name, job.storage))
             if not claimable_trials(study, spec):
                 return False
+            requeue(study)  # what was cut short a moment ago comes before anything new
             study.sampler, study.pruner = build_sampler(spec, next_position(study)), build_pruner(spec)
             attempt = _Attempt(spec, job, study, study.ask(), on_event, check)
             try:
@@ -161,7 +163,8 @@ class _Attempt:
         except UpdateFinishedTrialError:
             return  # it was silent for so long that it was taken for dead, and is tried again
         except (Exception, KeyboardInterrupt) as error:
-            self._end(_End("FAIL", DISK_FULL if disk_error(error) else INTERRUPTED, message=str(error)))
+            with suppress(UpdateFinishedTrialError):  # the same
+                self._end(_End("FAIL", DISK_FULL if disk_error(error) else INTERRUPTED, message=str(error)))
             raise
         finally:
             self.setup = None
