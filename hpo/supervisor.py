@@ -29,6 +29,7 @@ from hpo.study import (
     remaining_trials,
     requeue,
     running_trials,
+    unqueued_trials,
 )
 from hpo.tracking import Tracker, tracker_of
 from hpo.training.checkpoint import files_of
@@ -157,6 +158,7 @@ def leftover_checkpoints(study: optuna.Study, folder: Path) -> list[Path]:
     """Those in a study's folder that no trial will go on from, and what a kill left half written."""
     there = set(checkpoint_path(folder, 0).parent.glob("*"))  # first: other drivers' trials go on to write them
     unfinished = [trial for trial in study.get_trials(deepcopy=False) if not trial.state.is_finished()]
+    unfinished += unqueued_trials(study)  # of a driver that is stopping
     needed = (checkpoint_path(folder, first_attempt(study, trial)) for trial in unfinished)
     return sorted(there.difference(*map(files_of, needed)))
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from conftest import StudyMaker
 from hpo import trial as trial_module
@@ -305,13 +305,13 @@ def test_when_half_of_the_trials_diverge_the_range_that_does_it_is_told(raw_stud
     assert note.endswith("Set search_space.learning_rate.high below it.")
 
 
-def test_of_trials_that_run_no_checkpoint_is_left_over(raw_study: StudyMaker, output: Path) -> None:
+def test_of_trials_that_are_not_over_no_checkpoint_is_left_over(raw_study: StudyMaker, output: Path) -> None:
     """Also none that is being written: a driver that joins a study finds those of the others."""
     study = open_study(parse_study(raw_study(), "x"), open_storage(output))
     study.ask()
     study.tell(study.ask(), 0.5)
     folder = output / "tiny"
-    names = [f"{dot}trial-{number:04d}.pt{end}" for number in (0, 1) for dot, end in (("", ""), (".", ".17.tmp"))]
+    names = [f"{dot}trial-{number:04d}.pt{end}" for number in (0, 1, 2) for dot, end in (("", ""), (".", ".17.tmp"))]
     (folder / "checkpoints").mkdir(parents=True)
     for name in names:
         (folder / "checkpoints" / name).touch()
@@ -319,6 +319,9 @@ def test_of_trials_that_run_no_checkpoint_is_left_over(raw_study: StudyMaker, ou
 
 
 def test_a_full_disk_at_a_checkpoint_fails_the_trial_and_damages_nothing(raw_study: StudyMaker, output: Path) -> None:
+    stopped = study.ask()  # by a driver that has still to queue it again
+    stopped.set_user_attr("result", {"state": "FAIL", "reason": "interrupted", "retried": True})
+    study.tell(stopped, state=TrialState.FAIL)
     """A limit on the size of files is the full disk that every user may make."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     raw = long(raw_study, checkpoint_every=0.001)
