@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from uuid import uuid4
 from filelock import FileLock
 
 from hpo.errors import StorageError
@@ -61,7 +62,7 @@ def prepare_output(output: Path) -> None:
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
-        probe = output / f".probe-{os.getpid()}"
+        probe = output / f".probe-{uuid4().hex[:8]}"
         probe.write_bytes(bytes(2**16))
         probe.unlink()
         free_mib = os.statvfs(output).f_bavail * os.statvfs(output).f_frsize / 2**20
@@ -98,7 +99,8 @@ def require_written(database: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Gives another path to write to, which takes the place of `path` at the end, on disk, if nothing was raised."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Machines that share the folder may have processes of the same number.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
     try:
         yield temporary
         with temporary.open("rb+") as file:
