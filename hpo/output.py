@@ -2,12 +2,13 @@
 
 import errno
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
 from uuid import uuid4
+
 from filelock import FileLock
 
 from hpo.errors import StorageError
@@ -22,6 +23,9 @@ DATABASES = ("mlflow.db", "optuna.db")
 CLAIM = ".claim"  # `.NAME.claim.lock` is a lock of the study NAME, as `.NAME.lock` is
 # Of the disk or its rights: nothing that a traceback would explain.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG}
+
+# As libraries in Rust tell it, such as safetensors.
+RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def output_option(output: Path) -> str:
@@ -121,9 +125,20 @@ def disk_error(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             return str(error)
+        if (rust := RUST_ERROR.search(str(error))) and int(rust[1]) in DISK_ERRORS:
+            return str(error)
         if isinstance(error, sqlite3.OperationalError) and any(
             words in str(error) for words in ("disk is full", "disk I/O error", "readonly database")
         ):
             return str(error)
         error = error.__cause__ or error.__context__
     return None
+
+
+def disk_refusal(error: BaseException) -> StorageError | None:
+    """The same for the user, who knows the way out."""
+    if (cause := disk_error(error)) is None:
+        return None
+    return StorageError(
+        f"the disk refused to go on: {cause}. Make room or mend the rights; the same command continues."
+    )

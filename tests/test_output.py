@@ -1,8 +1,11 @@
 """Where a study's files stand."""
 
+import resource
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from hpo.errors import StorageError
 from hpo.output import disk_error, output_option, replacing, study_folder

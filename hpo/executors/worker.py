@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from hpo.errors import DeviceFailed, HpoError
 from hpo.events import Event, OnEvent, StepDone, TrialEnded, TrialStarted, Waits
+from hpo.output import disk_refusal
 from hpo.spec import StudySpec
 from hpo.trial import Job, run_trial
 
@@ -104,6 +105,6 @@ def outcome(action: Callable[[], object]) -> Done | Failed:
         return Done()
     except HpoError as error:
         return Failed(error, "")
-    except Exception:
-        return Failed(None, traceback.format_exc())
+    except Exception as error:
+        return Failed(disk_refusal(error), traceback.format_exc())
     return Done()
