@@ -125,14 +125,14 @@ class Supervisor:
         reasons = {each.number: each.reason for each in lost if each.number is not None}
         with exclusive(self.job.output, self.spec.name, self.job.storage):
             running = running_trials(self.study)
-            named = [trial for trial in running if trial.number in reasons]
+            for trial in running:
+                if trial.number in reasons:
+                    end_dead_trials(self.study, [trial], reasons[trial.number])
             silent = self._watch.dead([trial for trial in running if trial.number not in reasons], alone=alone)
-            numbers = [
-                *(number for trial in named for number in end_dead_trials(self.study, [trial], reasons[trial.number])),
-                *end_dead_trials(self.study, silent),
-            ]
+            numbers = {*reasons, *end_dead_trials(self.study, silent)}
             requeue(self.study)
-        ended = [self._trials()[number] for number in numbers]
+        # Also what had come to an end of its own: its worker died before it could tell.
+        ended = [self._trials()[number] for number in sorted(numbers)]
         for trial in ended:
             self._heard(trial_ended(self.study, self.spec, trial))
         return ended

@@ -31,7 +31,16 @@ from hpo.training.setup import Setup, set_up
 from hpo.trial import checkpoint_path
 from hpo.tune import tune
 from test_tune import Recorder
-from workers import long, pid_of, runs_of, start_run, trials_of, wait_until, work_on_a_gpu_that_fails_once
+from workers import (
+    long,
+    pid_of,
+    runs_of,
+    start_run,
+    trials_of,
+    wait_until,
+    work_and_die_once_with_the_end_untold,
+    work_on_a_gpu_that_fails_once,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -310,6 +319,9 @@ def test_of_trials_that_are_not_over_no_checkpoint_is_left_over(raw_study: Study
     study = open_study(parse_study(raw_study(), "x"), open_storage(output))
     study.ask()
     study.tell(study.ask(), 0.5)
+    stopped = study.ask()  # by a driver that has still to queue it again
+    stopped.set_user_attr("result", {"state": "FAIL", "reason": "interrupted", "retried": True})
+    study.tell(stopped, state=TrialState.FAIL)
     folder = output / "tiny"
     names = [f"{dot}trial-{number:04d}.pt{end}" for number in (0, 1, 2) for dot, end in (("", ""), (".", ".17.tmp"))]
     (folder / "checkpoints").mkdir(parents=True)
@@ -319,9 +331,6 @@ def test_of_trials_that_are_not_over_no_checkpoint_is_left_over(raw_study: Study
 
 
 def test_a_full_disk_at_a_checkpoint_fails_the_trial_and_damages_nothing(raw_study: StudyMaker, output: Path) -> None:
-    stopped = study.ask()  # by a driver that has still to queue it again
-    stopped.set_user_attr("result", {"state": "FAIL", "reason": "interrupted", "retried": True})
-    study.tell(stopped, state=TrialState.FAIL)
     """A limit on the size of files is the full disk that every user may make."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     raw = long(raw_study, checkpoint_every=0.001)
