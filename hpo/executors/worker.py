@@ -36,15 +36,15 @@ class Call:
     """Seconds that it has: `trial_timeout`."""
     number: int | None = None
     """None: it has not claimed one, or has told its end."""
-    since: float = field(default_factory=time.monotonic)
-    """When it began."""
+    since: float | None = None
+    """When it began, or waited last; None: its worker is new, and imports, or has to wait for the others to claim."""
     key: int = field(default_factory=lambda: next(_keys))
     """No other one ever has it."""
 
     def hear(self, event: Event) -> None:
         match event:
             case TrialStarted():
-                self.number = event.number
+                self.number, self.since = event.number, time.monotonic()
             case TrialEnded():
                 self.number = None
             case Waits():
@@ -52,7 +52,9 @@ class Call:
 
     @property
     def hangs(self) -> bool:
-        return self.limit is not None and time.monotonic() - self.since > self.limit + TO_TIME_OUT
+        if self.limit is None or self.since is None:
+            return False
+        return time.monotonic() - self.since > self.limit + TO_TIME_OUT
 
 
 @dataclass(frozen=True)
