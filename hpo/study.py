@@ -33,6 +33,8 @@ MAX_RETRIES: dict[str, float] = {INTERRUPTED: math.inf, DISK_FULL: math.inf, KIL
 # What a trial took, in its stored result.
 COSTS = ("optimizer_steps", "total_steps", "seconds", "examples_per_second", "peak_memory_mib")
 ABSENT = object()
+# The optimizer step from which an attempt went on.
+RESUMED_STEP = "resumed_step"
 
 
 def load_study(storage: BaseStorage, name: str) -> optuna.Study:
@@ -163,15 +165,19 @@ def is_retried(trial: FrozenTrial) -> bool:
 
 def may_retry(study: optuna.Study, trial: optuna.Trial | FrozenTrial, reason: str | None) -> bool:
     """Whether a trial that ends for this reason is tried again."""
-    came_to = len(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+    came_to = _came_to(study.get_trials(deepcopy=False)[trial.number])
     failures = sum(
-        failure_reason(before) == reason and len(before.intermediate_values) >= came_to
-        for before in earlier_attempts(study, trial)
+        failure_reason(before) == reason and _came_to(before) >= came_to for before in earlier_attempts(study, trial)
     )
     return failures < MAX_RETRIES.get(reason or "", 0)
 
 
 def is_best(study: optuna.Study, number: int, score: float) -> bool:
+def _came_to(trial: FrozenTrial) -> tuple[int, int]:
+    """How far an attempt came: its evaluations; of as many, the step of the checkpoint that it went on from."""
+    return len(trial.intermediate_values), trial.user_attrs.get(RESUMED_STEP, 0)
+
+
     """Whether a trial is better than every complete one."""
     others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     own = rank(study.direction, score, number)

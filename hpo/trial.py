@@ -29,6 +29,7 @@ from hpo.study import (
     DEVICE_FAILED,
     DISK_FULL,
     INTERRUPTED,
+    RESUMED_STEP,
     TIMED_OUT,
     claimable_trials,
     earlier_attempts,
@@ -229,8 +230,9 @@ class _Attempt:
         fingerprint = setup.pretrained.fingerprint
         require_unchanged(self.study, setup.splits.fingerprint, {config.model.reference: fingerprint})
         track.set_tags(setup_tags(setup))
-        if self.progress.global_step:
-            track.set_tags({"trial.resumed_step": str(self.progress.global_step)})
+        if resumed := self.progress.global_step:
+            trial.set_user_attr(RESUMED_STEP, resumed)
+            track.set_tags({"trial.resumed_step": str(resumed)})
         trial.set_user_attr("model_fingerprint", fingerprint)
         trial.set_user_attr("machine", {"device": device.name, "precision": device.precision})
         done = len(self.progress.evaluations)  # by the attempt before: they take no memory now

@@ -18,6 +18,7 @@ from hpo.study import (
     INTERRUPTED,
     KILLED,
     end_dead_trials,
+    RESUMED_STEP,
     failure_reason,
     first_attempt,
     is_retried,
@@ -472,6 +473,20 @@ class TestInterruption:
             requeue(study)
 
     @pytest.mark.parametrize("name", ["tpe", "grid", "qmc"])
+    def test_whoever_goes_on_from_a_later_checkpoint_has_come_further(
+        self, make_spec: MakeSpec, storage: BaseStorage
+    ) -> None:
+        spec = make_spec(n_trials=1)
+        study = open_study(spec, storage)
+        steps = [None, 100, 200, 300, 400, 400, 400, 400]
+        for step, retried in zip(steps, [True] * 7 + [False], strict=True):
+            trial = self.interrupt(study, spec)
+            if step is not None:
+                trial.set_user_attr(RESUMED_STEP, step)
+            end_dead_trials(study, running_trials(study))
+            assert is_retried(study.trials[-1]) == retried
+            requeue(study)
+
     def test_the_rest_of_the_study_follows(self, make_spec: MakeSpec, storage: BaseStorage, name: str) -> None:
         """Interrupted in its middle it ends with as many ended trials, and a grid with every one of its points."""
         spec = make_spec(n_trials=6, search_space=FINITE | {"dropout": {"choices": [0.1, 0.2]}}, sampler={"name": name})
