@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo import space
 from hpo.errors import StorageError
+from hpo.lease import OWNER, is_alive
 from hpo.search import build_pruner
 from hpo.search_spec import GridSampler
 from hpo.spec import StudySpec
@@ -32,9 +33,9 @@ DEVICE_FAILED = "device_failed"
 MAX_RETRIES: dict[str, float] = {INTERRUPTED: math.inf, DISK_FULL: math.inf, KILLED: 3, DEVICE_FAILED: 1}
 # What a trial took, in its stored result.
 COSTS = ("optimizer_steps", "total_steps", "seconds", "examples_per_second", "peak_memory_mib")
-ABSENT = object()
 # The optimizer step from which an attempt went on.
 RESUMED_STEP = "resumed_step"
+ABSENT = object()
 
 
 def load_study(storage: BaseStorage, name: str) -> optuna.Study:
@@ -55,13 +56,13 @@ def open_study(spec: StudySpec, storage: BaseStorage) -> optuna.Study:
     """Creates the study with the untuned default queued as trial 0, or continues the one of that name.
 
     Raises:
-        StorageError: the stored study differs in what makes trials comparable, and has trials that ended.
+        StorageError: the stored study differs in what makes trials comparable, and has trials that ended or may run.
     """
     attributes: dict[str, Any] = {}
     if spec.name in study_names(storage):
         stored = load_study(storage, spec.name)
         if differences := _incomparable(spec, stored):
-            if ended_trials(stored):
+            if ended_trials(stored) or any(map(_may_run, running_trials(stored))):
                 raise _refusal(spec.name, differences)
             # Nothing to be compared with, but the queued default, and perhaps the direction, are of the old spec.
             attributes = stored.user_attrs
@@ -172,12 +173,12 @@ def may_retry(study: optuna.Study, trial: optuna.Trial | FrozenTrial, reason: st
     return failures < MAX_RETRIES.get(reason or "", 0)
 
 
-def is_best(study: optuna.Study, number: int, score: float) -> bool:
 def _came_to(trial: FrozenTrial) -> tuple[int, int]:
     """How far an attempt came: its evaluations; of as many, the step of the checkpoint that it went on from."""
     return len(trial.intermediate_values), trial.user_attrs.get(RESUMED_STEP, 0)
 
 
+def is_best(study: optuna.Study, number: int, score: float) -> bool:
     """Whether a trial is better than every complete one."""
     others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     own = rank(study.direction, score, number)
@@ -250,6 +251,11 @@ def earlier_attempts(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> 
         found.append(trials[repeats])
         repeats = trials[repeats].user_attrs.get("retry_of")
     return found
+
+
+def _may_run(trial: FrozenTrial) -> bool:
+    """Whether somebody may be at a trial, as far as this machine can tell."""
+    return OWNER in trial.user_attrs and is_alive(trial) is not False
 
 
 def _incomparable(spec: StudySpec, study: optuna.Study) -> list[str]:

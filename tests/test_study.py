@@ -11,14 +11,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo import space
 from hpo.errors import StorageError
+from hpo.lease import OWNER, owner
 from hpo.search import build_pruner, build_sampler
 from hpo.spec import StudySpec
 from hpo.storage import open_storage, study_names
 from hpo.study import (
     INTERRUPTED,
     KILLED,
-    end_dead_trials,
     RESUMED_STEP,
+    end_dead_trials,
     failure_reason,
     first_attempt,
     is_retried,
@@ -184,6 +185,14 @@ class TestOpening:
         run(study, changed, 1)
         assert points(study) == [space.default_params(changed)]
         assert points(study)[0]["dropout"] == 0.2
+
+    def test_under_a_trial_that_runs_nothing_may_change(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
+        """The study would be made anew, and another driver's taken away from it."""
+        study = open_study(make_spec(), storage)
+        study.ask().set_user_attr(OWNER, owner() | {"host": "elsewhere"})
+        with pytest.raises(StorageError, match="trials of another kind"):
+            open_study(make_spec(metric="eval/loss"), storage)
+        assert len(open_study(make_spec(), storage).trials) == 1
 
     def test_a_driver_that_died_right_after_creating_it(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
         spec = make_spec()
@@ -464,15 +473,6 @@ class TestInterruption:
         assert remaining_trials(study, spec) == 0
         assert [trial.state.name for trial in study.trials] == ["FAIL"] * 7
 
-    def test_whoever_is_interrupted_is_never_given_up(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
-        study = open_study(make_spec(), storage)
-        for _ in range(10):
-            self.interrupt(study, make_spec())
-            end_dead_trials(study, running_trials(study), INTERRUPTED)
-            assert is_retried(study.trials[-1])
-            requeue(study)
-
-    @pytest.mark.parametrize("name", ["tpe", "grid", "qmc"])
     def test_whoever_goes_on_from_a_later_checkpoint_has_come_further(
         self, make_spec: MakeSpec, storage: BaseStorage
     ) -> None:
@@ -487,6 +487,15 @@ class TestInterruption:
             assert is_retried(study.trials[-1]) == retried
             requeue(study)
 
+    def test_whoever_is_interrupted_is_never_given_up(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
+        study = open_study(make_spec(), storage)
+        for _ in range(10):
+            self.interrupt(study, make_spec())
+            end_dead_trials(study, running_trials(study), INTERRUPTED)
+            assert is_retried(study.trials[-1])
+            requeue(study)
+
+    @pytest.mark.parametrize("name", ["tpe", "grid", "qmc"])
     def test_the_rest_of_the_study_follows(self, make_spec: MakeSpec, storage: BaseStorage, name: str) -> None:
         """Interrupted in its middle it ends with as many ended trials, and a grid with every one of its points."""
         spec = make_spec(n_trials=6, search_space=FINITE | {"dropout": {"choices": [0.1, 0.2]}}, sampler={"name": name})
