@@ -22,7 +22,7 @@ from setproctitle import setproctitle
 from hpo.addresses import hide_passwords, masked
 from hpo.errors import HpoError
 from hpo.interrupt import sigterm_as_ctrl_c
-from hpo.output import OUTPUT, disk_error
+from hpo.output import OUTPUT, disk_refusal
 from hpo.plain_text import printable
 
 
@@ -104,11 +104,10 @@ def exit_code(command: Callable[[], int]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        cause = disk_error(error)
-        if cause is None:
+        refusal = disk_refusal(error)
+        if refusal is None:
             raise
-        told = f"the disk refused to go on: {cause}. Make room or mend the rights; the same command continues."
-        print(printable(hide_passwords(told)), file=sys.stderr)
+        print(printable(hide_passwords(str(refusal))), file=sys.stderr)
         return 2
 
 

@@ -3,7 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from hpo.errors import StorageError
 from hpo.lease import Watch, is_alive
 from hpo.output import output_option, study_folder
 from hpo.report import best_trial
+from hpo.storage import exclusive
 from hpo.study import (
     end_dead_trials,
     load_study,
@@ -31,6 +32,9 @@ from hpo.tracking import Tracker
 from hpo.tracking_run import RUN_STATUS
 from hpo.trial import WEIGHTS, end_run, weights_path
 from hpo.tune import only_driver
+
+# The lock under which a study changes hands.
+Changing = Callable[[], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -63,22 +67,26 @@ def findings(storage: BaseStorage, tracker: Tracker, output: Path, name: str, ur
             except StorageError:
                 yield Finding("is being run: look again when that has ended")
                 return
-        yield from _trials(study, alone=url is None)
+        # As drivers do, who may work on a study of a server meanwhile: or a trial would be queued twice.
+        changing = partial(exclusive, output, name, url)
+        yield from _trials(study, changing, alone=url is None)
         if parent := study.user_attrs.get("mlflow_parent_run_id"):
             yield from _runs(study, tracker, parent)
-        yield from _files(study, output)
+        yield from _files(study, output, changing)
         if "spec" in study.user_attrs and (left := remaining_trials(study, spec := stored_spec(study))):
             yield Finding(f"{left} of {total_trials(spec)} trials are still to end")
 
 
-def _trials(study: optuna.Study, *, alone: bool) -> Iterator[Finding]:
+def _trials(study: optuna.Study, changing: Changing, *, alone: bool) -> Iterator[Finding]:
     running = running_trials(study)
     if gone := Watch(math.inf).dead(running, alone=alone):
-        yield Finding(f"{_named(gone)} RUNNING, and nobody runs it", partial(_bury, study, gone))
+        yield Finding(f"{_named(gone)} RUNNING, and nobody runs it", partial(_bury, study, gone, changing))
     if elsewhere := [trial for trial in running if is_alive(trial) is None and not alone]:
         yield Finding(f"{_named(elsewhere)} RUNNING on another machine; if that is dead, `hpo.run` will find out")
     if left := unqueued_trials(study):
-        yield Finding(f"{_named(left)} cut short, and not queued to be tried again", partial(requeue, study))
+        yield Finding(
+            f"{_named(left)} cut short, and not queued to be tried again", partial(_bury, study, (), changing)
+        )
 
 
 def _runs(study: optuna.Study, tracker: Tracker, parent: str) -> Iterator[Finding]:
@@ -103,13 +111,14 @@ def _runs(study: optuna.Study, tracker: Tracker, parent: str) -> Iterator[Findin
         yield Finding("its parent run is RUNNING in MLflow, and no trial is", partial(tracker.end_stale_study, parent))
 
 
-def _files(study: optuna.Study, output: Path) -> Iterator[Finding]:
+def _files(study: optuna.Study, output: Path, changing: Changing) -> Iterator[Finding]:
     folder = study_folder(output, study.study_name)
     if left := leftover_checkpoints(study, folder):
         size = sum(path.stat().st_size for path in left) / 2**20
         text = f"{len(left)} checkpoints ({size:.0f} MiB) are of trials that have ended"
         yield Finding(text, partial(_remove, left))
-    best, kept = best_trial(study), sorted((folder / WEIGHTS).glob("*"))
+    with changing():  # or those of a trial that is just becoming the best would be of no use
+        best, kept = best_trial(study), sorted((folder / WEIGHTS).glob("*"))
     wanted = weights_path(folder, best.number) if best else None
     if others := [path for path in kept if path != wanted]:
         yield Finding(
@@ -123,9 +132,10 @@ def _files(study: optuna.Study, output: Path) -> Iterator[Finding]:
         yield Finding(f"has no report: python -m hpo.report --study {study.study_name}{output_option(output)}")
 
 
-def _bury(study: optuna.Study, gone: Sequence[FrozenTrial]) -> None:
-    end_dead_trials(study, gone)
-    requeue(study)
+def _bury(study: optuna.Study, gone: Sequence[FrozenTrial], changing: Changing) -> None:
+    with changing():
+        end_dead_trials(study, gone)
+        requeue(study)
 
 
 def _remove(paths: Sequence[Path]) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from filelock import FileLock
 
@@ -22,6 +23,9 @@ DATABASES = ("mlflow.db", "optuna.db")
 CLAIM = ".claim"  # `.NAME.claim.lock` is a lock of the study NAME, as `.NAME.lock` is
 # Of the disk or its rights: nothing that a traceback would explain.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG}
+
+# As libraries in Rust tell it, such as safetensors.
+RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def output_option(output: Path) -> str:
@@ -62,7 +66,7 @@ def prepare_output(output: Path) -> None:
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
-        probe = output / f".probe-{os.getpid()}"
+        probe = output / f".probe-{uuid4().hex[:8]}"
         probe.write_bytes(bytes(2**16))
         probe.unlink()
         free_mib = os.statvfs(output).f_bavail * os.statvfs(output).f_frsize / 2**20
@@ -99,7 +103,8 @@ def require_written(database: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Gives another path to write to, which takes the place of `path` at the end, on disk, if nothing was raised."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Machines that share the folder may have processes of the same number.
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -116,7 +121,7 @@ def temporaries(path: Path) -> Iterator[Path]:
 
 def is_temporary(path: Path, of: Path) -> bool:
     """Whether `replacing` gave this path to somebody who writes `of`."""
-    return re.fullmatch(rf"\.{re.escape(of.name)}\.\d+\.tmp", path.name) is not None
+    return re.fullmatch(rf"\.{re.escape(of.name)}\.[0-9a-f]+\.tmp", path.name) is not None
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -130,9 +135,20 @@ def disk_error(error: BaseException | None) -> str | None:
     while error is not None:
         if isinstance(error, OSError) and error.errno in DISK_ERRORS:
             return str(error)
+        if (rust := RUST_ERROR.search(str(error))) and int(rust[1]) in DISK_ERRORS:
+            return str(error)
         if isinstance(error, sqlite3.OperationalError) and any(
             words in str(error) for words in ("disk is full", "disk I/O error", "readonly database")
         ):
             return str(error)
         error = error.__cause__ or error.__context__
     return None
+
+
+def disk_refusal(error: BaseException) -> StorageError | None:
+    """The same for the user, who knows the way out."""
+    if (cause := disk_error(error)) is None:
+        return None
+    return StorageError(
+        f"the disk refused to go on: {cause}. Make room or mend the rights; the same command continues."
+    )

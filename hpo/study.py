@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo import space
 from hpo.errors import StorageError
+from hpo.lease import OWNER, is_alive
 from hpo.search import build_pruner
 from hpo.search_spec import GridSampler
 from hpo.spec import StudySpec
@@ -32,6 +33,8 @@ DEVICE_FAILED = "device_failed"
 MAX_RETRIES: dict[str, float] = {INTERRUPTED: math.inf, DISK_FULL: math.inf, KILLED: 3, DEVICE_FAILED: 1}
 # What a trial took, in its stored result.
 COSTS = ("optimizer_steps", "total_steps", "seconds", "examples_per_second", "peak_memory_mib")
+# The optimizer step from which an attempt went on.
+RESUMED_STEP = "resumed_step"
 ABSENT = object()
 
 
@@ -53,13 +56,13 @@ def open_study(spec: StudySpec, storage: BaseStorage) -> optuna.Study:
     """Creates the study with the untuned default queued as trial 0, or continues the one of that name.
 
     Raises:
-        StorageError: the stored study differs in what makes trials comparable, and has trials that ended.
+        StorageError: the stored study differs in what makes trials comparable, and has trials that ended or may run.
     """
     attributes: dict[str, Any] = {}
     if spec.name in study_names(storage):
         stored = load_study(storage, spec.name)
         if differences := _incomparable(spec, stored):
-            if ended_trials(stored):
+            if ended_trials(stored) or any(map(_may_run, running_trials(stored))):
                 raise _refusal(spec.name, differences)
             # Nothing to be compared with, but the queued default, and perhaps the direction, are of the old spec.
             attributes = stored.user_attrs
@@ -175,12 +178,16 @@ def is_retried(trial: FrozenTrial) -> bool:
 
 def may_retry(study: optuna.Study, trial: optuna.Trial | FrozenTrial, reason: str | None) -> bool:
     """Whether a trial that ends for this reason is tried again."""
-    came_to = len(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+    came_to = _came_to(study.get_trials(deepcopy=False)[trial.number])
     failures = sum(
-        failure_reason(before) == reason and len(before.intermediate_values) >= came_to
-        for before in earlier_attempts(study, trial)
+        failure_reason(before) == reason and _came_to(before) >= came_to for before in earlier_attempts(study, trial)
     )
     return failures < MAX_RETRIES.get(reason or "", 0)
+
+
+def _came_to(trial: FrozenTrial) -> tuple[int, int]:
+    """How far an attempt came: its evaluations; of as many, the step of the checkpoint that it went on from."""
+    return len(trial.intermediate_values), trial.user_attrs.get(RESUMED_STEP, 0)
 
 
 def is_best(study: optuna.Study, number: int, score: float) -> bool:
@@ -256,6 +263,11 @@ def earlier_attempts(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> 
         found.append(trials[repeats])
         repeats = trials[repeats].user_attrs.get("retry_of")
     return found
+
+
+def _may_run(trial: FrozenTrial) -> bool:
+    """Whether somebody may be at a trial, as far as this machine can tell."""
+    return OWNER in trial.user_attrs and is_alive(trial) is not False
 
 
 def _incomparable(spec: StudySpec, study: optuna.Study) -> list[str]:

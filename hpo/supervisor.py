@@ -52,7 +52,6 @@ class Supervisor:
         self._watch = Watch(spec.grace_period)
         self._looked = -math.inf
         self._started: set[int] = set()
-        self._retry = False
         self._failures: list[TrialEnded] = []
         self._warned = False
         self._tell: OnEvent = lambda event: None
@@ -88,7 +87,7 @@ class Supervisor:
                     return
                 lost = self.executor.wait(LOOK_EVERY)
                 due = time.monotonic() - self._looked >= LOOK_ELSEWHERE
-                if (lost or self._retry or due) and self._bury(lost):
+                if (lost or due) and self._bury(lost):
                     self._end_runs()
         except (HpoError, KeyboardInterrupt):
             self._bury(self.executor.stop())
@@ -108,7 +107,6 @@ class Supervisor:
 
     def _ended(self, event: TrialEnded) -> None:
         self._started.discard(event.number)
-        self._retry |= event.retried
         if event.state == "PRUNED" and not self._warned and (told := what_diverges(self._trials())):
             self._warned = True
             self._tell(Note(told))
@@ -125,18 +123,18 @@ class Supervisor:
 
     def _bury(self, lost: list[Lost], *, alone: bool = False) -> list[FrozenTrial]:
         """Ends the trials of dead workers, and queues what is to be tried again."""
-        self._looked, self._retry = time.monotonic(), False
-        reasons = {each.number: each.reason for each in lost}
+        self._looked = time.monotonic()
+        reasons = {each.number: each.reason for each in lost if each.number is not None}
         with exclusive(self.job.output, self.spec.name, self.job.storage):
             running = running_trials(self.study)
-            named = [trial for trial in running if trial.number in reasons]
+            for trial in running:
+                if trial.number in reasons:
+                    end_dead_trials(self.study, [trial], reasons[trial.number])
             silent = self._watch.dead([trial for trial in running if trial.number not in reasons], alone=alone)
-            numbers = [
-                *(number for trial in named for number in end_dead_trials(self.study, [trial], reasons[trial.number])),
-                *end_dead_trials(self.study, silent),
-            ]
+            numbers = {*reasons, *end_dead_trials(self.study, silent)}
             requeue(self.study)
-        ended = [self._trials()[number] for number in numbers]
+        # Also what had come to an end of its own: its worker died before it could tell.
+        ended = [self._trials()[number] for number in sorted(numbers)]
         for trial in ended:
             self._heard(trial_ended(self.study, self.spec, trial))
         return ended

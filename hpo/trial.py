@@ -4,7 +4,7 @@ import gc
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -29,6 +29,7 @@ from hpo.study import (
     DEVICE_FAILED,
     DISK_FULL,
     INTERRUPTED,
+    RESUMED_STEP,
     TIMED_OUT,
     claimable_trials,
     earlier_attempts,
@@ -161,7 +162,8 @@ class _Attempt:
         except UpdateFinishedTrialError:
             return  # it was silent for so long that it was taken for dead, and is tried again
         except (Exception, KeyboardInterrupt) as error:
-            self._end(_End("FAIL", DISK_FULL if disk_error(error) else INTERRUPTED, message=str(error)))
+            with suppress(UpdateFinishedTrialError):  # the same
+                self._end(_End("FAIL", DISK_FULL if disk_error(error) else INTERRUPTED, message=str(error)))
             raise
         finally:
             self.setup = None
@@ -226,8 +228,9 @@ class _Attempt:
         fingerprint = setup.pretrained.fingerprint
         require_unchanged(self.study, setup.splits.fingerprint, {config.model.reference: fingerprint})
         track.set_tags(setup_tags(setup))
-        if self.progress.global_step:
-            track.set_tags({"trial.resumed_step": str(self.progress.global_step)})
+        if resumed := self.progress.global_step:
+            trial.set_user_attr(RESUMED_STEP, resumed)
+            track.set_tags({"trial.resumed_step": str(resumed)})
         trial.set_user_attr("model_fingerprint", fingerprint)
         trial.set_user_attr("machine", {"device": device.name, "precision": device.precision})
         done = len(self.progress.evaluations)  # by the attempt before: they take no memory now

@@ -42,6 +42,7 @@ from hpo.study import (
 )
 from hpo.supervisor import Supervisor, end_runs, trial_runs
 from hpo.tracking import Tracker, tracker_of
+from hpo.training.device import return_unused_memory
 from hpo.trial import Job, weights_path
 
 BEST_YAML = "best.yaml"
@@ -110,6 +111,7 @@ def tune(
         pinned_spec = spec if fresh else pinned(spec, opened)
         facts = study_facts(pinned_spec, output / "cache")
         gc.collect()  # the models that it tried: a trial's own collection leaves alone what was there before
+        return_unused_memory()  # for the workers
         with exclusive(output, spec.name, storage):  # or two that begin at once would queue two defaults
             if fresh:
                 notes += _set_aside(opened, tracker, spec.name, folder, alone=storage is None)

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+import threading
 from pathlib import Path
 
 import optuna
@@ -13,7 +14,7 @@ from conftest import StudyMaker
 from hpo.doctor import examine, main
 from hpo.errors import StorageError
 from hpo.events import Event, StepDone
-from hpo.storage import open_storage
+from hpo.storage import exclusive, open_storage
 from hpo.study import load_study
 from hpo.study_file import parse_study
 from hpo.tracking import tracking_uri
@@ -112,6 +113,20 @@ def test_files_of_no_use_are_found(raw_study: StudyMaker, output: Path) -> None:
     assert list((folder / "checkpoints").iterdir()) == [] and list((folder / "weights").iterdir()) == [best]
     shutil.rmtree(best)
     assert f"python -m hpo.train --config {folder / 'best.yaml'}" in examined(output)[1]
+
+
+def test_what_drivers_change_is_looked_at_and_mended_when_none_does(raw_study: StudyMaker, output: Path) -> None:
+    """On a server they may be at it meanwhile: a trial would be queued twice, or new best weights removed."""
+    killed(raw_study, output)
+    for fix in (False, True):
+        doctor = threading.Thread(target=examined, args=(output, fix))
+        with exclusive(output, "tiny"):
+            doctor.start()
+            doctor.join(3)
+            assert doctor.is_alive()
+            assert [trial.state.name for trial in load_study(open_storage(output), "tiny").trials][1:] == ["RUNNING"]
+        doctor.join(60)
+        assert not doctor.is_alive()
 
 
 def test_a_study_that_is_being_run_is_let_alone(raw_study: StudyMaker, output: Path) -> None:

@@ -12,12 +12,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo import space
 from hpo.errors import StorageError
+from hpo.lease import OWNER, owner
 from hpo.search import build_pruner, build_sampler
 from hpo.spec import StudySpec
 from hpo.storage import open_storage, study_names
 from hpo.study import (
     INTERRUPTED,
     KILLED,
+    RESUMED_STEP,
     claimable_trials,
     end_dead_trials,
     failure_reason,
@@ -200,6 +202,14 @@ class TestOpening:
         run(study, changed, 1)
         assert points(study) == [space.default_params(changed)]
         assert points(study)[0]["dropout"] == 0.2
+
+    def test_under_a_trial_that_runs_nothing_may_change(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
+        """The study would be made anew, and another driver's taken away from it."""
+        study = open_study(make_spec(), storage)
+        study.ask().set_user_attr(OWNER, owner() | {"host": "elsewhere"})
+        with pytest.raises(StorageError, match="trials of another kind"):
+            open_study(make_spec(metric="eval/loss"), storage)
+        assert len(open_study(make_spec(), storage).trials) == 1
 
     def test_a_driver_that_died_right_after_creating_it(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
         spec = make_spec()
@@ -506,6 +516,20 @@ class TestInterruption:
             requeue(study)
         assert remaining_trials(study, spec) == 0
         assert [trial.state.name for trial in study.trials] == ["FAIL"] * 7
+
+    def test_whoever_goes_on_from_a_later_checkpoint_has_come_further(
+        self, make_spec: MakeSpec, storage: BaseStorage
+    ) -> None:
+        spec = make_spec(n_trials=1)
+        study = open_study(spec, storage)
+        steps = [None, 100, 200, 300, 400, 400, 400, 400]
+        for step, retried in zip(steps, [True] * 7 + [False], strict=True):
+            trial = self.interrupt(study, spec)
+            if step is not None:
+                trial.set_user_attr(RESUMED_STEP, step)
+            end_dead_trials(study, running_trials(study))
+            assert is_retried(study.trials[-1]) == retried
+            requeue(study)
 
     def test_whoever_is_interrupted_is_never_given_up(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
         study = open_study(make_spec(), storage)

@@ -32,7 +32,16 @@ from hpo.training.setup import Setup, set_up
 from hpo.trial import checkpoint_path
 from hpo.tune import tune
 from test_tune import Recorder
-from workers import long, pid_of, runs_of, start_run, trials_of, wait_until, work_on_a_gpu_that_fails_once
+from workers import (
+    long,
+    pid_of,
+    runs_of,
+    start_run,
+    trials_of,
+    wait_until,
+    work_and_die_once_with_the_end_untold,
+    work_on_a_gpu_that_fails_once,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -390,3 +399,48 @@ def test_a_full_disk_at_a_checkpoint_fails_the_trial_and_damages_nothing(raw_stu
     outcome = tune(spec, output, Recorder())
     assert [trial.state.name for trial in outcome.study.trials].count("COMPLETE") == 2
     assert set(run.info.status for run in runs_of(output).values()) <= {"FINISHED", "FAILED"}
+
+
+@pytest.mark.timeout(180)
+def test_a_disk_that_is_full_for_a_worker_ends_the_study_in_words(raw_study: StudyMaker, output: Path) -> None:
+    """The other workers' trials are stopped, not killed."""
+
+    def fill(number: int) -> None:
+        resource.prlimit(pid_of(output, number), resource.RLIMIT_FSIZE, (2**10, 2**10))
+
+    spec = parse_study(long(raw_study, checkpoint_every=0.001), "x")
+    with pytest.raises(HpoError, match=r"the disk refused to go on: .*(File too large|disk)"):
+        tune(spec, output, Killer(step_of(0, 20), fill), workers=2)
+    assert [trial.user_attrs["result"]["reason"] for trial in trials_of(output)[1:2]] == ["interrupted"]
+    assert {trial.state.name for trial in trials_of(output)} == {"FAIL", "WAITING"}
+    trials = tune(spec, output, Recorder()).study.trials
+    assert [trial.state.name for trial in trials].count("COMPLETE") == 2
+
+
+@pytest.mark.timeout(180)
+def test_a_trial_whose_worker_died_before_it_could_tell_its_end(
+    raw_study: StudyMaker, output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIED", str(tmp_path / "died"))
+    monkeypatch.setattr(processes, "_work", work_and_die_once_with_the_end_untold)
+    recorder = Recorder()
+    tune(parse_study(raw_study(pruner={"name": "none"}), "x"), output, recorder, executor="processes")
+    assert [(event.number, event.state) for event in recorder.ended] == [(n, "COMPLETE") for n in range(3)]
+    assert {run.info.status for run in runs_of(output, "tiny").values()} == {"FINISHED"}
+
+
+@pytest.mark.timeout(180)
+def test_a_trial_that_does_not_stop_in_time_is_interrupted_all_the_same(
+    raw_study: StudyMaker, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or who is stopped often would be given up, as one that kills its worker."""
+    monkeypatch.setattr(processes, "TO_STOP", 1.0)
+
+    def hang(number: int) -> None:
+        os.kill(pid_of(output, number), signal.SIGSTOP)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    outcome = tune(parse_study(long(raw_study), "x"), output, Killer(step_of(0, 50), hang), executor="processes")
+    assert outcome.interrupted
+    assert [trial.state.name for trial in outcome.study.trials] == ["FAIL", "WAITING"]
+    assert outcome.study.trials[0].user_attrs["result"]["reason"] == "interrupted"

@@ -4,7 +4,7 @@ import dataclasses
 import errno
 import gc
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,16 @@ from hpo.events import Event, StepDone, TrialEnded, TrialStarted
 from hpo.executors.worker import Failed, work
 from hpo.spec import StudySpec
 from hpo.storage import open_storage
-from hpo.study import COSTS, failure_reason, is_retried, next_position, open_study, remaining_trials, requeue
+from hpo.study import (
+    COSTS,
+    end_dead_trials,
+    failure_reason,
+    is_retried,
+    next_position,
+    open_study,
+    remaining_trials,
+    requeue,
+)
 from hpo.study_file import parse_study
 from hpo.tracking import Tracker, tracker_of, tracking_uri
 from hpo.training.finetune import Evaluation, Progress, finetune
@@ -335,16 +344,10 @@ def test_a_batch_that_does_not_fit_is_taken_in_parts_and_the_trial_says_so(
     assert isinstance(events[-1], TrialEnded) and events[-1].micro_batch_size == 4
 
 
-def test_ctrl_c_ends_trial_and_run_and_is_passed_on(
-    spec: StudySpec, output: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(event: Event) -> None:
-        if isinstance(event, StepDone) and event.step == 10:
-            raise KeyboardInterrupt
-
+def test_ctrl_c_ends_trial_and_run_and_is_passed_on(spec: StudySpec, output: Path) -> None:
     study, parent = start(spec, output)
     with pytest.raises(KeyboardInterrupt):
-        run_trial(spec, Job(output, parent), interrupt)
+        run_trial(spec, Job(output, parent), interrupted_at(10))
     assert study.trials[0].state.name == "FAIL"
     assert study.trials[0].user_attrs["result"]["reason"] == "interrupted"
     run = only_child(output, parent)
@@ -352,23 +355,39 @@ def test_ctrl_c_ends_trial_and_run_and_is_passed_on(
     assert run.data.tags["trial.reason"] == "interrupted"
 
 
-def test_what_ended_early_is_tried_again_before_anything_new_is_drawn(spec: StudySpec, output: Path) -> None:
-    """Whoever is next may come before any driver has queued it. Drawn anew, its point would be trained twice."""
-
+def interrupted_at(step: int) -> Callable[[Event], None]:
     def interrupt(event: Event) -> None:
-        if isinstance(event, StepDone) and event.number == 1:
+        if isinstance(event, StepDone) and event.step == step:
             raise KeyboardInterrupt
 
+    return interrupt
+
+
+def test_what_is_to_be_tried_again_comes_before_anything_new(raw_study: StudyMaker, output: Path) -> None:
+    """Also before its driver, which is stopping, has queued it: or another one's would end the study without it."""
+    spec = parse_study(raw_study(n_trials=1), "x")
     study, parent = start(spec, output)
-    run_trial(spec, Job(output, parent))
     with pytest.raises(KeyboardInterrupt):
-        run_trial(spec, Job(output, parent), interrupt)
-    run_trial(spec, Job(output, parent))
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
-    assert study.trials[2].user_attrs["retry_of"] == 1
-    assert study.trials[2].params == study.trials[1].params
-    requeue(study)  # as the driver does a moment later
-    assert len(study.trials) == 3
+        run_trial(spec, Job(output, parent), interrupted_at(10))
+    assert run_trial(spec, Job(output, parent))
+    first, again = study.trials
+    assert (again.state.name, again.user_attrs["retry_of"], again.params) == ("COMPLETE", 0, first.params)
+    requeue(study)
+    assert len(study.trials) == 2
+
+
+def test_a_trial_that_was_taken_for_dead_is_stopped_as_any_other(spec: StudySpec, output: Path) -> None:
+    study, parent = start(spec, output)
+
+    def bury(event: Event) -> None:
+        if isinstance(event, StepDone) and event.step == 10:
+            end_dead_trials(study, study.trials)
+        interrupted_at(10)(event)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(spec, Job(output, parent), bury)
+    assert failure_reason(study.trials[0]) == "killed"
+    assert only_child(output, parent).info.status == "FAILED"
 
 
 def test_an_end_that_two_tell_is_in_mlflow_once(spec: StudySpec, output: Path) -> None:

@@ -1,6 +1,7 @@
 """Studies long enough to be interrupted, and what is looked at of them meanwhile and afterwards."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -95,4 +96,17 @@ def work_on_a_gpu_that_fails_once(pipe: Connection, quiet: bool) -> None:
         return setup
 
     trial.set_up = set_up_to_fail  # type: ignore[attr-defined]
+    processes._work(pipe, quiet)
+
+
+def work_and_die_once_with_the_end_untold(pipe: Connection, quiet: bool) -> None:
+    """A worker that is killed when Optuna knows of its trial's end, and nobody else; by the file that DIED names."""
+
+    def die(*arguments: Any) -> None:
+        with suppress(FileExistsError):
+            Path(os.environ["DIED"]).touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+        end_run(*arguments)
+
+    end_run, trial.end_run = trial.end_run, die  # type: ignore[assignment]
     processes._work(pipe, quiet)

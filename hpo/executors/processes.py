@@ -21,7 +21,7 @@ from hpo.events import Event, OnEvent
 from hpo.executors.base import Lost
 from hpo.executors.worker import MAX_STILLBORN, TO_STOP, Call, Done, Failed, WorkerError, work
 from hpo.spec import StudySpec
-from hpo.study import KILLED, TIMED_OUT
+from hpo.study import INTERRUPTED, KILLED, TIMED_OUT
 from hpo.training.device import num_threads, visible_gpus
 from hpo.trial import Job
 
@@ -164,7 +164,7 @@ class Processes:
                     continue
                 if not worker.call:
                     del busy[worker.pipe]
-        lost = [Lost(worker.call.number, KILLED) for worker in self._workers if worker.call]
+        lost = [Lost(worker.call.number, INTERRUPTED) for worker in self._workers if worker.call]
         for worker in self._workers:
             worker.end(0.0 if worker.call else TO_STOP)
             worker.call = None

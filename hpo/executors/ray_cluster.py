@@ -26,7 +26,7 @@ from hpo.executors.base import Lost
 from hpo.executors.worker import MAX_STILLBORN, TO_STOP, Call, Done, Failed, WorkerError, outcome, work
 from hpo.lease import host
 from hpo.spec import StudySpec
-from hpo.study import DEVICE_FAILED, KILLED, TIMED_OUT
+from hpo.study import DEVICE_FAILED, INTERRUPTED, KILLED, TIMED_OUT
 from hpo.tracking import tracking_uri
 from hpo.tracking_store import sqlite_file
 from hpo.training.device import num_threads, visible_gpus
@@ -224,7 +224,7 @@ class RayCluster:
             with suppress(HpoError, WorkerError):  # why a trial ended is told already, or of no use any more
                 lost += self.wait(deadline - time.monotonic())
         for slot in self._slots:
-            lost += [Lost(slot.call.number, KILLED)] if slot.call else []
+            lost += [Lost(slot.call.number, INTERRUPTED)] if slot.call else []
             self._ray.kill(slot.actor)
             slot.awaited = slot.call = None
         return lost

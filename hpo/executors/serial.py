@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from hpo.errors import HpoError
 from hpo.events import OnEvent
 from hpo.executors.base import Lost
 from hpo.spec import StudySpec
@@ -20,7 +21,11 @@ class Serial:
     def __init__(
         self, spec: StudySpec, output: Path, storage: str | None, workers: int, check: Callable[[], None]
     ) -> None:
-        assert workers == 1
+        if workers != 1:
+            raise HpoError(
+                f"--executor serial runs one trial at a time, but got --workers {workers}. Leave --executor out: "
+                "several workers are processes of this machine."
+            )
         self.on_event: OnEvent = lambda event: None
         self.free = 1
         self._ran = False

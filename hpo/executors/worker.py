@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from hpo.errors import DeviceFailed, HpoError
 from hpo.events import Event, OnEvent, StepDone, TrialEnded, TrialStarted, Waits
+from hpo.output import disk_refusal
 from hpo.spec import StudySpec
 from hpo.trial import Job, run_trial
 
@@ -35,15 +36,15 @@ class Call:
     """Seconds that it has: `trial_timeout`."""
     number: int | None = None
     """None: it has not claimed one, or has told its end."""
-    since: float = field(default_factory=time.monotonic)
-    """When it began."""
+    since: float | None = None
+    """When it began, or waited last; None: its worker is new, and imports, or has to wait for the others to claim."""
     key: int = field(default_factory=lambda: next(_keys))
     """No other one ever has it."""
 
     def hear(self, event: Event) -> None:
         match event:
             case TrialStarted():
-                self.number = event.number
+                self.number, self.since = event.number, time.monotonic()
             case TrialEnded():
                 self.number = None
             case Waits():
@@ -51,7 +52,9 @@ class Call:
 
     @property
     def hangs(self) -> bool:
-        return self.limit is not None and time.monotonic() - self.since > self.limit + TO_TIME_OUT
+        if self.limit is None or self.since is None:
+            return False
+        return time.monotonic() - self.since > self.limit + TO_TIME_OUT
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,6 @@ def outcome(action: Callable[[], object]) -> Done | Failed:
         return Done()
     except HpoError as error:
         return Failed(error, "")
-    except Exception:
-        return Failed(None, traceback.format_exc())
+    except Exception as error:
+        return Failed(disk_refusal(error), traceback.format_exc())
     return Done()

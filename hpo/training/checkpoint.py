@@ -64,10 +64,14 @@ class Checkpoints:
         except (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, TypeError, ValueError):
             return None
         setup.pretrained.model.load_state_dict(state["model"])
-        setup.step.optimizer.load_state_dict(state["optimizer"])
+        optimizer = setup.step.optimizer
+        # Without its settings, which are those of the configuration: the learning rate of a GPU is a tensor there, and
+        # a step that was captured with one of the CPU would keep its value for ever.
+        settings = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": settings})
         setup.step.micro_batch_size = state["micro_batch_size"]
         torch.set_rng_state(state["random"]["cpu"])
-        if setup.device.type == "cuda":
+        if setup.device.type == "cuda" and "cuda" in state["random"]:  # not where it began on a CPU
             torch.cuda.set_rng_state(state["random"]["cuda"])
         return _progress(state["progress"])
 

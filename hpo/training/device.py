@@ -76,7 +76,12 @@ class Device:
     def available_mib(self) -> float:
         """MiB that this process could hold in all: what it does hold, and what is free."""
         if self.type == "cuda":
-            return (torch.cuda.memory_reserved() + torch.cuda.mem_get_info()[0]) / 2**20
+            try:
+                return (torch.cuda.memory_reserved() + torch.cuda.mem_get_info()[0]) / 2**20
+            except (RuntimeError, MemoryError) as error:  # there is no room even for a context
+                if not is_out_of_memory(error):
+                    raise
+                return 0.0
         return self.memory_mib() + float(psutil.virtual_memory().available) / 2**20
 
     def reset_peak_memory(self) -> None:

@@ -8,9 +8,11 @@ import pytest
 
 from conftest import StudyMaker
 from hpo import run
+from hpo.errors import HpoError
 from hpo.events import Evaluated, Event, StepDone, TrialEnded, TrialStarted
 from hpo.executors import EXECUTORS
 from hpo.lease import OWNER
+from hpo.spec import StudySpec
 from hpo.study_file import parse_study
 from hpo.trial import checkpoint_path
 from workers import begin, long, trials_of, wait_until_free
@@ -40,6 +42,11 @@ def name(request: pytest.FixtureRequest) -> Iterator[str]:
 
 def test_the_command_line_knows_them_all() -> None:
     assert tuple(EXECUTORS) == run.EXECUTORS
+
+
+def test_one_after_the_other_is_for_one_worker(spec: StudySpec, output: Path) -> None:
+    with pytest.raises(HpoError, match="one trial at a time, but got --workers 2"):
+        EXECUTORS["serial"](spec, output, None, 2, lambda: None)
 
 
 @pytest.mark.timeout(180)

@@ -107,6 +107,23 @@ def test_of_every_optimizer(spec: StudySpec, tmp_path: Path, optimizer: str) -> 
     assert torch.equal(go_on(config, tmp_path / "0.pt")[0], weights)
 
 
+def test_of_an_optimizer_that_was_made_for_another_device(config: TrialConfig, tmp_path: Path) -> None:
+    """On a GPU the learning rate is a tensor there, which a captured step reads: it must not become one on the CPU."""
+    stop_and_save(config, tmp_path / "0.pt", 10)
+    stored = torch.load(tmp_path / "0.pt", weights_only=True)
+    for group in stored["optimizer"]["param_groups"]:
+        group |= {"lr": torch.tensor(9.0), "capturable": True, "foreach": True}
+    torch.save(stored, tmp_path / "0.pt")
+    setup, checkpoints = set_up(config, None), Checkpoints(tmp_path / "0.pt", every=60)
+    optimizer = setup.step.optimizer
+    made = [dict(group) for group in optimizer.param_groups]
+    assert checkpoints.restore(setup) is not None
+    assert [group | {"params": None} for group in optimizer.param_groups] == [
+        group | {"params": None} for group in made
+    ]
+    assert {float(state["step"]) for state in optimizer.state.values()} == {10.0}
+
+
 def test_what_fits_into_memory_is_remembered(config: TrialConfig, tmp_path: Path) -> None:
     setup, checkpoints = set_up(config, None), Checkpoints(tmp_path / "0.pt", every=3600)
     setup.step.micro_batch_size = 4

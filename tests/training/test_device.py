@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hpo.errors import DataError
-from hpo.training.device import choose_device
+from hpo.training.device import Device, choose_device
 
 pytestmark = pytest.mark.usefixtures("no_gpu")
 
@@ -71,6 +71,22 @@ def test_memory_is_that_of_the_process() -> None:
     device.synchronize()
     # MiB: more than an interpreter with torch, less than a terabyte.
     assert 50 < device.memory_mib() < 2**20
+
+
+def test_a_gpu_without_room_for_a_process_has_none_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA says so when it is asked: others hold all of it, and a trial waits for them."""
+
+    def refuse() -> tuple[int, int]:
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", refuse)
+    error = torch.AcceleratorError("CUDA error: out of memory")
+    error.error_code = 2  # type: ignore[attr-defined]
+    assert Device("cuda", "a GPU", torch.float32).available_mib() == 0.0
+    error.error_code = 700  # type: ignore[attr-defined]
+    with pytest.raises(torch.AcceleratorError):
+        Device("cuda", "a GPU", torch.float32).available_mib()
 
 
 MALLOC = """
