@@ -64,7 +64,7 @@ class Heartbeat:
 
     def __init__(self, trial: optuna.Trial, grace_period: float) -> None:
         self._every = grace_period / BEATS
-        self._trial = optuna.Trial(trial.study, trial._trial_id)  # the other one is not for two threads
+        self._trial_id, self._storage = trial._trial_id, trial.study._storage  # the trial itself is not for two threads
         self._left = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -81,7 +81,7 @@ class Heartbeat:
         while not self._left.wait(self._every):
             beats += 1
             try:
-                self._trial.set_user_attr(HEARTBEAT, beats)
+                self._storage.set_trial_user_attr(self._trial_id, HEARTBEAT, beats)
             except UpdateFinishedTrialError:  # it has just ended, or was taken for dead: whoever runs it will find out
                 return
             except Exception:  # the storage is away: the trial has its own calls that say so

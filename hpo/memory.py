@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from hpo.spec import TrialConfig
 
 MEMORY = "memory"
-# The blocks of an allocator are not all full, and a process holds more of a GPU than its tensors.
+# What an allocator has to fetch depends on what was freed before, and a process holds more of a GPU than its tensors.
 HEADROOM = 1.2
 # What a trial's memory depends on, beside the size of its batches.
 KIND = ("optimizer", "precision", "activation_checkpointing", "eval_batch_size")

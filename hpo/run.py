@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--trials", type=int, metavar="N", help="short for --set n_trials=N: the total wanted")
     made.add_argument("--workers", type=_positive, default=1, metavar="N", help="how many trials run at once")
-    made.add_argument("--executor", choices=EXECUTORS, help="where they run (default: processes, or this one for one)")
+    made.add_argument("--executor", choices=EXECUTORS, help="where they run (default: processes, or this one)")
     add_output(made)
     add_storage(made)
     made.add_argument("--fresh", action="store_true", help="start over; the earlier study is kept under a dated name")

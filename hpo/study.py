@@ -228,7 +228,7 @@ def end_dead_trials(study: optuna.Study, dead: Sequence[FrozenTrial], reason: st
         result = {**trial.user_attrs.get("result", {}), "state": "FAIL", "reason": reason}
         result["retried"] = may_retry(study, trial, reason)
         try:
-            optuna.Trial(study, trial._trial_id).set_user_attr("result", result)
+            study._storage.set_trial_user_attr(trial._trial_id, "result", result)  # an optuna.Trial asks the sampler
         except UpdateFinishedTrialError:  # it has come to its end by itself, just now
             continue
         study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)

@@ -239,7 +239,7 @@ class _Attempt:
             track.log_points(curve_points(evaluation))
             trial.report(score, evaluation.step)
             if index == done:
-                trial.set_user_attr(MEMORY, taken(place_of(device), evaluation.memory_mib))
+                trial.set_user_attr(MEMORY, taken(place_of(device), device.held_mib()))
             self.on_event(Evaluated(number, evaluation.step, score))
             spent = evaluation.global_step == setup.num_training_steps
             # The default is what everything is compared with, and at the end there is nothing left to save.
@@ -342,7 +342,9 @@ class _Attempt:
         """Keeps the weights if they are the study's best, which no other trial may become meanwhile."""
         assert self.setup is not None
         with exclusive(self.job.output, self.spec.name, self.job.storage):
-            if is_best(self.study, self.trial.number, score):
+            # One that was taken for dead may have been done again meanwhile.
+            running = self.trial.number in {trial.number for trial in running_trials(self.study)}
+            if running and is_best(self.study, self.trial.number, score):
                 keep_best(self.setup, weights_path(self.folder, self.trial.number))
             self.study.tell(self.trial, score, skip_if_finished=True)
 
@@ -358,7 +360,7 @@ class _Attempt:
 
 def place_of(device: Device) -> str:
     """What shares its memory, among all machines."""
-    return f"{host()} {device.place}"
+    return device.gpu or host()
 
 
 @contextmanager

@@ -88,7 +88,8 @@ def tune(
 
     Args:
         workers: how many trials run at once.
-        executor: one of `EXECUTORS`. Default: this process, where it is for one trial at a time that nobody may kill.
+        executor: one of `EXECUTORS`. Default: this process, for one trial at a time that nobody may kill, and if no
+            other driver can share the study; processes else.
         storage: the address of the database; None is `optuna.db` in `output`.
         fresh: keep an earlier study of this name aside and start over.
         call: the arguments of `hpo.run` that asked for this, for the report to repeat.
@@ -100,7 +101,9 @@ def tune(
     require_addressable(output)
     prepare_output(output)
     folder = output / spec.name
-    chosen = executor or ("serial" if workers == 1 and spec.trial_timeout is None else "processes")
+    # A driver that trains looks after no other trial: it does so only where it alone may run any, and none has to end.
+    serial = workers == 1 and spec.trial_timeout is None and storage is None
+    chosen = executor or ("serial" if serial else "processes")
     ctrl_c = CtrlC()
     # On a server drivers share a study, as workers do.
     alone = only_driver(output, spec.name) if storage is None else nullcontext()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import psutil
 import pytest
 import yaml
 from optuna.trial import FrozenTrial
@@ -40,7 +41,7 @@ def test_a_resumed_study_has_the_trials_that_sqlite_has(
     whole, first = (parse_study(raw_study(n_trials=n), "tiny.yaml") for n in (4, 2))
     outcome = tune(whole, output, Recorder())
     there = output.with_name("there")
-    tune(first, there, Recorder(), storage=postgres.url)
+    tune(first, there, Recorder(), storage=postgres.url, executor="serial")
     assert len(table(there, postgres.url)) == 2
     resumed = tune(whole, there, Recorder(), storage=postgres.url)
     assert table(there, postgres.url) == table(output, None)
@@ -66,7 +67,7 @@ def test_a_server_that_is_restarted_while_a_trial_runs_costs_nothing(
 
     spec = parse_study(raw_study(n_trials=3, pruner={"name": "none"}), "tiny.yaml")
     breaker = Breaker()
-    tune(spec, output, breaker, storage=postgres.url)
+    tune(spec, output, breaker, storage=postgres.url, executor="serial")
     assert [(event.number, event.state) for event in breaker.ended] == [(n, "COMPLETE") for n in range(3)]
     assert "answers again" in capsys.readouterr().err
     undisturbed = output.with_name("undisturbed")
@@ -140,9 +141,12 @@ def test_the_same_command_on_two_machines_shares_one_study(
 
     def both_run() -> bool:
         running = [trial for trial in trials() if trial.state.name == "RUNNING" and len(trial.intermediate_values) > 2]
-        return {trial.user_attrs[OWNER]["pid"] for trial in running} == {first.pid, second.pid}
+        drivers = {psutil.Process(trial.user_attrs[OWNER]["pid"]).ppid() for trial in running}
+        return drivers == {first.pid, second.pid}
 
     wait_until(both_run, "moment at which both train")
+    for process in psutil.Process(first.pid).children(recursive=True):  # as a machine that goes: all at once
+        process.kill()
     first.kill()
     first.communicate()
     _, err = second.communicate(timeout=200)

@@ -69,9 +69,9 @@ class Device:
             torch.cuda.synchronize()
 
     @property
-    def place(self) -> str:
-        """What shares its memory with others: a GPU by its own name, or this machine."""
-        return str(torch.cuda.get_device_properties(0).uuid) if self.type == "cuda" else "cpu"
+    def gpu(self) -> str | None:
+        """The GPU's own name, which no other one in the world has."""
+        return str(torch.cuda.get_device_properties(0).uuid) if self.type == "cuda" else None
 
     def available_mib(self) -> float:
         """MiB that this process could hold in all: what it does hold, and what is free."""
@@ -83,6 +83,10 @@ class Device:
                     raise
                 return 0.0
         return self.memory_mib() + float(psutil.virtual_memory().available) / 2**20
+
+    def held_mib(self) -> float:
+        """MiB, as `memory_mib`, that nobody else can have: with what the blocks of a GPU's allocator leave."""
+        return torch.cuda.max_memory_reserved() / 2**20 if self.type == "cuda" else self.memory_mib()
 
     def reset_peak_memory(self) -> None:
         if self.type == "cuda":
