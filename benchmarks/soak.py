@@ -48,11 +48,11 @@ QUICK = {"trials": 20}
 # Of the trials, at the end, in which nothing is killed any more.
 CALM = 0.3
 # What is killed or restarted, and how often of a hundred times.
-SQLITE = {"worker": 88.0, "driver": 12.0}
-POSTGRESQL = {"worker": 70.0, "driver": 12.0, "postgresql": 12.0, "mlflow": 6.0}
+SQLITE = {"worker": 85.0, "driver": 15.0}
+POSTGRESQL = {"worker": 70.0, "driver": 15.0, "postgresql": 10.0, "mlflow": 5.0}
 # Seconds from one to the next, on average. A worker that is started again imports for some seconds, a driver and its
 # workers for more: much faster, or on a busy machine, and two cores would do nothing else.
-EVERY = 12.0
+EVERY = 10.0
 # Seconds at most that a server is away.
 AWAY = 5.0
 
@@ -137,7 +137,7 @@ def write_study(folder: Path, n_trials: int) -> Path:
         checkpoint_every=0.5,
         grace_period=15,
     )
-    raw["training"] |= {"num_train_epochs": 20, "num_evaluations": 8}
+    raw["training"] |= {"num_train_epochs": 30, "num_evaluations": 8}
     path = folder / f"{NAME}.yaml"
     path.write_text(yaml.safe_dump(raw), encoding="utf-8")
     return path
