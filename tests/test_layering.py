@@ -82,6 +82,7 @@ FLOORS: dict[str, int] = {
     "hpo.executors.base": 10,
     "hpo.executors.processes": 10,
     "hpo.executors.ray_cluster": 10,
+    "hpo.executors.ray_connection": 10,
     "hpo.executors.worker": 10,
     "hpo.executors.serial": 10,
     "hpo.supervisor": 11,
@@ -121,7 +122,7 @@ LIBRARIES = {
     "sqlalchemy": ("hpo.storage", "hpo.storage_server", "hpo.tracking", "hpo.tracking_store"),
     "psycopg": ("hpo.storage_server",),
     "requests": ("hpo.tracking_store",),
-    "ray": ("hpo.executors.ray_cluster",),
+    "ray": ("hpo.executors.ray_cluster", "hpo.executors.ray_connection"),
     "rich": ("hpo.console", "hpo.doctor", "hpo.plain_text", "hpo.train"),
 }
 

@@ -22,7 +22,8 @@ from conftest import StudyMaker
 from hpo.errors import HpoError, StorageError
 from hpo.events import Event, StepDone
 from hpo.executors import Lost, ray_cluster, worker
-from hpo.executors.ray_cluster import RayCluster, Share, share_of
+from hpo.executors.ray_cluster import RayCluster
+from hpo.executors.ray_connection import Share, share_of
 from hpo.lease import OWNER
 from hpo.spec import StudySpec
 from hpo.storage import open_storage
