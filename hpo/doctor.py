@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from hpo.addresses import masked
 from hpo.command_line import (
     add_output,
     add_storage,
@@ -17,7 +18,7 @@ from hpo.command_line import (
     storage_address,
 )
 from hpo.output import output_option, require_written
-from hpo.plain_text import markup
+from hpo.plain_text import markup, shell_word
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,7 +60,8 @@ def examine(output: Path, storage: str | None, fix: bool, console: Console) -> i
             console.print(f"{mark}  [bold]{markup(name)}[/]  {markup(finding.text)}")
     tracker.flush()
     if left:
-        console.print(f"[dim]mend    python -m hpo.doctor --fix{markup(output_option(output))}[/]")
+        where = output_option(output) + (f" --storage {shell_word(masked(storage))}" if storage else "")
+        console.print(f"[dim]mend    python -m hpo.doctor --fix{markup(where)}[/]")
     else:
         console.print("Nothing is left to mend.")
     return 1 if left else 0

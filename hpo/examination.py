@@ -27,10 +27,10 @@ from hpo.study import (
     total_trials,
     unqueued_trials,
 )
-from hpo.supervisor import end_runs, leftover_checkpoints, trial_runs
+from hpo.supervisor import end_runs, leftover_checkpoints, leftover_weights, trial_runs
 from hpo.tracking import Tracker
 from hpo.tracking_run import RUN_STATUS
-from hpo.trial import WEIGHTS, end_run, weights_path
+from hpo.trial import end_run, weights_path
 from hpo.tune import only_driver
 
 # The lock under which a study changes hands.
@@ -118,9 +118,9 @@ def _files(study: optuna.Study, output: Path, changing: Changing) -> Iterator[Fi
         text = f"{len(left)} checkpoints ({size:.0f} MiB) are of trials that have ended"
         yield Finding(text, partial(_remove, left))
     with changing():  # or those of a trial that is just becoming the best would be of no use
-        best, kept = best_trial(study), sorted((folder / WEIGHTS).glob("*"))
+        best, others = best_trial(study), leftover_weights(study, folder)
     wanted = weights_path(folder, best.number) if best else None
-    if others := [path for path in kept if path != wanted]:
+    if others:
         yield Finding(
             f"weights are kept of {', '.join(path.name for path in others)}, not of the best trial",
             partial(_remove, others),

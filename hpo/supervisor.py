@@ -179,10 +179,10 @@ def leftover_checkpoints(study: optuna.Study, folder: Path) -> list[Path]:
 
 
 def leftover_weights(study: optuna.Study, folder: Path) -> list[Path]:
-    """What a kill left half written; and, where the best trial's weights are, those of all others."""
-    best, kept = best_trial(study), sorted((folder / WEIGHTS).glob("*"))
+    """All but those of the best trial: half written, or of one that was killed before it could be told as the best."""
+    best = best_trial(study)
     wanted = weights_path(folder, best.number) if best else None
-    return [path for path in kept if path.name.startswith(".") or (wanted in kept and path != wanted)]
+    return [path for path in sorted((folder / WEIGHTS).glob("*")) if path != wanted]
 
 
 def _told(ended: list[FrozenTrial]) -> Iterator[str]:

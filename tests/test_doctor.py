@@ -10,12 +10,14 @@ import pytest
 from mlflow import MlflowClient
 from rich.console import Console
 
+from benchmarks.postgres import Database
 from conftest import StudyMaker
+from hpo.addresses import masked
 from hpo.doctor import examine, main
 from hpo.errors import StorageError
 from hpo.events import Event, StepDone
 from hpo.storage import exclusive, open_storage
-from hpo.study import load_study
+from hpo.study import load_study, open_study
 from hpo.study_file import parse_study
 from hpo.tracking import tracking_uri
 from hpo.tune import only_driver, tune
@@ -113,6 +115,17 @@ def test_files_of_no_use_are_found(raw_study: StudyMaker, output: Path) -> None:
     assert list((folder / "checkpoints").iterdir()) == [] and list((folder / "weights").iterdir()) == [best]
     shutil.rmtree(best)
     assert f"python -m hpo.train --config {folder / 'best.yaml'}" in examined(output)[1]
+
+
+def test_the_way_out_names_the_server(raw_study: StudyMaker, output: Path, postgres: Database) -> None:
+    open_study(parse_study(raw_study(), "tiny.yaml"), open_storage(output, postgres.url))
+    checkpoints = output / "tiny" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "trial-0007.pt").touch()
+    stream = io.StringIO()
+    assert examine(output, postgres.url, False, Console(file=stream, width=300)) == 1
+    way_out = stream.getvalue().splitlines()[-1]
+    assert f"python -m hpo.doctor --fix --output {output} --storage '{masked(postgres.url)}'" in way_out
 
 
 def test_what_drivers_change_is_looked_at_and_mended_when_none_does(raw_study: StudyMaker, output: Path) -> None:

@@ -350,10 +350,6 @@ def test_weights_that_a_kill_left_are_removed(raw_study: StudyMaker, output: Pat
         shutil.copytree(best, best.with_name(name))
     tune(spec, output, Recorder())
     assert list(best.parent.iterdir()) == [best]
-    best.rename(best.with_name("trial-0008"))  # this machine has not those of the best trial
-    shutil.copytree(best.with_name("trial-0008"), best.with_name(".trial-0007"))
-    tune(spec, output, Recorder())
-    assert list(best.parent.iterdir()) == [best.with_name("trial-0008")]
 
 
 @pytest.mark.timeout(180)
