@@ -198,8 +198,9 @@ def test_sigterm_leaves_a_checkpoint_and_true_states(
     assert {trial.user_attrs["result"]["reason"] for trial in stopped} == {"interrupted"}
     assert "RUNNING" not in {trial.state.name for trial in trials_of(output)}
     folder = output / "long"
+    begun = [trial for trial in stopped if trial.user_attrs["result"]["optimizer_steps"]]  # the other may wait for it
     assert {path.name for path in folder.glob("checkpoints/*")} == {
-        checkpoint_path(folder, trial.number).name for trial in stopped
+        checkpoint_path(folder, trial.number).name for trial in begun
     }
     status = {run.info.run_name: run.info.status for run in runs_of(output).values()}
     assert status.pop("long") == "KILLED"
@@ -209,7 +210,7 @@ def test_sigterm_leaves_a_checkpoint_and_true_states(
     outcome = tune(parse_study(raw, "x"), output, Recorder(), workers=workers)
     assert told(outcome.study.trials) == expected
     resumed = [run for run in runs_of(output).values() if "trial.resumed_step" in run.data.tags]
-    assert len(resumed) == len(stopped)
+    assert len(resumed) == len(begun) >= 1
 
 
 @pytest.mark.timeout(240)
@@ -217,7 +218,7 @@ def test_a_trial_that_hangs_is_ended(raw_study: StudyMaker, output: Path, monkey
     """A process that is stopped answers nothing and steps no further, as one in a deadlock."""
     monkeypatch.setattr(worker, "TO_TIME_OUT", 2.0)
     killer = Killer(step_of(0, 50), lambda number: os.kill(pid_of(output, number), signal.SIGSTOP))
-    outcome = tune(parse_study(long(raw_study, trial_timeout=45), "x"), output, killer)
+    outcome = tune(parse_study(long(raw_study, trial_timeout=25), "x"), output, killer)
     hung, other = outcome.study.trials
     assert (hung.state.name, hung.user_attrs["result"]["reason"]) == ("FAIL", "timed_out")
     assert not hung.user_attrs["result"]["retried"]
@@ -363,8 +364,11 @@ def test_a_trial_that_is_given_up_leaves_nothing(raw_study: StudyMaker, output: 
         return due
 
     killer = Killer(at, kill_worker(output), times=4)
-    raw = long(raw_study, n_trials=1, checkpoint_every=0.001)
-    raw["training"] |= {"num_evaluations": 1}
+    raw = long(raw_study, n_trials=1, checkpoint_every=3600)  # none comes further than the one before
+    checkpoint = checkpoint_path(output / "long", 0)
+    checkpoint.parent.mkdir(parents=True)
+    for path in (checkpoint, checkpoint.with_name(f".{checkpoint.name}.77.tmp")):
+        path.write_bytes(b"of an attempt before these")
     outcome = tune(parse_study(raw, "x"), output, killer, executor="processes")
     assert [trial.user_attrs["result"]["retried"] for trial in outcome.study.trials] == [True, True, True, False]
     assert list((output / "long" / "checkpoints").iterdir()) == []

@@ -82,12 +82,12 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.1)
 
 
-def work_on_a_gpu_that_fails_once(pipe: Connection, quiet: bool) -> None:
+def work_on_a_gpu_that_fails_once(pipe: Connection, quiet: bool, environment: dict[str, str]) -> None:
     """A worker whose first trial of all, by the file that FAILED names, gets an error as a GPU's."""
 
     def fail(*arguments: Any) -> None:
         with suppress(FileExistsError):
-            Path(os.environ["FAILED"]).touch(exist_ok=False)
+            Path(environment["FAILED"]).touch(exist_ok=False)
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     def set_up_to_fail(*arguments: Any, **keywords: Any) -> Setup:
@@ -96,17 +96,17 @@ def work_on_a_gpu_that_fails_once(pipe: Connection, quiet: bool) -> None:
         return setup
 
     trial.set_up = set_up_to_fail  # type: ignore[attr-defined]
-    processes._work(pipe, quiet)
+    processes._work(pipe, quiet, environment)
 
 
-def work_and_die_once_with_the_end_untold(pipe: Connection, quiet: bool) -> None:
+def work_and_die_once_with_the_end_untold(pipe: Connection, quiet: bool, environment: dict[str, str]) -> None:
     """A worker that is killed when Optuna knows of its trial's end, and nobody else; by the file that DIED names."""
 
     def die(*arguments: Any) -> None:
         with suppress(FileExistsError):
-            Path(os.environ["DIED"]).touch(exist_ok=False)
+            Path(environment["DIED"]).touch(exist_ok=False)
             os.kill(os.getpid(), signal.SIGKILL)
         end_run(*arguments)
 
     end_run, trial.end_run = trial.end_run, die  # type: ignore[assignment]
-    processes._work(pipe, quiet)
+    processes._work(pipe, quiet, environment)

@@ -1,6 +1,9 @@
 """Several trials at once on one machine, each worker a process of its own, with its share of the cores and its GPU.
 
 A worker that is killed takes nobody with it: it has a pipe of its own, and shares no lock but those that its end frees.
+Without a GPU it is forked from a server that has imported all it needs, once, and has done nothing else: it is there in
+0.05 s instead of several seconds of CPU time, and their memory for libraries is one. CUDA is for processes that have
+imported torch themselves: with a GPU they are spawned.
 """
 
 import logging
@@ -11,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -22,7 +26,7 @@ from hpo.executors.base import Lost
 from hpo.executors.worker import MAX_STILLBORN, TO_STOP, Call, Done, Failed, WorkerError, work
 from hpo.spec import StudySpec
 from hpo.study import INTERRUPTED, KILLED, TIMED_OUT
-from hpo.training.device import num_threads, visible_gpus
+from hpo.training.device import num_threads, use_threads, visible_gpus
 from hpo.trial import Job
 
 
@@ -38,6 +42,14 @@ def slots(workers: int) -> list[dict[str, str]]:
     return [shared | ({"CUDA_VISIBLE_DEVICES": gpus[worker % len(gpus)]} if gpus else {}) for worker in range(workers)]
 
 
+def _context() -> SpawnContext | ForkServerContext:
+    if visible_gpus():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hpo.trial"])
+    return context
+
+
 class _Worker:
     """A process and what the driver knows of it."""
 
@@ -50,10 +62,11 @@ class _Worker:
         self.start()
 
     def start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         self.pipe, theirs = context.Pipe()
         quiet = logging.root.manager.disable >= logging.ERROR
-        self.process = context.Process(target=_work, args=(theirs, quiet), name="hpo-worker", daemon=True)
+        environment = {**os.environ, **self.environment}  # a fork has that of when its server was started
+        self.process = context.Process(target=_work, args=(theirs, quiet, environment), name="hpo-worker", daemon=True)
         with _environment(self.environment):
             self.process.start()
         theirs.close()  # so that its end closes the pipe
@@ -131,6 +144,7 @@ class Processes:
                     raise told.raised()
                 worker.end(0.0)
             case _:
+                self._stillborn = 0
                 if worker.call:
                     worker.call.hear(told)
                 self.on_event(told)
@@ -207,8 +221,11 @@ class _Orders:
         return self._stopped
 
 
-def _work(pipe: Connection, quiet: bool) -> None:
+def _work(pipe: Connection, quiet: bool, environment: dict[str, str]) -> None:
     """The life of a worker: trials, one at a time, until its driver closes the pipe or it is told to stop."""
+    os.environ.clear()
+    os.environ.update(environment)
+    use_threads(int(environment["OMP_NUM_THREADS"]))
     if quiet:
         from hpo.command_line import quiet as silence
 

@@ -154,6 +154,11 @@ def num_threads() -> int:
     return torch.get_num_threads()
 
 
+def use_threads(count: int) -> None:
+    """As OMP_NUM_THREADS, but for a torch that is imported already."""
+    torch.set_num_threads(count)
+
+
 def visible_gpus() -> list[str]:
     """The GPUs of this process, each as CUDA_VISIBLE_DEVICES names it. Takes none of their memory."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
