@@ -21,6 +21,8 @@ import psycopg
 from benchmarks.measure import ROOT, say
 
 LOOK_EVERY = 0.2
+# Disturbances in a row without a trial that ended between them: on a slow or busy machine the next one waits for that.
+IN_A_ROW = 3
 # Seconds between two samples of memory, and of what has finished.
 SAMPLE_EVERY = 1.0
 # Seconds without a finished trial after which the soak gives up.
@@ -145,6 +147,7 @@ class Fleet:
         self._next_at = time.monotonic() + self._gap()
         self._victim = self._drawn()
         self._progress_at = self._sampled_at = time.monotonic()
+        self._in_a_row = 0
 
     def run(self) -> Seen:
         started = time.monotonic()
@@ -201,6 +204,8 @@ class Fleet:
             return
         self.seen.finished |= new
         self._progress_at = time.monotonic()
+        if any(state != "FAIL" for state, _ in new.values()):
+            self._in_a_row = 0
         ended = sum(state != "FAIL" for state, _ in self.seen.finished.values())
         if len(self.seen.finished) // 20 != (len(self.seen.finished) - len(new)) // 20:
             say(f"  {datetime.now():%H:%M:%S} {ended} trials ended, {len(self.seen.kills)} kills")
@@ -214,7 +219,7 @@ class Fleet:
         return what, self._draw.random()
 
     def _disturb(self) -> None:
-        if time.monotonic() < self._next_at:
+        if time.monotonic() < self._next_at or self._in_a_row >= IN_A_ROW:
             return
         what, which = self._victim
         if what in self._servers:
@@ -227,6 +232,7 @@ class Fleet:
             if not there:  # it has just been started: wait for it
                 return
             self._kill(what, there[int(which * len(there))])
+        self._in_a_row += 1
         self._victim = self._drawn()
         self._next_at = time.monotonic() + self._gap()
 

@@ -225,6 +225,7 @@ class _Attempt:
         with _own_faults():
             self.setup = setup = set_up(config, self.job.output / "cache")
             self.progress = self.checkpoints.restore(setup) or self.progress
+        stands_at = self.progress.step  # evaluations before it are told again, and were passed
         fingerprint = setup.pretrained.fingerprint
         require_unchanged(self.study, setup.splits.fingerprint, {config.model.reference: fingerprint})
         track.set_tags(setup_tags(setup))
@@ -244,7 +245,7 @@ class _Attempt:
             spent = evaluation.global_step == setup.num_training_steps
             # The default is what everything is compared with, and at the end there is nothing left to save.
             # It is asked for all the same: by that it enters the rungs of successive halving.
-            if trial.should_prune() and not spent and not self.is_default:
+            if trial.should_prune() and not spent and not self.is_default and evaluation.step >= stands_at:
                 raise optuna.TrialPruned
         return score
 

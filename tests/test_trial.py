@@ -390,6 +390,28 @@ def test_a_trial_that_was_taken_for_dead_is_stopped_as_any_other(spec: StudySpec
     assert only_child(output, parent).info.status == "FAILED"
 
 
+def test_a_trial_that_goes_on_is_pruned_where_it_stands(
+    spec: StudySpec, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others have ended meanwhile: it would fall behind at its first evaluation already, but has come further."""
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, StepDone) and event.number == 1 and event.step == 16:  # evaluated at 8 and 15
+            raise KeyboardInterrupt
+
+    study, parent = start(spec, output)
+    run_trial(spec, Job(output, parent))
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda trial: False)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(spec, Job(output, parent), interrupt)
+    monkeypatch.setattr(optuna.Trial, "should_prune", lambda trial: True)
+    run_trial(spec, Job(output, parent))
+    *_, trial = study.trials
+    assert (trial.state.name, trial.user_attrs["result"]["step"]) == ("PRUNED", 2)
+    assert sorted(trial.intermediate_values) == [1, 2]
+    assert trial.value == trial.user_attrs["result"]["metrics"][spec.metric] == trial.intermediate_values[2]
+
+
 def test_an_end_that_two_tell_is_in_mlflow_once(spec: StudySpec, output: Path) -> None:
     """The worker, and a driver that has just seen that the trial has ended and its run has not."""
     trial, run, _ = run_one(spec, output)
