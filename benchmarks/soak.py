@@ -224,7 +224,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    quiet(verbose=False)
     options = parse(parser(), QUICK, arguments)
     places = list(PLACES) if options.storage == "both" else [options.storage]
     if "postgresql" in places:
@@ -233,6 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
         except NotInstalled as error:
             print(f"{error}. Or leave it out: --storage sqlite", file=sys.stderr)
             return 2
+    quiet(verbose=False)  # for the rest of the process
     folder = Path(tempfile.mkdtemp(prefix="hpo-soak-", dir=options.folder))
     results = {}
     for where in places:
