@@ -19,6 +19,7 @@ import psutil
 import psycopg
 
 from benchmarks.measure import ROOT, say
+from hpo.executors.processes import TITLE
 
 LOOK_EVERY = 0.2
 # Disturbances in a row without a trial that ended between them: on a slow or busy machine the next one waits for that.
@@ -256,9 +257,9 @@ class Fleet:
 
 
 def _what(process: psutil.Process) -> str:
-    """A driver, a worker, or nothing that counts: Python's own helper beside spawned processes."""
+    """A driver, a worker, or nothing that counts: Python's own helpers beside them."""
     title = _title(process)
-    return "driver" if "hpo.run" in title else "worker" if "spawn_main" in title else ""
+    return "driver" if "hpo.run" in title else "worker" if title.startswith(TITLE) else ""
 
 
 def _title(process: psutil.Process) -> str:

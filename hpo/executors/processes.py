@@ -20,6 +20,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Self
 
+from setproctitle import setproctitle
+
 from hpo.errors import HpoError
 from hpo.events import Event, OnEvent
 from hpo.executors.base import Lost
@@ -28,6 +30,9 @@ from hpo.spec import StudySpec
 from hpo.study import INTERRUPTED, KILLED, TIMED_OUT
 from hpo.training.device import num_threads, use_threads, visible_gpus
 from hpo.trial import Job
+
+# What the list of processes has of a worker.
+TITLE = "hpo worker"
 
 
 def slots(workers: int) -> list[dict[str, str]]:
@@ -223,6 +228,7 @@ class _Orders:
 
 def _work(pipe: Connection, quiet: bool, environment: dict[str, str]) -> None:
     """The life of a worker: trials, one at a time, until its driver closes the pipe or it is told to stop."""
+    setproctitle(TITLE)
     os.environ.clear()
     os.environ.update(environment)
     use_threads(int(environment["OMP_NUM_THREADS"]))
