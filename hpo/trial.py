@@ -263,8 +263,9 @@ class _Attempt:
         with exclusive(self.job.output, self.spec.name, self.job.storage):  # or two would count on the same memory
             with _own_faults():
                 available = device.available_mib()
-            need = expected_mib(self.study.get_trials(deepcopy=False), config)
-            others = [trial for trial in running_trials(self.study) if trial.number != self.trial.number]
+            trials = self.study.get_trials(deepcopy=False)
+            need = expected_mib(trials, config)
+            others = [t for t in trials if t.state == TrialState.RUNNING and t.number != self.trial.number]
             if fits(others, place, need, available):
                 self.trial.set_user_attr(MEMORY, reserved(place, need))
                 return True

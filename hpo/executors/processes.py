@@ -38,8 +38,8 @@ TITLE = "hpo worker"
 def slots(workers: int) -> list[dict[str, str]]:
     """The environment of each worker: its share of the cores, and its GPU, which several may share.
 
-    Set before torch is imported, which looks once. With as many threads as cores in each, two workers on two cores
-    took eight times as long as one.
+    Set before torch is imported, which looks once; in a fork its threads are set by hand. With as many threads as cores
+    in each, two workers on two cores took eight times as long as one.
     """
     threads = str(max(1, num_threads() // workers))
     shared = {"OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads}
