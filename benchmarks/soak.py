@@ -1,6 +1,6 @@
 """Hundreds of real trials while workers, drivers and servers are killed at random: `make soak`.
 
-    make soak                                  # 500 trials on SQLite (ten minutes on two cores), then on PostgreSQL
+    make soak                                  # 500 trials on SQLite (twelve minutes on two cores), then on PostgreSQL
     make soak ARGS=--quick                     # 20 trials each: does it run?
     make soak ARGS='--storage postgresql --trials 100 --seed 1'
     make soak ARGS='--every 40'                # on a machine that others use
@@ -52,7 +52,7 @@ SQLITE = {"worker": 85.0, "driver": 15.0}
 POSTGRESQL = {"worker": 70.0, "driver": 15.0, "postgresql": 10.0, "mlflow": 5.0}
 # Seconds from one to the next, on average. A driver that is started again imports for some seconds, and so do its
 # workers where they are spawned: much faster, or on a busy machine, and two cores would do nothing else.
-EVERY = 10.0
+EVERY = 5.0
 # Seconds at most that a server is away.
 AWAY = 5.0
 

@@ -18,7 +18,6 @@ from hpo.output import output_option, study_folder
 from hpo.report import best_trial
 from hpo.storage import exclusive
 from hpo.study import (
-    end_dead_trials,
     load_study,
     remaining_trials,
     requeue,
@@ -27,7 +26,7 @@ from hpo.study import (
     total_trials,
     unqueued_trials,
 )
-from hpo.supervisor import end_runs, leftover_checkpoints, leftover_weights, trial_runs
+from hpo.supervisor import end_dead, end_runs, leftover_checkpoints, leftover_weights, parent_run, trial_runs
 from hpo.tracking import Tracker
 from hpo.tracking_run import RUN_STATUS
 from hpo.trial import end_run, weights_path
@@ -69,7 +68,7 @@ def findings(storage: BaseStorage, tracker: Tracker, output: Path, name: str, ur
                 return
         # As drivers do, who may work on a study of a server meanwhile: or a trial would be queued twice.
         changing = partial(exclusive, output, name, url)
-        yield from _trials(study, changing, alone=url is None)
+        yield from _trials(study, tracker, changing, alone=url is None)
         if parent := study.user_attrs.get("mlflow_parent_run_id"):
             yield from _runs(study, tracker, parent)
         yield from _files(study, output, changing)
@@ -77,15 +76,15 @@ def findings(storage: BaseStorage, tracker: Tracker, output: Path, name: str, ur
             yield Finding(f"{left} of {total_trials(spec)} trials are still to end")
 
 
-def _trials(study: optuna.Study, changing: Changing, *, alone: bool) -> Iterator[Finding]:
+def _trials(study: optuna.Study, tracker: Tracker, changing: Changing, *, alone: bool) -> Iterator[Finding]:
     running = running_trials(study)
     if gone := Watch(math.inf).dead(running, alone=alone):
-        yield Finding(f"{_named(gone)} RUNNING, and nobody runs it", partial(_bury, study, gone, changing))
+        yield Finding(f"{_named(gone)} RUNNING, and nobody runs it", partial(_bury, study, tracker, gone, changing))
     if elsewhere := [trial for trial in running if is_alive(trial) is None and not alone]:
         yield Finding(f"{_named(elsewhere)} RUNNING on another machine; if that is dead, `hpo.run` will find out")
     if left := unqueued_trials(study):
         yield Finding(
-            f"{_named(left)} cut short, and not queued to be tried again", partial(_bury, study, (), changing)
+            f"{_named(left)} cut short, and not queued to be tried again", partial(_bury, study, tracker, (), changing)
         )
 
 
@@ -132,9 +131,10 @@ def _files(study: optuna.Study, output: Path, changing: Changing) -> Iterator[Fi
         yield Finding(f"has no report: python -m hpo.report --study {study.study_name}{output_option(output)}")
 
 
-def _bury(study: optuna.Study, gone: Sequence[FrozenTrial], changing: Changing) -> None:
+def _bury(study: optuna.Study, tracker: Tracker, gone: Sequence[FrozenTrial], changing: Changing) -> None:
+    parent = parent_run(study, tracker)
     with changing():
-        end_dead_trials(study, gone)
+        end_dead(study, tracker, parent, gone)
         requeue(study)
 
 

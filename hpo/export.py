@@ -1,6 +1,5 @@
 """`best.yaml`: the whole configuration of a trial, what it ran on, what it scored, and where it came from."""
 
-import json
 import os
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from hpo.plain_text import shell_word
 from hpo.plain_yaml import read_yaml
 from hpo.settings import Settings
 from hpo.spec import TrialConfig
-from hpo.study import stored_spec
+from hpo.study import stored_config, stored_spec
 
 HEADER = """\
 # The best trial of the study `{study}`. It runs again, to the same validation score, with
@@ -61,7 +60,7 @@ class Exported(Settings):
 def export_trial(study: optuna.Study, trial: FrozenTrial, path: Path) -> Exported:
     """Writes the trial's configuration to `path`, whole or not at all."""
     spec, data, result = stored_spec(study), study.user_attrs["data"], trial.user_attrs["result"]
-    config = TrialConfig.model_validate_json(json.dumps(trial.user_attrs["config"]))
+    config = stored_config(trial)
     fingerprint, run = trial.user_attrs["model_fingerprint"], trial.user_attrs["mlflow_run_id"]
     config = config.model_copy(update={"model": config.model.pinned(fingerprint)})
     exported = Exported(

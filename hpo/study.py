@@ -20,7 +20,7 @@ from hpo.errors import StorageError
 from hpo.lease import OWNER, is_alive
 from hpo.search import build_pruner
 from hpo.search_spec import GridSampler
-from hpo.spec import StudySpec
+from hpo.spec import StudySpec, TrialConfig
 from hpo.storage import study_names
 
 # Trials are comparable only while these stand. `n_trials`, `timeout`, sampler and pruner may change on the way.
@@ -50,6 +50,11 @@ def load_study(storage: BaseStorage, name: str) -> optuna.Study:
 def stored_spec(study: optuna.Study) -> StudySpec:
     """The study file that a study was last run with."""
     return StudySpec.model_validate_json(json.dumps(study.user_attrs["spec"]))
+
+
+def stored_config(trial: FrozenTrial) -> TrialConfig:
+    """The configuration of a trial, which it has as soon as it has a run in MLflow."""
+    return TrialConfig.model_validate_json(json.dumps(trial.user_attrs["config"]))
 
 
 def open_study(spec: StudySpec, storage: BaseStorage) -> optuna.Study:

@@ -3,12 +3,13 @@
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import optuna
 import psutil
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.divergence import what_diverges
@@ -32,10 +33,13 @@ from hpo.study import (
     remaining_trials,
     requeue,
     running_trials,
+    stored_config,
+    stored_spec,
     unqueued_trials,
 )
 from hpo.tracking import Tracker, tracker_of
-from hpo.trial import WEIGHTS, Job, checkpoint_path, end_run, trial_ended, weights_path
+from hpo.trial import WEIGHTS, Job, checkpoint_path, end_run, start_tags, started_at, trial_ended, weights_path
+from hpo.trial_logging import flat_params
 
 # Seconds that workers of a driver that was killed have to notice it: they look between two steps.
 TO_NOTICE = 10.0
@@ -129,15 +133,18 @@ class Supervisor:
             running = running_trials(self.study)
             for trial in running:
                 if trial.number in reasons:
-                    end_dead_trials(self.study, [trial], reasons[trial.number])
+                    self._end([trial], reasons[trial.number])
             silent = self._watch.dead([trial for trial in running if trial.number not in reasons], alone=alone)
-            numbers = {*reasons, *end_dead_trials(self.study, silent)}
+            numbers = {*reasons, *self._end(silent)}
             requeue(self.study)
         # Also what had come to an end of its own: its worker died before it could tell.
         ended = [self._trials()[number] for number in sorted(numbers)]
         for trial in ended:
             self._heard(trial_ended(self.study, self.spec, trial))
         return ended
+
+    def _end(self, dead: list[FrozenTrial], reason: str = KILLED) -> list[int]:
+        return end_dead(self.study, tracker_of(self.job.output), self.job.parent_run_id, dead, reason)
 
     def _outlive_workers(self) -> None:
         """Workers of a driver that was killed end their trials by themselves; one that hangs is killed."""
@@ -194,6 +201,30 @@ def _told(ended: list[FrozenTrial]) -> Iterator[str]:
         numbers = ", ".join(str(trial.number) for trial in ended if is_retried(trial) == retried)
         if numbers:
             yield text.format(numbers)
+
+
+def end_dead(
+    study: optuna.Study, tracker: Tracker, parent_run_id: str | None, dead: Sequence[FrozenTrial], reason: str = KILLED
+) -> list[int]:
+    """Fails trials that nobody runs any more, and returns their numbers; `end_runs` then ends their runs.
+
+    One that died in its first moments gets its run here, or MLflow would not show that it was there, and tried again.
+    """
+    for trial in dead:
+        if parent_run_id and "mlflow_run_id" not in trial.user_attrs:
+            tags = start_tags(study, stored_spec(study), trial)
+            run = tracker.dead_trial(parent_run_id, trial.number, tags, started_at(trial))
+            if "config" in trial.user_attrs:
+                run.log_params(flat_params(stored_config(trial)))
+            with suppress(UpdateFinishedTrialError):  # it has come to its end by itself, just now
+                study._storage.set_trial_user_attr(trial._trial_id, "mlflow_run_id", run.run_id)
+    return end_dead_trials(study, dead, reason)
+
+
+def parent_run(study: optuna.Study, tracker: Tracker) -> str | None:
+    """The study's run, if MLflow still has it."""
+    parent_run_id: str | None = study.user_attrs.get("mlflow_parent_run_id")
+    return parent_run_id if parent_run_id and tracker.statuses(parent_run_id) else None
 
 
 def end_runs(study: optuna.Study, tracker: Tracker, parent_run_id: str) -> None:

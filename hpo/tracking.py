@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import uuid4
 
 from mlflow.entities import LifecycleStage, Run, ViewType
@@ -240,21 +240,29 @@ class Tracker:
         self.flush()
         self._writer.catch_up()
 
-    def start_trial(self, parent_run_id: str, number: int, tags: Mapping[str, str]) -> TrialRun:
-        """Creates the child run of a trial, now or, if the server is away, when it is back."""
-        told = {**_source_tags(), "trial.number": str(number), "trial.state": "RUNNING", **tags}
-        run, name = stand_in(uuid4().hex), f"trial-{number:04d}"
-        arguments: dict[str, Any] = {"parent": parent_run_id, "name": name, "tags": told, "start_time": now()}
+    def start_trial(self, parent_run_id: str, number: int, tags: Mapping[str, str], at: int) -> TrialRun:
+        """Creates the child run of a trial, now or, if the server is away, when it is back.
+
+        Args:
+            at: when the trial began, in milliseconds.
+        """
+        entry = _creation(parent_run_id, number, tags, at)
         self.flush()
         try:
             if not self._writer.is_away:
-                self._store.create_run(run, **arguments, is_new=True)
-                return TrialRun(self._store, self._writer, run)
+                self._store.create_run(entry.run, **entry.arguments, is_new=True)
+                return self.trial_run(entry.run)
         except Exception as error:
             if not is_away(error):
                 raise
-        self._writer.later(Entry("create_run", run, arguments))
-        return TrialRun(self._store, self._writer, run)
+        self._writer.later(entry)
+        return self.trial_run(entry.run)
+
+    def dead_trial(self, parent_run_id: str, number: int, tags: Mapping[str, str], at: int) -> TrialRun:
+        """As `start_trial`, for a trial that died before it could say which its run is: if it had one, it is that."""
+        entry = _creation(parent_run_id, number, tags, at)
+        self._writer.later(entry)
+        return self.trial_run(entry.run)
 
     def running_trials(self, parent_run_id: str) -> list[tuple[int, TrialRun]]:
         """The child runs that have no end yet, of trials that run or of dead ones, with the trials' numbers.
@@ -337,6 +345,13 @@ class Tracker:
                 self._store.client.set_terminated(run_id, "KILLED")
 
         self._ask(end)
+
+
+def _creation(parent_run_id: str, number: int, tags: Mapping[str, str], at: int) -> Entry:
+    """By a key that says which attempt it is, whoever creates it. A number alone may have been another trial's."""
+    told = {**_source_tags(), "trial.number": str(number), "trial.state": "RUNNING", **tags}
+    arguments = {"parent": parent_run_id, "name": f"trial-{number:04d}", "tags": told, "start_time": at}
+    return Entry("create_run", stand_in(f"{parent_run_id}-{number}-{at}"), arguments)
 
 
 def _open(database: Path, store: TrackingStore) -> None:

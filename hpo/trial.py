@@ -195,16 +195,8 @@ class _Attempt:
         trial.set_user_attr("config", config.model_dump(mode="json"))
         trial.set_user_attr("versions", versions())
         trial.set_user_attr("git_commit", git_commit())
-        repeats = trial.user_attrs.get("retry_of")
-        self.track = tracker_of(self.job.output).start_trial(
-            self.job.parent_run_id,
-            number,
-            tags={
-                "trial.default": str(self.is_default).lower(),
-                **({"trial.retry_of": str(repeats)} if repeats is not None else {}),
-                **({"fallback_for": spec.fallback_for} if spec.fallback_for else {}),
-            },
-        )
+        parent, tracker = self.job.parent_run_id, tracker_of(self.job.output)
+        self.track = tracker.start_trial(parent, number, start_tags(self.study, spec, trial), started_at(trial))
         trial.set_user_attr("mlflow_run_id", self.track.run_id)
         self.track.log_params(flat_params(config))
         return config
@@ -383,6 +375,22 @@ def _own_faults() -> Iterator[None]:
         if is_out_of_memory(error):  # without its frames, for they hold the tensors
             raise TrialFailed("out_of_memory", str(error), traceback.format_exc()) from None
         raise TrialFailed("crashed", f"{type(error).__name__}: {error}", traceback.format_exc()) from error
+
+
+def start_tags(study: optuna.Study, spec: StudySpec, trial: optuna.Trial | FrozenTrial) -> dict[str, str]:
+    """What there is to say of a trial that has just begun, for MLflow."""
+    repeats = trial.user_attrs.get("retry_of")
+    return {
+        "trial.default": str(first_attempt(study, trial) == 0).lower(),
+        **({"trial.retry_of": str(repeats)} if repeats is not None else {}),
+        **({"fallback_for": spec.fallback_for} if spec.fallback_for else {}),
+    }
+
+
+def started_at(trial: optuna.Trial | FrozenTrial) -> int:
+    """When a trial began, in MLflow's milliseconds."""
+    assert trial.datetime_start
+    return round(trial.datetime_start.timestamp() * 1000)
 
 
 def end_run(run: TrialRun, trial: FrozenTrial, details: str | None = None) -> None:

@@ -30,7 +30,6 @@ from hpo.search_spec import NoPruner
 from hpo.spec import StudySpec
 from hpo.storage import exclusive, open_storage, study_names
 from hpo.study import (
-    end_dead_trials,
     ended_trials,
     load_study,
     open_study,
@@ -40,7 +39,7 @@ from hpo.study import (
     running_trials,
     set_aside,
 )
-from hpo.supervisor import Supervisor, end_runs, trial_runs
+from hpo.supervisor import Supervisor, end_dead, end_runs, parent_run, trial_runs
 from hpo.tracking import Tracker, tracker_of
 from hpo.training.device import return_unused_memory
 from hpo.trial import Job, weights_path
@@ -225,10 +224,11 @@ def _set_aside(storage: BaseStorage, tracker: Tracker, name: str, folder: Path, 
             f"--fresh sets a study aside that nobody works on, but `{name}` has trials that run: {', '.join(alive)}. "
             "End its other drivers, or use another name: --set name=..."
         )
-    end_dead_trials(study, running)
-    if parent_run_id := study.user_attrs.get("mlflow_parent_run_id"):
-        end_runs(study, tracker, parent_run_id)
-        tracker.end_stale_study(parent_run_id)
+    parent = parent_run(study, tracker)
+    end_dead(study, tracker, parent, running)
+    if parent:
+        end_runs(study, tracker, parent)
+        tracker.end_stale_study(parent)
     kept = set_aside(storage, name)
     tracker.rename_study(name, kept)
     if folder.exists():  # its files name the study and themselves, in commands to be copied

@@ -19,7 +19,7 @@ from hpo.events import Event, StepDone
 from hpo.storage import exclusive, open_storage
 from hpo.study import load_study, open_study
 from hpo.study_file import parse_study
-from hpo.tracking import tracking_uri
+from hpo.tracking import tracker_of, tracking_uri
 from hpo.tune import only_driver, tune
 from test_tune import Recorder, states
 
@@ -70,6 +70,18 @@ def test_what_a_kill_left_is_found_and_mended_once(raw_study: StudyMaker, output
     assert code == 0 and "found  " not in text and "mended" not in text
     outcome = tune(parse_study(raw_study(checkpoint_every=0.001), "tiny.yaml"), output, Recorder())
     assert [trial.state.name for trial in outcome.study.trials][:3] == ["COMPLETE", "FAIL", "COMPLETE"]
+
+
+def test_a_trial_that_died_before_it_had_a_run(raw_study: StudyMaker, output: Path) -> None:
+    spec = parse_study(raw_study(n_trials=1), "tiny.yaml")
+    study, tracker = open_study(spec, open_storage(output)), tracker_of(output)
+    study.ask()
+    assert examined(output, fix=True)[0] == 0  # nor had the study one: there is nothing to be mended in MLflow
+    parent = tracker.start_study("tiny", None, "", {})
+    study.set_user_attr("mlflow_parent_run_id", parent)
+    study.ask()
+    assert "mended  tiny  trial 1 is FAIL, but its run in MLflow RUNNING\n" in examined(output, fix=True)[1]
+    assert states(output) == {"tiny": "KILLED", "trial-0001": "FAILED"}
 
 
 def test_runs_that_say_otherwise_are_told_the_truth(raw_study: StudyMaker, output: Path) -> None:

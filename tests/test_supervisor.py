@@ -23,13 +23,14 @@ from hpo.errors import HpoError
 from hpo.events import Event, Note, StepDone
 from hpo.executors import processes, worker
 from hpo.lease import OWNER
+from hpo.space import suggest, trial_config
 from hpo.storage import open_storage
 from hpo.study import end_dead_trials, open_study, requeue, running_trials
 from hpo.study_file import parse_study
-from hpo.supervisor import leftover_checkpoints
-from hpo.tracking import tracking_uri
+from hpo.supervisor import leftover_checkpoints, trial_runs
+from hpo.tracking import tracker_of, tracking_uri
 from hpo.training.setup import Setup, set_up
-from hpo.trial import checkpoint_path
+from hpo.trial import checkpoint_path, start_tags, started_at
 from hpo.tune import tune
 from test_tune import Recorder
 from workers import (
@@ -340,6 +341,30 @@ def test_what_another_driver_of_a_common_folder_is_writing_is_no_leftover(raw_st
     assert leftover_checkpoints(study, folder) == [half]
     study.tell(study.ask(), 1.0)
     assert set(leftover_checkpoints(study, folder)) == {whole, half}
+
+
+@pytest.mark.parametrize("created", [False, True], ids=["before", "between"])
+def test_a_trial_that_died_in_its_first_moments_has_a_run(raw_study: StudyMaker, output: Path, created: bool) -> None:
+    """Before MLflow has its run, or between that and Optuna being told which it is."""
+    spec = parse_study(raw_study(n_trials=1), "x")
+    study, tracker = open_study(spec, open_storage(output)), tracker_of(output)
+    parent = tracker.start_study("tiny", None, "", {})
+    study.set_user_attr("mlflow_parent_run_id", parent)
+    trial = study.ask()
+    params = suggest(trial, spec)
+    trial.set_user_attr("config", trial_config(spec, params, seed=7).model_dump(mode="json"))
+    if created:
+        tracker.start_trial(parent, 0, start_tags(study, spec, trial), started_at(trial))
+    tune(spec, output, Recorder())
+    client = MlflowClient(tracking_uri(output))
+    runs = client.search_runs([client.get_run(parent).info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'")
+    told = {run.info.run_name: (run.info.status, run.data.tags.get("trial.retry_of")) for run in runs}
+    assert len(runs) == 2
+    assert told == {"trial-0000": ("FAILED", None), "trial-0001": ("FINISHED", "0")}
+    (dead,) = (run for run in runs if run.info.run_name == "trial-0000")
+    assert dead.data.tags["trial.reason"] == "killed" and dead.data.params["seed"] == "7"
+    assert dead.info.start_time == started_at(trials_of(output, "tiny")[0])
+    assert trial_runs(study, tracker)[0] == dead.info.run_id
 
 
 def test_weights_that_a_kill_left_are_removed(raw_study: StudyMaker, output: Path) -> None:

@@ -18,6 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from hpo.errors import StorageError
 from hpo.tracking import Tracker, TrialRun, tracking_uri
+from hpo.tracking_run import now
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def client(output: Path) -> MlflowClient:
 def test_states_are_true(output: Path, client: MlflowClient, state: str, status: str) -> None:
     tracker = Tracker(output)
     parent = tracker.start_study("study", None, "what it asks", {"fallback_for": "other"})
-    run = tracker.start_trial(parent, 7, {})
+    run = tracker.start_trial(parent, 7, {}, now())
     assert client.get_run(run.run_id).info.status == "RUNNING"
     run.end(state, reason="why", tags={"trial.pruned_step": "3"}, metrics={"seconds": 2.0}, traceback="Traceback ...")
     tracker.flush()
@@ -73,7 +74,7 @@ def test_the_parent_run_links_to_a_comparison_of_its_trials(output: Path, client
 
 
 def new_run(tracker: Tracker, study: str = "study") -> TrialRun:
-    return tracker.start_trial(tracker.start_study(study, None, "", {}), 0, {})
+    return tracker.start_trial(tracker.start_study(study, None, "", {}), 0, {}, now())
 
 
 def test_batches_larger_than_mlflow_takes_are_whole(output: Path, client: MlflowClient) -> None:
@@ -143,7 +144,7 @@ def test_what_mlflow_refuses_is_raised_and_holds_nothing_up(output: Path, client
 def test_what_reads_sees_all_that_was_logged_and_hears_of_what_failed(output: Path) -> None:
     tracker = Tracker(output)
     parent = tracker.start_study("study", None, "", {})
-    first, second = (tracker.start_trial(parent, number, {}) for number in range(2))
+    first, second = (tracker.start_trial(parent, number, {}, now()) for number in range(2))
     for step in range(300):
         first.log_points([("eval/loss", 1.0, step)])
     first.end("COMPLETE", reason=None, tags={}, metrics={})
@@ -170,7 +171,7 @@ def test_many_that_write_at_once_do_not_lock_each_other_out(output: Path, client
         tracker = Tracker(output)
         parent = tracker.start_study(name, None, "", {})
         for number in range(4):
-            run = tracker.start_trial(parent, number, {})
+            run = tracker.start_trial(parent, number, {}, now())
             for step in range(10):
                 run.log_points([("eval/loss", float(step), step)])
                 assert [running.run_id for _, running in tracker.running_trials(parent)] == [run.run_id]
@@ -193,12 +194,13 @@ CHILD = """
 import os, signal, sys, time
 from pathlib import Path
 from hpo.tracking import tracker_of
+from hpo.tracking_run import now
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell started the tests with `&`, it is ignored
 
 def log(name):
     tracker = tracker_of(Path(sys.argv[1]))
-    run = tracker.start_trial(tracker.start_study(name, None, "", {}), 0, {})
+    run = tracker.start_trial(tracker.start_study(name, None, "", {}), 0, {}, now())
     tracker._writer._thread.submit(time.sleep, 0.3)
     for step in range(200):
         run.log_points([("eval/loss", float(step), step)])
@@ -226,8 +228,8 @@ def test_ctrl_c_loses_nothing_nor_does_a_forked_process(output: Path, client: Ml
 def test_runs_of_a_killed_driver_are_found(output: Path, client: MlflowClient) -> None:
     tracker = Tracker(output)
     parent, other = (tracker.start_study(name, None, "", {}) for name in ("study", "other"))
-    stale, foreign = tracker.start_trial(parent, 0, {}), tracker.start_trial(other, 0, {})
-    done = tracker.start_trial(parent, 1, {})
+    stale, foreign = tracker.start_trial(parent, 0, {}, now()), tracker.start_trial(other, 0, {}, now())
+    done = tracker.start_trial(parent, 1, {}, now())
     done.end("COMPLETE", reason=None, tags={}, metrics={})
     assert [run.run_id for _, run in tracker.running_trials(parent)] == [stale.run_id]
     assert [run.run_id for _, run in tracker.running_trials(other)] == [foreign.run_id]

@@ -26,7 +26,7 @@ from hpo.events import Event, StepDone, TrialEnded
 from hpo.export import read_exported
 from hpo.study_file import parse_study
 from hpo.tracking import Tracker, TrialRun, tracker_of, tracking_uri
-from hpo.tracking_run import RUN_STATUS
+from hpo.tracking_run import RUN_STATUS, now
 from hpo.tracking_spool import Entry, SpoolFile
 from hpo.tracking_store import TrackingStore, is_away, stand_in, within, without_password, write_ahead
 from hpo.tune import tune
@@ -108,14 +108,14 @@ def test_a_server_that_is_killed_and_comes_back_has_it_all(
 ) -> None:
     tracker = Tracker(folder)
     parent = tracker.start_study(name, None, "", {})
-    first = tracker.start_trial(parent, 0, {})
+    first = tracker.start_trial(parent, 0, {}, now())
     log_steps(first, range(50))
     server.kill()
     log_steps(first, range(50, 100))
     first.end("PRUNED", reason="fell behind", tags={}, metrics={"seconds": 2.0})
     tracker.flush()
     assert first.run_id in server.runs(name)["trial-0000"].info.run_id
-    second = tracker.start_trial(parent, 1, {"trial.default": "false"})
+    second = tracker.start_trial(parent, 1, {"trial.default": "false"}, now())
     pending = second.run_id
     second.log_params({"seed": 7})
     log_steps(second, range(100))
@@ -140,7 +140,7 @@ def test_a_server_that_is_killed_and_comes_back_has_it_all(
     assert tracker.created([pending, "an id"]) == Tracker(folder).created([pending]) == {pending: second.run_id}
     assert second.run_id in runs[name].data.tags["mlflow.note.content"]
     assert list((folder / "spool").iterdir()) == []
-    third = tracker.start_trial(parent, 2, {})  # all is as before
+    third = tracker.start_trial(parent, 2, {}, now())  # all is as before
     log_steps(third, range(3))
     tracker.flush()
     assert server.steps(server.runs(name)["trial-0002"], "loss") == [0, 1, 2]
@@ -150,6 +150,7 @@ FORK = """
 import os, signal, sys, time
 from pathlib import Path
 from hpo.tracking import tracker_of
+from hpo.tracking_run import now
 
 output, parent, lasts = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 children = []
@@ -162,7 +163,7 @@ else:
     print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
     sys.exit()
 tracker = tracker_of(output)
-run = tracker.start_trial(parent, number, {})
+run = tracker.start_trial(parent, number, {}, now())
 """
 LEAVE = """
 for step in range(200):
@@ -207,7 +208,7 @@ def test_what_dead_processes_left_is_sent_by_the_next_one(server: MlflowServer, 
 def test_what_the_server_refuses_for_good_holds_nothing_up(server: MlflowServer, name: str, folder: Path) -> None:
     tracker = Tracker(folder)
     parent = tracker.start_study(name, None, "", {})
-    deleted, kept = (tracker.start_trial(parent, number, {}) for number in range(2))
+    deleted, kept = (tracker.start_trial(parent, number, {}, now()) for number in range(2))
     server.kill()
     for step in range(3):
         log_steps(deleted, range(step, step + 1))
@@ -232,14 +233,14 @@ def test_a_server_that_takes_connections_and_never_answers_holds_nothing_up(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     tracker = Tracker(folder)
     parent = tracker.start_study(name, None, "", {})
-    run = tracker.start_trial(parent, 0, {})
+    run = tracker.start_trial(parent, 0, {}, now())
     server.hold()
     try:
         log_steps(run, range(50))
         tracker.flush()
         assert tracker._writer.is_away
         log_steps(run, range(50, 100))
-        other = tracker.start_trial(parent, 1, {})
+        other = tracker.start_trial(parent, 1, {}, now())
         log_steps(other, range(10))
         tracker.flush()
         with pytest.raises(StorageError, match="MLFLOW_TRACKING_URI"):
@@ -324,7 +325,7 @@ def test_a_password_reaches_the_server_and_nothing_else(
         with pytest.raises(StorageError, match=rf"got http://me:\*\*\*@{address}: ") as raised:
             tracker.send_waiting()
         assert set(seen) == {"Basic bWU6aHVzaEBodXNo"}  # me:hush@hush
-        tracker.start_trial("parent", 0, {})
+        tracker.start_trial("parent", 0, {}, now())
         tracker.flush()
     shown = [str(error) for error in (raised.value, raised.value.__cause__)]
     files = [path.read_text() for path in tmp_path.rglob("*.jsonl")]

@@ -282,7 +282,7 @@ def test_fresh_after_a_kill_leaves_nothing_running(raw_study: StudyMaker, output
     tune(spec, output, Recorder(), fresh=True)
     kept = next(name for name in study_names(open_storage(output)) if name != "tiny")
     assert states(output) == {"tiny": "FINISHED", "trial-0000": "FINISHED"}
-    assert states(output, kept) == {"tiny": "KILLED", "trial-0000": "FINISHED"}
+    assert states(output, kept) == {"tiny": "KILLED", "trial-0000": "FINISHED", "trial-0001": "FAILED"}
     best = (output / kept / "best.yaml").read_text()
     assert f"--config {output / kept / 'best.yaml'}" in best
     report = (output / kept / "report.md").read_text()
