@@ -8,8 +8,9 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from benchmarks.measure import ROOT, interleaved, run_module, say, spread
@@ -67,14 +68,13 @@ def first_steps(trials: int) -> list[float]:
     from hpo.study_file import read_study
     from hpo.tracking import tracker_of
     from hpo.training.finetune import Evaluation, finetune
-    from hpo.training.setup import Setup
 
     seconds: list[float] = []
     started = 0.0
 
-    def timed(setup: Setup, on_step: Callable[[int], None]) -> Iterator[Evaluation]:
+    def timed(*arguments: Any, **named: Any) -> Iterator[Evaluation]:
         seconds.append(time.perf_counter() - started)
-        return finetune(setup, on_step)
+        return finetune(*arguments, **named)
 
     spec = read_study(STUDY, SHORT)
     with tempfile.TemporaryDirectory() as folder, patch.object(trial, "finetune", timed):
