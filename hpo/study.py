@@ -260,6 +260,11 @@ def first_attempt(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> int
     return min([trial.number, *(before.number for before in earlier_attempts(study, trial))])
 
 
+def is_default(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> bool:
+    """Whether a trial is the untuned default, or repeats it."""
+    return first_attempt(study, trial) == 0
+
+
 def earlier_attempts(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> list[FrozenTrial]:
     """The trials that this one repeats, the last of them first."""
     repeats, found = trial.user_attrs.get("retry_of"), list[FrozenTrial]()

@@ -224,7 +224,7 @@ def end_dead(
 def parent_run(study: optuna.Study, tracker: Tracker) -> str | None:
     """The study's run, if MLflow still has it."""
     parent_run_id: str | None = study.user_attrs.get("mlflow_parent_run_id")
-    return parent_run_id if parent_run_id and tracker.statuses(parent_run_id) else None
+    return parent_run_id if parent_run_id and tracker.has(parent_run_id) else None
 
 
 def end_runs(study: optuna.Study, tracker: Tracker, parent_run_id: str) -> None:

@@ -286,6 +286,14 @@ class Tracker:
             (int(run.data.tags["trial.number"]), TrialRun(self._store, self._writer, run.info.run_id)) for run in runs
         ]
 
+    def has(self, run_id: str) -> bool:
+        """Whether a run is there, and not deleted.
+
+        Raises:
+            StorageError: MLflow cannot be asked.
+        """
+        return self._ask(lambda: self._find(run_id)) is not None
+
     def statuses(self, parent_run_id: str) -> dict[str, str]:
         """MLflow's status of the parent run and of each of its children by run id; nothing of one that is not there.
 
@@ -348,7 +356,10 @@ class Tracker:
 
 
 def _creation(parent_run_id: str, number: int, tags: Mapping[str, str], at: int) -> Entry:
-    """By a key that says which attempt it is, whoever creates it. A number alone may have been another trial's."""
+    """Creates the run of a trial, with a key that is the same whoever does so.
+
+    The number alone may have been another trial's: of a study that was begun anew, and kept its parent run.
+    """
     told = {**_source_tags(), "trial.number": str(number), "trial.state": "RUNNING", **tags}
     arguments = {"parent": parent_run_id, "name": f"trial-{number:04d}", "tags": told, "start_time": at}
     return Entry("create_run", stand_in(f"{parent_run_id}-{number}-{at}"), arguments)

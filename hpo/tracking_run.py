@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 
 from hpo.tracking_spool import LOG_BATCH, Entry
 from hpo.tracking_store import TrackingStore
@@ -24,6 +25,11 @@ def tag_values(tags: Mapping[str, str]) -> list[tuple[str, str]]:
 
 def now() -> int:
     return int(time.time() * 1000)
+
+
+def milliseconds(moment: datetime) -> int:
+    """A moment as MLflow has it, since 1970; one without a time zone is of this machine's, as Optuna's are."""
+    return round(moment.timestamp() * 1000)
 
 
 class TrialRun:

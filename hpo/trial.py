@@ -36,6 +36,7 @@ from hpo.study import (
     failure_reason,
     first_attempt,
     is_best,
+    is_default,
     is_retried,
     load_study,
     may_retry,
@@ -45,6 +46,7 @@ from hpo.study import (
     settled_position,
 )
 from hpo.tracking import TrialRun, tracker_of
+from hpo.tracking_run import milliseconds
 from hpo.training.checkpoint import Checkpoints
 from hpo.training.device import Device, choose_device, device_failed, is_out_of_memory, return_unused_memory
 from hpo.training.finetune import Evaluation, Progress, finetune
@@ -144,10 +146,9 @@ class _Attempt:
         self.spec, self.job, self.study, self.trial = spec, job, study, trial
         self.on_event, self.check = on_event, check
         self.started = time.perf_counter()
-        first = first_attempt(study, trial)
-        self.is_default = first == 0
+        self.is_default = is_default(study, trial)
         self.folder = job.output / spec.name
-        self.checkpoints = Checkpoints(checkpoint_path(self.folder, first), spec.checkpoint_every)
+        self.checkpoints = Checkpoints(checkpoint_path(self.folder, first_attempt(study, trial)), spec.checkpoint_every)
         self.setup: Setup | None = None
         self.progress = Progress()
         self.track: TrialRun | None = None
@@ -381,7 +382,7 @@ def start_tags(study: optuna.Study, spec: StudySpec, trial: optuna.Trial | Froze
     """What there is to say of a trial that has just begun, for MLflow."""
     repeats = trial.user_attrs.get("retry_of")
     return {
-        "trial.default": str(first_attempt(study, trial) == 0).lower(),
+        "trial.default": str(is_default(study, trial)).lower(),
         **({"trial.retry_of": str(repeats)} if repeats is not None else {}),
         **({"fallback_for": spec.fallback_for} if spec.fallback_for else {}),
     }
@@ -390,7 +391,7 @@ def start_tags(study: optuna.Study, spec: StudySpec, trial: optuna.Trial | Froze
 def started_at(trial: optuna.Trial | FrozenTrial) -> int:
     """When a trial began, in MLflow's milliseconds."""
     assert trial.datetime_start
-    return round(trial.datetime_start.timestamp() * 1000)
+    return milliseconds(trial.datetime_start)
 
 
 def end_run(run: TrialRun, trial: FrozenTrial, details: str | None = None) -> None:
@@ -402,7 +403,7 @@ def end_run(run: TrialRun, trial: FrozenTrial, details: str | None = None) -> No
     known = {"trial.pruned_step": result.get("step"), "trial.micro_batch_size": result.get("micro_batch_size")}
     tags = {name: str(value) for name, value in known.items() if value is not None}
     costs = {name: result[name] for name in COSTS if name in result}
-    at = round(trial.datetime_complete.timestamp() * 1000) if trial.datetime_complete else None
+    at = milliseconds(trial.datetime_complete) if trial.datetime_complete else None
     run.end(trial.state.name, reason=failure_reason(trial), tags=tags, metrics=costs, at=at, traceback=details)
 
 
@@ -419,7 +420,7 @@ def trial_ended(study: optuna.Study, spec: StudySpec, trial: FrozenTrial) -> Tri
         metrics=result.get("metrics", {}),
         share=steps / total if total else 0.0,
         seconds=(trial.datetime_complete - trial.datetime_start).total_seconds(),
-        is_default=first_attempt(study, trial) == 0,
+        is_default=is_default(study, trial),
         micro_batch_size=result.get("micro_batch_size"),
         message=result.get("message"),
         retried=is_retried(trial),

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.output import write_atomically
 from hpo.spec import StudySpec
-from hpo.study import COSTS, failure_reason, first_attempt, is_retried, rank, stored_spec
+from hpo.study import COSTS, failure_reason, is_default, is_retried, rank, stored_spec
 
 # What `eval/<name>` is called in words.
 METRICS: Final = {
@@ -152,7 +152,6 @@ def _row(study: optuna.Study, spec: StudySpec | None, trial: FrozenTrial) -> dic
     score = _score(trial)
     metrics: dict[str, float | None] = {spec.metric: score} if spec else {}
     metrics |= result.get("metrics", {})
-    repeats = trial.user_attrs.get("retry_of")
     drawn = {name: NONE if value is None else value for name, value in trial.params.items()}
     return {
         "number": trial.number,
@@ -163,9 +162,9 @@ def _row(study: optuna.Study, spec: StudySpec | None, trial: FrozenTrial) -> dic
         "evaluations": result.get("step") or max(trial.intermediate_values, default=0),
         "num_evaluations": spec.training.num_evaluations if spec else None,
         **{name: result.get(name) for name in COSTS},
-        "is_default": trial.number == 0 or (repeats is not None and first_attempt(study, trial) == 0),
+        "is_default": is_default(study, trial),
         "retried": is_retried(trial),
-        "retry_of": repeats,
+        "retry_of": trial.user_attrs.get("retry_of"),
         **{PARAM + name: value for name, value in drawn.items()},
     }
 
