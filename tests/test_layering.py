@@ -25,6 +25,7 @@ FLOORS: dict[str, int] = {
     "hpo.tracking_spool": 1,
     "hpo.search_spec": 1,
     "hpo.spec": 2,
+    "hpo.results": 1,
     # what is asked, and of whom
     "hpo.space_checks": 3,
     "hpo.schema": 3,
