@@ -128,8 +128,8 @@ class Stopwatch:
         self.console.header(study, facts, notes)
 
     @contextmanager
-    def running(self) -> Iterator[OnEvent]:
-        with self.console.running() as tell:
+    def running(self, title: str, total: int, done: int) -> Iterator[OnEvent]:
+        with self.console.running(title, total, done) as tell:
 
             def on_event(told: Event) -> None:
                 tell(told)
@@ -432,7 +432,7 @@ def main() -> None:
     for choice in chosen:
         sampler, _, size = choice.partition(":")
         # The study's own sampler has settings that another one does not know.
-        spec = read_study(ROOT / "studies" / "sst2.yaml", [f"sampler={{name: {sampler}}}"])
+        spec = read_study(ROOT / "studies" / "sst2.yaml", [f"sampler={{name: {sampler}}}", "finalists=null"])
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             measured.append(measure(spec, int(size), options.repeats, Path(folder)))
         print(f"measured {choice}", file=sys.stderr, flush=True)

@@ -108,7 +108,8 @@ def measure(options: argparse.Namespace, workers: int) -> tuple[list[Row], list[
 
 def search(study: Path, output: Path, overrides: Sequence[str], workers: int = 1) -> Finished:
     """`python -m hpo.run`; a study that stands in the output folder goes on."""
-    settings = [part for override in overrides for part in ("--set", override)]
+    # Without what no peer does after its search.
+    settings = [part for override in (*overrides, "finalists=null") for part in ("--set", override)]
     where = ("--study", str(study), "--output", str(output), "--workers", str(workers))
     return run_module("hpo.run", *where, *settings)
 

@@ -93,5 +93,6 @@ def tiny_study(model: Path, data: Path, /, **sections: Any) -> dict[str, Any]:
         },
         "n_trials": 3,
         "pruner": {"name": "median", "n_startup_trials": 1},
+        "finalists": None,
     }
     return study | sections

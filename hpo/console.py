@@ -106,7 +106,7 @@ class StudyConsole:
         self.console.print()
 
     @contextmanager
-    def running(self) -> Iterator[OnEvent]:
+    def running(self, title: str, total: int, done: int) -> Iterator[OnEvent]:
         """The live bar, on a terminal; one line a trial everywhere."""
         progress = Progress(
             TextColumn("{task.description}"),
@@ -119,7 +119,8 @@ class StudyConsole:
             disable=not self.console.is_terminal,
         )
         with progress:
-            bar = progress.add_task("", total=max(1, self.total), completed=self.done, left="")
+            self.total, self.done, self.best = total, done, None if title == "finalists" else self.best
+            bar = progress.add_task("", total=max(1, total), completed=done, left="")
             yield lambda event: self._on_event(event, progress, bar)
 
     def summary(self, outcome: Outcome) -> None:
@@ -149,7 +150,7 @@ class StudyConsole:
         pointers = {
             "report": outcome.report.markdown,
             "best": best,
-            "weights": outcome.weights,
+            "model": outcome.model,
             "train": f"python -m hpo.train --config {shell_word(str(best))}" if best else None,
             "compare": ui_command(self.output),
         }
@@ -213,7 +214,8 @@ class StudyConsole:
         kind = RETRIED if event.retried else event.state
         state = f"[{COLOURS[kind]}]{WORDS[kind]:8}[/]"
         took = format_seconds(event.seconds)
-        self.console.print(f"trial {event.number:<3} {state}  {told}  {took:>5}  {' '.join(filter(None, marks))}")
+        name = event.label or f"trial {event.number:<3}"
+        self.console.print(f"{name} {state}  {told}  {took:>5}  {' '.join(filter(None, marks))}")
 
     def _waits(self, event: Waits) -> None:
         """Once a trial, for one that waits for long is nothing to worry about."""

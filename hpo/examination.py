@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.errors import StorageError
 from hpo.lease import Watch, is_alive
-from hpo.output import output_option, study_folder
+from hpo.output import FINALISTS, output_option, study_folder
 from hpo.report import best_trial
 from hpo.storage import exclusive
 from hpo.study import (
@@ -62,7 +62,7 @@ def findings(storage: BaseStorage, tracker: Tracker, output: Path, name: str, ur
     with ExitStack() as held:
         if url is None:  # on a server others may be driving it, which nobody can tell from here
             try:
-                held.enter_context(only_driver(output, name))
+                held.enter_context(only_driver(output, name.removesuffix(FINALISTS)))
             except StorageError:
                 yield Finding("is being run: look again when that has ended")
                 return
@@ -118,16 +118,18 @@ def _files(study: optuna.Study, output: Path, changing: Changing) -> Iterator[Fi
         yield Finding(text, partial(_remove, left))
     with changing():  # or those of a trial that is just becoming the best would be of no use
         best, others = best_trial(study), leftover_weights(study, folder)
-    wanted = weights_path(folder, best.number) if best else None
     if others:
         yield Finding(
             f"weights are kept of {', '.join(path.name for path in others)}, not of the best trial",
             partial(_remove, others),
         )
-    if wanted and not wanted.is_dir():
+    if best is None or study.study_name.endswith(FINALISTS):  # whose winner's are kept with the search
+        return
+    wanted = weights_path(folder, best.number)
+    if not wanted.is_dir():
         again = f"python -m hpo.train --config {folder / 'best.yaml'}"
         yield Finding(f"the weights of its best trial, {wanted.name}, are not here; `{again}` trains them again")
-    if best and not (folder / "report.md").is_file():
+    if not (folder / "report.md").is_file():
         yield Finding(f"has no report: python -m hpo.report --study {study.study_name}{output_option(output)}")
 
 

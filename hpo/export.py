@@ -9,19 +9,24 @@ from optuna.trial import FrozenTrial
 from pydantic import Field, ValidationError
 
 from hpo.errors import Problem, SpecError
-from hpo.output import write_atomically
+from hpo.output import FINALISTS, write_atomically
 from hpo.plain_text import shell_word
 from hpo.plain_yaml import read_yaml
+from hpo.results import Claim
 from hpo.settings import Settings
 from hpo.spec import TrialConfig
-from hpo.study import stored_config, stored_spec
+from hpo.study import finalist_of, stored_config, stored_spec
 
 HEADER = """\
-# The best trial of the study `{study}`. It runs again, to the same validation score, with
+# {what} of the study `{study}`. It runs again, to the same validation score, with
 #   python -m hpo.train --config {path}
 # which also saves a model folder for transformers.pipeline("text-classification", model=FOLDER).
-# The score is the best of {n} trials on the validation split that selected it: an optimistic number.
+# {caveat}
 """
+SEARCHED = "The best trial"
+SEARCHED_CAVEAT = "The score is the best of {n} trials on the validation split that selected it: an optimistic number."
+FINALIST = "The winner"
+FINALIST_CAVEAT = "Of its fresh seeds this one is the best on validation; what to expect of it stands under `claim`."
 
 
 class Exported(Settings):
@@ -55,18 +60,20 @@ class Exported(Settings):
     """Of the code that ran the trial."""
     mlflow_run_id: str
     """The trial's run; `hpo.key=...` while the server was away: the run has that tag."""
+    claim: Claim | None = None
+    """What its finalists say of it, if they were trained."""
 
 
-def export_trial(study: optuna.Study, trial: FrozenTrial, path: Path) -> Exported:
-    """Writes the trial's configuration to `path`, whole or not at all."""
+def export_trial(study: optuna.Study, trial: FrozenTrial, path: Path, claim: Claim | None = None) -> Exported:
+    """Writes the configuration of a trial, of a search or of its finalists, to `path`, whole or not at all."""
     spec, data, result = stored_spec(study), study.user_attrs["data"], trial.user_attrs["result"]
     config = stored_config(trial)
     fingerprint, run = trial.user_attrs["model_fingerprint"], trial.user_attrs["mlflow_run_id"]
     config = config.model_copy(update={"model": config.model.pinned(fingerprint)})
     exported = Exported(
-        study=study.study_name,
+        study=study.study_name.removesuffix(FINALISTS),
         fallback_for=spec.fallback_for,
-        trial=trial.number,
+        trial=trial.number if (searched := finalist_of(trial)) is None else searched,
         score=result["metrics"][spec.metric],
         metrics=result["metrics"],
         config=config,
@@ -78,9 +85,11 @@ def export_trial(study: optuna.Study, trial: FrozenTrial, path: Path) -> Exporte
         versions=trial.user_attrs["versions"],
         git_commit=trial.user_attrs["git_commit"],
         mlflow_run_id=study.user_attrs.get("mlflow_run_ids", {}).get(run, run),
+        claim=claim,
     )
     ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-    text = HEADER.format(study=study.study_name, path=shell_word(str(path)), n=ended)
+    what, caveat = (FINALIST, FINALIST_CAVEAT) if claim else (SEARCHED, SEARCHED_CAVEAT.format(n=ended))
+    text = HEADER.format(what=what, study=exported.study, path=shell_word(str(path)), caveat=caveat)
     text += yaml.safe_dump(exported.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.encode())

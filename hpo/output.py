@@ -20,6 +20,8 @@ MIN_FREE_MIB = 64
 # What stands in the output folder beside the studies, or may stand there; `Default` is an experiment of MLflow's own.
 OWN_NAMES = {"artifacts", "cache", "checkpoints", "default", "spool"}
 DATABASES = ("mlflow.db", "optuna.db")
+# Of the study that a study's finalists are, whose folder is in that one's.
+FINALISTS = ".finalists"
 CLAIM = ".claim"  # `.NAME.claim.lock` is a lock of the study NAME, as `.NAME.lock` is
 # Of the disk or its rights: nothing that a traceback would explain.
 DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG}
@@ -36,7 +38,7 @@ def output_option(output: Path) -> str:
 def is_taken(name: str) -> bool:
     """Whether a study of this name would stand where something else does, also where a disk ignores the case."""
     name = name.lower()
-    return name in OWN_NAMES or name.startswith(DATABASES) or name.endswith(CLAIM)
+    return name in OWN_NAMES or name.startswith(DATABASES) or name.endswith((CLAIM, FINALISTS))
 
 
 def study_folder(output: Path, name: str) -> Path:
@@ -44,9 +46,10 @@ def study_folder(output: Path, name: str) -> Path:
 
     A study file has no such name, but the database of others, or the command line, may.
     """
-    if Path(name).name != name or name in {"", ".", ".."} or is_taken(name):
+    searched = name.removesuffix(FINALISTS)
+    if Path(searched).name != searched or searched in {"", ".", ".."} or is_taken(searched):
         raise StorageError(f"a study's name must be that of a folder of its own in {output}, but got `{name}`.")
-    return output / name
+    return output / searched / FINALISTS[1:] if searched != name else output / name
 
 
 def require_addressable(output: Path) -> None:

@@ -43,6 +43,11 @@ def parser() -> argparse.ArgumentParser:
     add_storage(made)
     made.add_argument("--fresh", action="store_true", help="start over; the earlier study is kept under a dated name")
     made.add_argument(
+        "--read-test-again",
+        action="store_true",
+        help="read the test split for another winner than the one it was read for; the report says so",
+    )
+    made.add_argument(
         "--fallback",
         choices=FALLBACK_MODES,
         default="auto",
@@ -92,6 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
             executor=options.executor,
             storage=storage_address(options.storage),
             fresh=options.fresh,
+            read_test_again=options.read_test_again,
             call=_call(options),
         )
         console.summary(outcome)

@@ -170,6 +170,21 @@ class TrainingSpec(Settings):
     """Of the computation; weights and optimizer are float32. `auto`: bf16 where the device computes in it."""
 
 
+class FinalistsSpec(Settings):
+    """What is trained again when the search has ended, to say what its winner is worth.
+
+    The winner is the best on validation, as a mean over fresh seeds; it and the untuned default are then held against
+    the test split, once.
+    """
+
+    n_trials: Annotated[int, Field(ge=1)] = 3
+    """The best so many trials, beside the untuned default."""
+    n_seeds: Annotated[int, Field(ge=1)] = 5
+    """Fresh seeds on which each of them is trained. With one only, an interval says nothing about seeds."""
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds after which no further training starts: there are fewer seeds then, and that is said."""
+
+
 class FallbackSpec(Settings):
     """What replaces whole sections of the study when the Hub cannot be reached and nothing is cached."""
 
@@ -191,6 +206,8 @@ class FallbackSpec(Settings):
     """Replaces `n_trials`."""
     timeout: Annotated[float, Field(gt=0)] | None = None
     """Replaces `timeout`."""
+    finalists: FinalistsSpec | None = None
+    """Replaces `finalists`."""
 
 
 class StudySpec(Settings):
@@ -235,6 +252,8 @@ class StudySpec(Settings):
     """How the next point is chosen."""
     pruner: Pruner = MedianPruner()
     """When a trial that falls behind is stopped."""
+    finalists: FinalistsSpec | None = FinalistsSpec()
+    """What is trained again over fresh seeds in the end; `null`: nothing, and the test split is not read."""
     fallback: FallbackSpec | None = None
     """What runs instead, under the name `<name>-fallback`, when the Hub cannot be reached."""
     fallback_for: str | None = None

@@ -33,6 +33,8 @@ DEVICE_FAILED = "device_failed"
 MAX_RETRIES: dict[str, float] = {INTERRUPTED: math.inf, DISK_FULL: math.inf, KILLED: 3, DEVICE_FAILED: 1}
 # What a trial took, in its stored result.
 COSTS = ("optimizer_steps", "total_steps", "seconds", "examples_per_second", "peak_memory_mib")
+# Of a trial of a study's finalists: which trial of the search it trains again, and with which seed.
+FINALIST = "finalist"
 # The optimizer step from which an attempt went on.
 RESUMED_STEP = "resumed_step"
 ABSENT = object()
@@ -94,11 +96,17 @@ def pinned(spec: StudySpec, storage: BaseStorage) -> StudySpec:
     return spec.model_copy(update={"model": spec.model.pinned(fingerprint)}) if ended_trials(stored) else spec
 
 
-def set_aside(storage: BaseStorage, name: str) -> str:
-    """`--fresh`: keeps the study of this name under a dated one, so that nothing is lost. Returns that name."""
-    kept = f"{name}-until-{datetime.now():%Y%m%d-%H%M%S}"
-    optuna.copy_study(from_study_name=name, from_storage=storage, to_study_name=kept, to_storage=storage)
-    optuna.delete_study(study_name=name, storage=storage)
+def set_aside(storage: BaseStorage, names: Sequence[str]) -> str:
+    """`--fresh`: keeps a study, and that of its finalists, under a dated name, so that nothing is lost. Returns it.
+
+    Args:
+        names: the study's, then what begins with it.
+    """
+    kept = f"{names[0]}-until-{datetime.now():%Y%m%d-%H%M%S}"
+    for name in names:
+        to = kept + name.removeprefix(names[0])
+        optuna.copy_study(from_study_name=name, from_storage=storage, to_study_name=to, to_storage=storage)
+        optuna.delete_study(study_name=name, storage=storage)
     study = load_study(storage, kept)
     if call := study.user_attrs.get("call"):
         study.set_user_attr("call", [*call, "--set", f"name={kept}"])
@@ -195,11 +203,22 @@ def _came_to(trial: FrozenTrial) -> tuple[int, int]:
     return len(trial.intermediate_values), trial.user_attrs.get(RESUMED_STEP, 0)
 
 
-def is_best(study: optuna.Study, number: int, score: float) -> bool:
-    """Whether a trial is better than every complete one."""
-    others = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    own = rank(study.direction, score, number)
-    return all(own < rank(study.direction, other.value, other.number) for other in others if other.value is not None)
+def is_best(study: optuna.Study, trial: optuna.Trial | FrozenTrial, score: float) -> bool:
+    """Whether a trial is better than every complete one that it competes with."""
+    own = rank(study.direction, score, trial.number)
+    return all(own < rank(study.direction, other.value or 0.0, other.number) for other in rivals(study, trial))
+
+
+def rivals(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> list[FrozenTrial]:
+    """The complete trials of which one's weights are kept: all of a search, of a finalist those on its other seeds."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [other for other in complete if other.value is not None and finalist_of(other) == finalist_of(trial)]
+
+
+def finalist_of(trial: optuna.Trial | FrozenTrial) -> int | None:
+    """The trial of the search that a finalist trains again; None for one of a search."""
+    finalist = trial.user_attrs.get(FINALIST)
+    return None if finalist is None else int(finalist["trial"])
 
 
 def rank(direction: StudyDirection, score: float, number: int) -> tuple[float, int]:
@@ -245,7 +264,8 @@ def requeue(study: optuna.Study) -> None:
     """Queues every trial that is to be tried again once more, with its parameters."""
     for trial in unqueued_trials(study):
         fixed = trial.system_attrs.get("fixed_params", {})
-        study.enqueue_trial({**fixed, **trial.params}, user_attrs={"retry_of": trial.number})
+        kept = {name: trial.user_attrs[name] for name in (FINALIST,) if name in trial.user_attrs}
+        study.enqueue_trial({**fixed, **trial.params}, user_attrs={**kept, "retry_of": trial.number})
 
 
 def unqueued_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -262,6 +282,8 @@ def first_attempt(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> int
 
 def is_default(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> bool:
     """Whether a trial is the untuned default, or repeats it."""
+    if finalist := trial.user_attrs.get(FINALIST):
+        return bool(finalist["is_default"])
     return first_attempt(study, trial) == 0
 
 

@@ -18,8 +18,7 @@ from hpo.events import Event, Note, OnEvent, TrialEnded, TrialStarted
 from hpo.executors import Executor, Lost
 from hpo.interrupt import CtrlC
 from hpo.lease import OWNER, Watch, is_alive
-from hpo.output import is_temporary
-from hpo.report import best_trial
+from hpo.output import is_temporary, study_folder
 from hpo.spec import StudySpec
 from hpo.storage import exclusive
 from hpo.study import (
@@ -28,8 +27,10 @@ from hpo.study import (
     MAX_RETRIES,
     claimable_trials,
     end_dead_trials,
+    finalist_of,
     first_attempt,
     is_retried,
+    rank,
     remaining_trials,
     requeue,
     running_trials,
@@ -38,7 +39,17 @@ from hpo.study import (
     unqueued_trials,
 )
 from hpo.tracking import Tracker, tracker_of
-from hpo.trial import WEIGHTS, Job, checkpoint_path, end_run, start_tags, started_at, trial_ended, weights_path
+from hpo.trial import (
+    WEIGHTS,
+    Job,
+    checkpoint_path,
+    end_run,
+    finalist_label,
+    start_tags,
+    started_at,
+    trial_ended,
+    weights_path,
+)
 from hpo.trial_logging import flat_params
 
 # Seconds that workers of a driver that was killed have to notice it: they look between two steps.
@@ -161,7 +172,7 @@ class Supervisor:
 
     def _remove_leftovers(self) -> None:
         """Of trials that were killed: too often, or while they wrote."""
-        folder = self.job.output / self.spec.name
+        folder = study_folder(self.job.output, self.spec.name)
         for path in leftover_checkpoints(self.study, folder):
             path.unlink(missing_ok=True)  # another driver may have
         with exclusive(self.job.output, self.spec.name, self.job.storage):  # or a worker may be writing them
@@ -186,10 +197,18 @@ def leftover_checkpoints(study: optuna.Study, folder: Path) -> list[Path]:
 
 
 def leftover_weights(study: optuna.Study, folder: Path) -> list[Path]:
-    """All but those of the best trial: half written, or of one that was killed before it could be told as the best."""
-    best = best_trial(study)
-    wanted = weights_path(folder, best.number) if best else None
-    return [path for path in sorted((folder / WEIGHTS).glob("*")) if path != wanted]
+    """All but those of the best trials: half written, or of one that was killed before it could be told as the best."""
+    wanted = {weights_path(folder, best.number) for best in best_trials(study)}
+    return [path for path in sorted((folder / WEIGHTS).glob("*")) if path not in wanted]
+
+
+def best_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Those whose weights are kept: the best of a search, and the best seed of each finalist."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    best: dict[int | None, FrozenTrial] = {}
+    for trial in sorted(complete, key=lambda each: rank(study.direction, each.value or 0.0, each.number)):
+        best.setdefault(finalist_of(trial), trial)
+    return list(best.values())
 
 
 def _told(ended: list[FrozenTrial]) -> Iterator[str]:
@@ -213,7 +232,7 @@ def end_dead(
     for trial in dead:
         if parent_run_id and "mlflow_run_id" not in trial.user_attrs:
             tags = start_tags(study, stored_spec(study), trial)
-            run = tracker.dead_trial(parent_run_id, trial.number, tags, started_at(trial))
+            run = tracker.dead_trial(parent_run_id, trial.number, tags, started_at(trial), finalist_label(trial))
             if "config" in trial.user_attrs:
                 run.log_params(flat_params(stored_config(trial)))
             with suppress(UpdateFinishedTrialError):  # it has come to its end by itself, just now

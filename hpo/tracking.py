@@ -46,6 +46,8 @@ from hpo.tracking_writer import Writer, send_all
 
 # 50 ids of 32 characters, quoted, fit into a tag, and more curves than that are no comparison.
 MAX_COMPARED = 50
+# The tag of a trial's run, with its number.
+NUMBER = "trial.number"
 T = TypeVar("T")
 
 __all__ = ["Point", "Tracker", "TrialRun", "tracker_of", "tracking_uri"]
@@ -160,8 +162,13 @@ class Tracker:
         experiments = self._ask(lambda: client.search_experiments(order_by=["creation_time DESC"]))
         return {experiment.name: experiment.experiment_id for experiment in experiments if experiment.name != "Default"}
 
-    def start_study(self, name: str, run_id: str | None, description: str, tags: Mapping[str, str]) -> str:
+    def start_study(
+        self, name: str, run_id: str | None, description: str, tags: Mapping[str, str], below: str | None = None
+    ) -> str:
         """Creates the parent run, or sets the one of a resumed study running again. Returns its id.
+
+        Args:
+            below: another run, of which this one is to be a child: that of the study whose finalists it holds.
 
         A run that is not there any more, since a user deleted it or moved the database away, is created anew.
 
@@ -171,13 +178,15 @@ class Tracker:
         key, started_at, client = stand_in(uuid4().hex), now(), self._store.client
 
         def start() -> str:
-            experiment_id = self._experiment(name)
+            above = None if below is None else client.get_run(below)
+            experiment_id = self._experiment(name) if above is None else above.info.experiment_id
             if run_id is not None and self._find(run_id):
                 client.update_run(run_id, status="RUNNING")
                 started = run_id
             else:
+                nested = {} if below is None else {mlflow_tags.MLFLOW_PARENT_RUN_ID: below}
                 started = self._store.create_once(
-                    key, experiment_id, name=name, tags=_source_tags(), start_time=started_at
+                    key, experiment_id, name=name, tags={**_source_tags(), **nested}, start_time=started_at
                 )
             client.set_tag(started, mlflow_tags.MLFLOW_RUN_NOTE, description)
             return started
@@ -240,13 +249,16 @@ class Tracker:
         self.flush()
         self._writer.catch_up()
 
-    def start_trial(self, parent_run_id: str, number: int, tags: Mapping[str, str], at: int) -> TrialRun:
+    def start_trial(
+        self, parent_run_id: str, number: int, tags: Mapping[str, str], at: int, name: str | None = None
+    ) -> TrialRun:
         """Creates the child run of a trial, now or, if the server is away, when it is back.
 
         Args:
             at: when the trial began, in milliseconds.
+            name: of the run; default: of its number.
         """
-        entry = _creation(parent_run_id, number, tags, at)
+        entry = _creation(parent_run_id, number, tags, at, name)
         self.flush()
         try:
             if not self._writer.is_away:
@@ -258,9 +270,11 @@ class Tracker:
         self._writer.later(entry)
         return self.trial_run(entry.run)
 
-    def dead_trial(self, parent_run_id: str, number: int, tags: Mapping[str, str], at: int) -> TrialRun:
+    def dead_trial(
+        self, parent_run_id: str, number: int, tags: Mapping[str, str], at: int, name: str | None = None
+    ) -> TrialRun:
         """As `start_trial`, for a trial that died before it could say which its run is: if it had one, it is that."""
-        entry = _creation(parent_run_id, number, tags, at)
+        entry = _creation(parent_run_id, number, tags, at, name)
         self._writer.later(entry)
         return self.trial_run(entry.run)
 
@@ -282,9 +296,7 @@ class Tracker:
             runs = self._ask(running, patience=0)
         except StorageError:
             return []
-        return [
-            (int(run.data.tags["trial.number"]), TrialRun(self._store, self._writer, run.info.run_id)) for run in runs
-        ]
+        return [(int(run.data.tags[NUMBER]), TrialRun(self._store, self._writer, run.info.run_id)) for run in runs]
 
     def has(self, run_id: str) -> bool:
         """Whether a run is there, and not deleted.
@@ -310,12 +322,12 @@ class Tracker:
         return self._ask(ask)
 
     def _children(self, parent: Run, condition: str = "", view: int = ViewType.ACTIVE_ONLY) -> list[Run]:
-        """The runs of a study's trials; MLflow gives them a thousand at a time."""
+        """The runs of a study's trials, not that of its finalists; MLflow gives them a thousand at a time."""
         of = f"{condition}tags.`{mlflow_tags.MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'"
         found, page = list[Run](), None
         while page != "":
             runs = self._store.client.search_runs([parent.info.experiment_id], of, view, 1000, page_token=page)
-            found += runs
+            found += [run for run in runs if NUMBER in run.data.tags]
             page = runs.token or ""
         return found
 
@@ -355,13 +367,13 @@ class Tracker:
         self._ask(end)
 
 
-def _creation(parent_run_id: str, number: int, tags: Mapping[str, str], at: int) -> Entry:
+def _creation(parent_run_id: str, number: int, tags: Mapping[str, str], at: int, name: str | None) -> Entry:
     """Creates the run of a trial, with a key that is the same whoever does so.
 
     The number alone may have been another trial's: of a study that was begun anew, and kept its parent run.
     """
-    told = {**_source_tags(), "trial.number": str(number), "trial.state": "RUNNING", **tags}
-    arguments = {"parent": parent_run_id, "name": f"trial-{number:04d}", "tags": told, "start_time": at}
+    told = {**_source_tags(), NUMBER: str(number), "trial.state": "RUNNING", **tags}
+    arguments = {"parent": parent_run_id, "name": name or f"trial-{number:04d}", "tags": told, "start_time": at}
     return Entry("create_run", stand_in(f"{parent_run_id}-{number}-{at}"), arguments)
 
 

@@ -18,7 +18,7 @@ from hpo.errors import DeviceFailed, Diverged, HpoError, TrialFailed
 from hpo.events import Evaluated, OnEvent, StepDone, TrialEnded, TrialStarted, Waits
 from hpo.lease import OWNER, Heartbeat, host, owner
 from hpo.memory import MEMORY, expected_mib, fits, reserved, taken
-from hpo.output import disk_error
+from hpo.output import disk_error, study_folder
 from hpo.provenance import git_commit, versions
 from hpo.search import build_pruner, build_sampler, derive_seed
 from hpo.settings import Value
@@ -28,6 +28,7 @@ from hpo.study import (
     COSTS,
     DEVICE_FAILED,
     DISK_FULL,
+    FINALIST,
     INTERRUPTED,
     RESUMED_STEP,
     TIMED_OUT,
@@ -42,6 +43,7 @@ from hpo.study import (
     may_retry,
     position_of,
     require_unchanged,
+    rivals,
     running_trials,
     settled_position,
 )
@@ -50,6 +52,7 @@ from hpo.tracking_run import milliseconds
 from hpo.training.checkpoint import Checkpoints
 from hpo.training.device import Device, choose_device, device_failed, is_out_of_memory, return_unused_memory
 from hpo.training.finetune import Evaluation, Progress, finetune
+from hpo.training.predictions import PREDICTIONS, predictions
 from hpo.training.setup import Setup, keep_best, set_up
 from hpo.trial_logging import curve_points, flat_params, setup_tags, training_points
 
@@ -147,7 +150,7 @@ class _Attempt:
         self.on_event, self.check = on_event, check
         self.started = time.perf_counter()
         self.is_default = is_default(study, trial)
-        self.folder = job.output / spec.name
+        self.folder = study_folder(job.output, spec.name)
         self.checkpoints = Checkpoints(checkpoint_path(self.folder, first_attempt(study, trial)), spec.checkpoint_every)
         self.setup: Setup | None = None
         self.progress = Progress()
@@ -173,9 +176,11 @@ class _Attempt:
         try:
             self.trial.set_user_attr(OWNER, owner())
             params = space.suggest(self.trial, self.spec)
-            self.on_event(TrialStarted(self.trial.number, dict(params)))
+            self.on_event(TrialStarted(self.trial.number, dict(params), finalist_label(self.trial)))
             claimed()
             score = self._train(self._start(params))
+            if FINALIST in self.trial.user_attrs:
+                self._predict()
         except optuna.TrialPruned:
             return _End("PRUNED", FELL_BEHIND, self.progress.step)
         except Diverged as error:
@@ -197,13 +202,16 @@ class _Attempt:
         trial.set_user_attr("versions", versions())
         trial.set_user_attr("git_commit", git_commit())
         parent, tracker = self.job.parent_run_id, tracker_of(self.job.output)
-        self.track = tracker.start_trial(parent, number, start_tags(self.study, spec, trial), started_at(trial))
+        tags, name = start_tags(self.study, spec, trial), finalist_label(trial)
+        self.track = tracker.start_trial(parent, number, tags, started_at(trial), name)
         trial.set_user_attr("mlflow_run_id", self.track.run_id)
         self.track.log_params(flat_params(config))
         return config
 
     def _seed(self) -> int:
-        """The trial's own; that of the attempt before, if it came so far as to have one."""
+        """The trial's own; that of the attempt before, if it came so far as to have one; a finalist's is given."""
+        if finalist := self.trial.user_attrs.get(FINALIST):
+            return int(finalist["seed"])
         for before in earlier_attempts(self.study, self.trial)[:1]:
             if config := before.user_attrs.get("config"):
                 return int(config["seed"])
@@ -241,6 +249,12 @@ class _Attempt:
             if trial.should_prune() and not spent and not self.is_default and evaluation.step >= stands_at:
                 raise optuna.TrialPruned
         return score
+
+    def _predict(self) -> None:
+        assert self.setup is not None
+        with _own_faults():
+            kept = predictions(self.setup, self.job.output / "cache", self._look)
+        self.trial.set_user_attr(PREDICTIONS, kept)
 
     def _reserve(self, config: TrialConfig, device: Device) -> None:
         """Waits until the device has the memory that the trial will take, or nobody else has any of it."""
@@ -339,8 +353,9 @@ class _Attempt:
         with exclusive(self.job.output, self.spec.name, self.job.storage):
             # One that was taken for dead may have been done again meanwhile.
             running = self.trial.number in {trial.number for trial in running_trials(self.study)}
-            if running and is_best(self.study, self.trial.number, score):
-                keep_best(self.setup, weights_path(self.folder, self.trial.number))
+            if running and is_best(self.study, self.trial, score):
+                others = [weights_path(self.folder, other.number) for other in rivals(self.study, self.trial)]
+                keep_best(self.setup, weights_path(self.folder, self.trial.number), instead_of=others)
             self.study.tell(self.trial, score, skip_if_finished=True)
 
     def tell_end(self) -> None:
@@ -388,6 +403,12 @@ def start_tags(study: optuna.Study, spec: StudySpec, trial: optuna.Trial | Froze
     }
 
 
+def finalist_label(trial: optuna.Trial | FrozenTrial) -> str | None:
+    """What a finalist is called, also its run in MLflow; None for a trial of a search, which goes by its number."""
+    finalist = trial.user_attrs.get(FINALIST)
+    return f"finalist {finalist['trial']}, seed {finalist['index']}" if finalist else None
+
+
 def started_at(trial: optuna.Trial | FrozenTrial) -> int:
     """When a trial began, in MLflow's milliseconds."""
     assert trial.datetime_start
@@ -424,6 +445,7 @@ def trial_ended(study: optuna.Study, spec: StudySpec, trial: FrozenTrial) -> Tri
         micro_batch_size=result.get("micro_batch_size"),
         message=result.get("message"),
         retried=is_retried(trial),
+        label=finalist_label(trial),
     )
 
 

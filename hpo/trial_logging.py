@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from hpo.results import Estimate, Finals
 from hpo.spec import TrialConfig
 from hpo.tracking import Point
 from hpo.training.finetune import CurvePoint, Evaluation
@@ -54,3 +55,24 @@ def training_points(curve: Sequence[CurvePoint]) -> list[Point]:
             ("train/grad_norm", point.grad_norm, at),
         ]
     return points
+
+
+def final_metrics(finals: Finals) -> dict[str, float]:
+    """What the finalists came to, for the study's run: scores with their intervals, the winner's and the default's."""
+    told = {"validation/mean": finals.chosen.mean}
+    if finals.chosen.searched is not None:
+        told["validation/maximum"] = finals.chosen.searched
+    if reading := finals.reading:
+        for of, scores in (
+            ("test", reading.winner_scores),
+            ("test_default", reading.default_scores),
+            ("test_difference", reading.differences),
+        ):
+            for name, estimate in scores.items():
+                told |= _interval(f"{of}/{name}", estimate)
+        told |= {f"test_p_value/{name}": difference.p_value for name, difference in reading.differences.items()}
+    return told
+
+
+def _interval(name: str, estimate: Estimate) -> dict[str, float]:
+    return {name: estimate.value, f"{name}/low": estimate.low, f"{name}/high": estimate.high}

@@ -12,19 +12,20 @@ import optuna
 import yaml
 from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial
 
 from hpo.errors import HpoError, StorageError
 from hpo.events import OnEvent
 from hpo.executors import EXECUTORS
 from hpo.export import export_trial
 from hpo.facts import StudyFacts, study_facts
+from hpo.finalists import keep_model, model_path, run_finalists, stored_finals
 from hpo.interrupt import CtrlC
 from hpo.lease import Watch
-from hpo.output import prepare_output, require_addressable, write_atomically
+from hpo.output import FINALISTS, prepare_output, require_addressable, write_atomically
 from hpo.plain_text import markdown
 from hpo.report import best_trial, leaderboard, trials_table, write_report
 from hpo.report.page import ReportFiles
+from hpo.results import Finals, claim
 from hpo.search import first_pruning
 from hpo.search_spec import NoPruner
 from hpo.spec import StudySpec
@@ -38,11 +39,13 @@ from hpo.study import (
     require_unchanged,
     running_trials,
     set_aside,
+    total_trials,
 )
 from hpo.supervisor import Supervisor, end_dead, end_runs, parent_run, trial_runs
 from hpo.tracking import Tracker, tracker_of
 from hpo.training.device import return_unused_memory
 from hpo.trial import Job, weights_path
+from hpo.trial_logging import final_metrics
 
 BEST_YAML = "best.yaml"
 # Workers whose writes to `optuna.db` do not wait for each other for long.
@@ -55,9 +58,11 @@ class Outcome:
 
     study: optuna.Study
     report: ReportFiles
+    finals: Finals | None
+    """What the finalists came to, if they were trained."""
     best_yaml: Path | None
-    weights: Path | None
-    """The best trial's model folder, where this machine has it."""
+    model: Path | None
+    """The winner's model folder, or the best trial's, where this machine has it."""
     interrupted: bool
     timed_out: bool
 
@@ -68,8 +73,14 @@ class Display(Protocol):
     def header(self, study: optuna.Study, facts: StudyFacts, notes: list[str]) -> None:
         """Told once, before the first trial: the study as it stands in storage, and what is worth saying."""
 
-    def running(self) -> AbstractContextManager[OnEvent]:
-        """Around the trials; gives what takes their events."""
+    def running(self, title: str, total: int, done: int) -> AbstractContextManager[OnEvent]:
+        """Around the trials of the search, then around those of its finalists; gives what takes their events.
+
+        Args:
+            title: which of the two, in a word.
+            total: the trials wanted.
+            done: those that had ended before.
+        """
 
 
 def tune(
@@ -81,9 +92,10 @@ def tune(
     executor: str | None = None,
     storage: str | None = None,
     fresh: bool = False,
+    read_test_again: bool = False,
     call: Sequence[str] = (),
 ) -> Outcome:
-    """Runs the trials that are missing to `n_trials`, within `timeout`; then reports and exports.
+    """Runs the trials that are missing to `n_trials`, within `timeout`, then the finalists; then reports and exports.
 
     Args:
         workers: how many trials run at once.
@@ -91,6 +103,7 @@ def tune(
             other driver can share the study; processes else.
         storage: the address of the database; None is `optuna.db` in `output`.
         fresh: keep an earlier study of this name aside and start over.
+        read_test_again: for another winner than that of the first reading.
         call: the arguments of `hpo.run` that asked for this, for the report to repeat.
 
     Raises:
@@ -131,9 +144,12 @@ def tune(
                 notes.append("Nothing is left to run: raise n_trials (--trials) to go on.")
             display.header(study, facts, notes)
             stopped: HpoError | KeyboardInterrupt | None = None
+            total = total_trials(spec)
             try:
-                with ctrl_c, display.running() as on_event:
-                    supervisor.run(on_event, ctrl_c)
+                with ctrl_c:
+                    with display.running("search", total, total - remaining_trials(study, spec)) as on_event:
+                        supervisor.run(on_event, ctrl_c)
+                    run_finalists(study, pinned_spec, job, running, display, ctrl_c, read_again=read_test_again)
             except (HpoError, KeyboardInterrupt) as error:
                 stopped = error
             outcome = _finish(study, folder, tracker, job.parent_run_id, stopped, supervisor.timed_out)
@@ -185,10 +201,15 @@ def _finish(
 ) -> Outcome:
     """Report and export of whatever has finished."""
     end_runs(study, tracker, parent_run_id)
-    best, report = _export_and_report(study, folder)
+    best, finals = best_trial(study), stored_finals(study)
+    if finals:
+        keep_model(finals, folder)
+    report = _export_and_report(study, folder)
     best_yaml = folder / BEST_YAML if best else None
     scores = best.user_attrs["result"]["metrics"] if best else {}
     metrics = {name.replace("eval/", "study/best_"): value for name, value in scores.items()}
+    if finals:
+        metrics |= final_metrics(finals)
     files = [study_file(study, folder), report.markdown, report.table, folder / "figures"]
     status = {type(None): "FINISHED", KeyboardInterrupt: "KILLED"}.get(type(stopped), "FAILED")
     others = bool(running_trials(study))
@@ -201,9 +222,9 @@ def _finish(
         files=[*files, *([best_yaml] if best_yaml else [])],
         compare=[runs[number] for number in ranked if number in runs],
     )
-    kept = weights_path(folder, best.number) if best else None
-    weights = kept if kept and kept.is_dir() else None
-    return Outcome(study, report, best_yaml, weights, isinstance(stopped, KeyboardInterrupt), timed_out)
+    kept = [model_path(folder)] if finals else [weights_path(folder, best.number)] if best else []
+    model = next((path for path in kept if path.is_dir()), None)
+    return Outcome(study, report, finals, best_yaml, model, isinstance(stopped, KeyboardInterrupt), timed_out)
 
 
 def study_file(study: optuna.Study, folder: Path) -> Path:
@@ -214,34 +235,40 @@ def study_file(study: optuna.Study, folder: Path) -> Path:
 
 
 def _set_aside(storage: BaseStorage, tracker: Tracker, name: str, folder: Path, *, alone: bool) -> list[str]:
-    if name not in study_names(storage):
+    names = [each for each in (name, f"{name}{FINALISTS}") if each in study_names(storage)]
+    if not names:
         return []
-    study = load_study(storage, name)
-    running = running_trials(study)
-    dead = {trial.number for trial in Watch(math.inf).dead(running, alone=alone)}
-    if alive := [str(trial.number) for trial in running if trial.number not in dead]:
-        raise StorageError(
-            f"--fresh sets a study aside that nobody works on, but `{name}` has trials that run: {', '.join(alive)}. "
-            "End its other drivers, or use another name: --set name=..."
-        )
-    parent = parent_run(study, tracker)
-    end_dead(study, tracker, parent, running)
-    if parent:
-        end_runs(study, tracker, parent)
-        tracker.end_stale_study(parent)
-    kept = set_aside(storage, name)
+    studies = [load_study(storage, each) for each in names]
+    for study in studies:
+        running = running_trials(study)
+        dead = {trial.number for trial in Watch(math.inf).dead(running, alone=alone)}
+        if alive := [str(trial.number) for trial in running if trial.number not in dead]:
+            raise StorageError(
+                f"--fresh sets a study aside that nobody works on, but `{study.study_name}` has trials that run: "
+                f"{', '.join(alive)}. End its other drivers, or use another name: --set name=..."
+            )
+    for study in reversed(studies):  # the run of the finalists is within that of the search
+        parent = parent_run(study, tracker)
+        end_dead(study, tracker, parent, running_trials(study))
+        if parent:
+            end_runs(study, tracker, parent)
+            tracker.end_stale_study(parent)
+    kept = set_aside(storage, names)
     tracker.rename_study(name, kept)
     if folder.exists():  # its files name the study and themselves, in commands to be copied
         _export_and_report(load_study(storage, kept), folder.rename(folder.with_name(kept)))
     return [f"The earlier study is kept as `{kept}`."]
 
 
-def _export_and_report(study: optuna.Study, folder: Path) -> tuple[FrozenTrial | None, ReportFiles]:
-    """Everything in the study's folder that is made from storage; returns the best trial with it."""
-    best = best_trial(study)
-    if best:
+def _export_and_report(study: optuna.Study, folder: Path) -> ReportFiles:
+    """Everything in the study's folder that is made from storage."""
+    if finals := stored_finals(study):
+        finalists = load_study(study._storage, f"{study.study_name}{FINALISTS}")
+        trained = finalists.get_trials(deepcopy=False)[finals.exported]
+        export_trial(finalists, trained, folder / BEST_YAML, claim(finals))
+    elif best := best_trial(study):
         export_trial(study, best, folder / BEST_YAML)
-    return best, write_report(study, folder)
+    return write_report(study, folder)
 
 
 @contextmanager

@@ -273,7 +273,7 @@ class TestOpening:
         study.set_user_attr("data", {"fingerprint": "f"})
         run(study, spec, 3)
         before = points(study)
-        kept = set_aside(storage, "tiny")
+        kept = set_aside(storage, ["tiny"])
         assert kept.startswith("tiny-until-20")
         assert study_names(storage) == [kept]
         old = load_study(storage, kept)

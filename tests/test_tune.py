@@ -48,7 +48,7 @@ class Recorder:
         self.facts, self.notes = facts, notes
 
     @contextmanager
-    def running(self) -> Iterator[OnEvent]:
+    def running(self, title: str, total: int, done: int) -> Iterator[OnEvent]:
         yield self.take
 
     def take(self, event: Event) -> None:

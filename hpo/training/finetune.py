@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from hpo.errors import Diverged
-from hpo.training.batches import evaluation_order
+from hpo.training.batches import DeviceTokens, evaluation_order
 
 if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic
     from hpo.training.setup import Setup
@@ -159,12 +159,28 @@ def finetune(
         on_step(now.global_step)
 
 
-@torch.inference_mode()
 def evaluate(setup: Setup, between_batches: Callable[[], None] = lambda: None) -> dict[str, float]:
     """The task's scores on the validation split, every example once."""
-    model, tokens = setup.pretrained.model.eval(), setup.validation
+    logits, seen = _predict(setup, setup.validation, between_batches)
+    return setup.task.metrics(logits, setup.validation.labels[seen])
 
-    def predict(batch_size: int) -> tuple[torch.Tensor, NDArray[np.int64]]:
+
+def predict(
+    setup: Setup, tokens: DeviceTokens, between_batches: Callable[[], None] = lambda: None
+) -> NDArray[np.float32]:
+    """The logits [examples, classes] of a split, in the order of its rows."""
+    logits, seen = _predict(setup, tokens, between_batches)
+    return logits[np.argsort(seen)]
+
+
+@torch.inference_mode()
+def _predict(
+    setup: Setup, tokens: DeviceTokens, between_batches: Callable[[], None]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The logits in the order in which they were computed, and of which rows they are."""
+    model = setup.pretrained.model.eval()
+
+    def compute(batch_size: int) -> tuple[torch.Tensor, NDArray[np.int64]]:
         logits, order = [], evaluation_order(tokens.padded, batch_size)
         for rows in tokens.rows(order):
             between_batches()
@@ -174,6 +190,6 @@ def evaluate(setup: Setup, between_batches: Callable[[], None] = lambda: None) -
             logits.append(output.logits.float())
         return torch.cat(logits).cpu(), np.concatenate(order)
 
-    (logits, seen), _ = setup.device.largest_that_fits(setup.config.training.eval_batch_size, predict)
+    (logits, seen), _ = setup.device.largest_that_fits(setup.config.training.eval_batch_size, compute)
     assert len(seen) == len(tokens)
-    return setup.task.metrics(logits.numpy(), tokens.labels[seen])
+    return logits.numpy(), seen

@@ -3,6 +3,7 @@
 import functools
 import math
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +117,20 @@ def _tokens(
     return DeviceTokens(tokens, tokenizer.pad_token_id, device.type, most_lengths, device.multiple_of)
 
 
+def test_tokens(setup: Setup, cache_dir: Path | None) -> DeviceTokens:
+    """The test split, which no training loads."""
+    return _tokens(
+        setup.splits.test,
+        setup.pretrained.tokenizer,
+        setup.config.training.max_length,
+        setup.splits.fingerprint,
+        "test",
+        MOST_EVALUATION_LENGTHS,
+        cache_dir,
+        setup.device,
+    )
+
+
 def trained_model(setup: Setup) -> PreTrainedModel:
     """The model as the training left it, with the whole vocabulary that it had before."""
     training, pretrained = setup.config.training, setup.pretrained
@@ -131,16 +146,15 @@ def save_model(setup: Setup, folder: Path) -> None:
     setup.pretrained.tokenizer.save_pretrained(folder)
 
 
-def keep_best(setup: Setup, folder: Path) -> None:
-    """Saves a model to `folder`, and removes the others beside it; at every moment there is a whole one."""
+def keep_best(setup: Setup, folder: Path, instead_of: Iterable[Path]) -> None:
+    """Saves a model to `folder`, and removes those that it is better than; at every moment there is a whole one."""
     making = folder.with_name(f".{folder.name}")
     for unfinished in (making, folder):  # of an attempt that was killed just here
         shutil.rmtree(unfinished, ignore_errors=True)
     save_model(setup, making)
     making.rename(folder)
-    for other in folder.parent.iterdir():
-        if other != folder:
-            shutil.rmtree(other)
+    for other in instead_of:
+        shutil.rmtree(other, ignore_errors=True)
 
 
 def _checkpoint_activations(model: PreTrainedModel, name: str) -> None:

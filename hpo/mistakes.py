@@ -1,0 +1,120 @@
+"""What winner and default get wrong on the validation split, from what they predict over all their seeds."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import softmax
+from sklearn.metrics import confusion_matrix
+
+from hpo.results import Disagreement, Errors, Group, Mistake
+
+# Enough to see a pattern, few enough to read.
+MOST_SHOWN = 20
+# Groups of about as many texts by their length.
+LENGTH_GROUPS = 5
+# Characters of a text that are kept: a report is no copy of the data.
+MOST_CHARACTERS = 400
+
+
+def find_errors(
+    texts: Sequence[str],
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    winner: NDArray[np.float32],
+    default: NDArray[np.float32],
+) -> Errors:
+    """Holds the logits of both, [seeds, rows, classes], against the labels [rows]."""
+    probabilities, others = softmax(winner, axis=2).mean(axis=0), softmax(default, axis=2).mean(axis=0)
+    right, others_right = (logits.argmax(axis=2) == labels for logits in (winner, default))
+    own, other = right.mean(axis=0), others_right.mean(axis=0)
+    by_mean, others_by_mean = probabilities.argmax(axis=1) == labels, others.argmax(axis=1) == labels
+    return Errors(
+        labels=list(classes),
+        confusion=mean_confusion(labels, winner),
+        mistakes=_mistakes(texts, labels, classes, probabilities, (~right).sum(axis=0)),
+        by_class=[_group(classes[number], labels == number, own, other) for number in np.unique(labels).tolist()],
+        by_length=_by_length([len(text.split()) for text in texts], own, other),
+        disagreements=_disagreements(texts, labels, classes, probabilities, others, by_mean != others_by_mean),
+        winner_only=int((by_mean & ~others_by_mean).sum()),
+        default_only=int((~by_mean & others_by_mean).sum()),
+    )
+
+
+def mean_confusion(labels: NDArray[np.int64], logits: NDArray[np.float32]) -> list[list[float]]:
+    """[label][prediction] Rows, as a mean over the seeds of logits [seeds, rows, classes]."""
+    ids = np.arange(logits.shape[2])
+    each = [confusion_matrix(labels, predicted, labels=ids) for predicted in logits.argmax(axis=2)]
+    mean: list[list[float]] = np.mean(each, axis=0).tolist()
+    return mean
+
+
+def _mistakes(
+    texts: Sequence[str],
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    probabilities: NDArray[np.float32],
+    wrong: NDArray[np.int64],
+) -> list[Mistake]:
+    predicted, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    rows = np.flatnonzero(predicted != labels)
+    rows = rows[np.argsort(-sure[rows], kind="stable")][:MOST_SHOWN]
+    return [
+        Mistake(
+            row=row,
+            text=_cut(texts[row]),
+            label=classes[int(labels[row])],
+            predicted=classes[int(predicted[row])],
+            probability=float(sure[row]),
+            wrong=int(wrong[row]),
+        )
+        for row in rows.tolist()
+    ]
+
+
+def _disagreements(
+    texts: Sequence[str],
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    winner: NDArray[np.float32],
+    default: NDArray[np.float32],
+    differ: NDArray[np.bool_],
+) -> list[Disagreement]:
+    rows = np.arange(len(labels))
+    own, other = winner[rows, labels], default[rows, labels]
+    found = np.flatnonzero(differ)
+    found = found[np.argsort(-np.abs(own - other)[found], kind="stable")][:MOST_SHOWN]
+    return [
+        Disagreement(
+            row=row,
+            text=_cut(texts[row]),
+            label=classes[int(labels[row])],
+            winner=float(own[row]),
+            default=float(other[row]),
+        )
+        for row in found.tolist()
+    ]
+
+
+def _by_length(words: Sequence[int], own: NDArray[np.float64], other: NDArray[np.float64]) -> list[Group]:
+    """Groups of about as many rows, cut between two lengths."""
+    lengths = np.array(words)
+    inner = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_GROUPS + 1)[1:-1], method="inverted_cdf"))
+    groups = np.searchsorted(inner, lengths)  # up to and with each of them
+    made = []
+    for group in np.unique(groups):
+        chosen = groups == group
+        low, high = int(lengths[chosen].min()), int(lengths[chosen].max())
+        made.append(_group(f"{low}" if low == high else f"{low} to {high}", chosen, own, other))
+    return made
+
+
+def _group(name: str, chosen: NDArray[np.bool_], own: NDArray[np.float64], other: NDArray[np.float64]) -> Group:
+    return Group(
+        name=name, rows=int(chosen.sum()), winner=float(own[chosen].mean()), default=float(other[chosen].mean())
+    )
+
+
+def _cut(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 1]}…"
