@@ -189,7 +189,7 @@ def conclude(
     assert spec.finalists
     candidates = finalists_of(search, spec.finalists.n_trials)
     runs = {trial.number: _runs(study, trial) for trial in candidates}
-    reasons = {trial.number: _why_not(study, trial) for trial in candidates}
+    reasons = {trial.number: why_not(study, trial) for trial in candidates}
     kept = [trial for trial in candidates if reasons[trial.number] is None]
     notes = [f"Trial {number} is no finalist: {reason}." for number, reason in reasons.items() if reason]
     if not kept:
@@ -249,7 +249,7 @@ def _runs(study: optuna.Study, candidate: FrozenTrial) -> dict[int, FrozenTrial]
     return {run.user_attrs[FINALIST]["index"]: run for run in complete if finalist_of(run) == candidate.number}
 
 
-def _why_not(study: optuna.Study, candidate: FrozenTrial) -> str | None:
+def why_not(study: optuna.Study, candidate: FrozenTrial) -> str | None:
     """Why a finalist that was trained with several seeds cannot be chosen; None if it can."""
     runs = [run for run in study.get_trials(deepcopy=False) if finalist_of(run) == candidate.number]
     for run in runs:

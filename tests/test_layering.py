@@ -28,7 +28,7 @@ FLOORS: dict[str, int] = {
     "hpo.results": 1,
     "hpo.mistakes": 2,
     "hpo.statistics": 2,
-    "hpo.score_estimates": 2,
+    "hpo.score_estimates": 3,
     # what is asked, and of whom
     "hpo.space_checks": 3,
     "hpo.schema": 3,

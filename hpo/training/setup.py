@@ -117,7 +117,7 @@ def _tokens(
     return DeviceTokens(tokens, tokenizer.pad_token_id, device.type, most_lengths, device.multiple_of)
 
 
-def test_tokens(setup: Setup, cache_dir: Path | None) -> DeviceTokens:
+def held_back_tokens(setup: Setup, cache_dir: Path | None) -> DeviceTokens:
     """The test split, which no training loads."""
     return _tokens(
         setup.splits.test,
