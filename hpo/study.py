@@ -212,13 +212,22 @@ def is_best(study: optuna.Study, trial: optuna.Trial | FrozenTrial, score: float
 def rivals(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> list[FrozenTrial]:
     """The complete trials of which one's weights are kept: all of a search, of a finalist those on its other seeds."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [other for other in complete if other.value is not None and finalist_of(other) == finalist_of(trial)]
+    return [
+        other
+        for other in complete
+        if other.value is not None and (finalist_of(other), is_refit(other)) == (finalist_of(trial), is_refit(trial))
+    ]
 
 
 def finalist_of(trial: optuna.Trial | FrozenTrial) -> int | None:
     """The trial of the search that a finalist trains again; None for one of a search."""
     finalist = trial.user_attrs.get(FINALIST)
     return None if finalist is None else int(finalist["trial"])
+
+
+def is_refit(trial: optuna.Trial | FrozenTrial) -> bool:
+    """Whether a trial trains the winner on train and validation together, so that its score says nothing."""
+    return bool(trial.user_attrs.get(FINALIST, {}).get("refit"))
 
 
 def rank(direction: StudyDirection, score: float, number: int) -> tuple[float, int]:

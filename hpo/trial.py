@@ -38,6 +38,7 @@ from hpo.study import (
     first_attempt,
     is_best,
     is_default,
+    is_refit,
     is_retried,
     load_study,
     may_retry,
@@ -179,7 +180,7 @@ class _Attempt:
             self.on_event(TrialStarted(self.trial.number, dict(params), finalist_label(self.trial)))
             claimed()
             score = self._train(self._start(params))
-            if FINALIST in self.trial.user_attrs:
+            if FINALIST in self.trial.user_attrs and not is_refit(self.trial):
                 self._predict()
         except optuna.TrialPruned:
             return _End("PRUNED", FELL_BEHIND, self.progress.step)
@@ -198,6 +199,8 @@ class _Attempt:
         """Settles the configuration and opens the run."""
         spec, trial, number = self.spec, self.trial, self.trial.number
         config = space.trial_config(spec, dict(params), self._seed())
+        if is_refit(trial):
+            config = config.model_copy(update={"train_on_validation": True})
         trial.set_user_attr("config", config.model_dump(mode="json"))
         trial.set_user_attr("versions", versions())
         trial.set_user_attr("git_commit", git_commit())
@@ -406,7 +409,10 @@ def start_tags(study: optuna.Study, spec: StudySpec, trial: optuna.Trial | Froze
 def finalist_label(trial: optuna.Trial | FrozenTrial) -> str | None:
     """What a finalist is called, also its run in MLflow; None for a trial of a search, which goes by its number."""
     finalist = trial.user_attrs.get(FINALIST)
-    return f"finalist {finalist['trial']}, seed {finalist['index']}" if finalist else None
+    if not finalist:
+        return None
+    how = "train + validation" if is_refit(trial) else f"seed {finalist['index']}"
+    return f"finalist {finalist['trial']}, {how}"
 
 
 def started_at(trial: optuna.Trial | FrozenTrial) -> int:

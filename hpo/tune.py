@@ -13,12 +13,13 @@ import yaml
 from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
 
+from hpo.conclusion import stored_finals
 from hpo.errors import HpoError, StorageError
 from hpo.events import OnEvent
 from hpo.executors import EXECUTORS
 from hpo.export import export_trial
 from hpo.facts import StudyFacts, study_facts
-from hpo.finalists import keep_model, model_path, run_finalists, stored_finals
+from hpo.finalists import keep_model, model_path, run_finalists
 from hpo.interrupt import CtrlC
 from hpo.lease import Watch
 from hpo.output import FINALISTS, prepare_output, require_addressable, write_atomically

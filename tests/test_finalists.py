@@ -16,16 +16,18 @@ from mlflow import MlflowClient
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
+from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TextClassificationPipeline
 
 from benchmarks.tiny import tiny_study
 from conftest import StudyMaker
+from hpo.conclusion import finalists_of, stored_finals, why_not
 from hpo.data.splits import load_splits
 from hpo.doctor import main as doctor
 from hpo.events import Event, OnEvent, TrialEnded
 from hpo.export import read_exported
-from hpo.finalists import finalists_of, model_path, stored_finals, why_not
+from hpo.finalists import model_path
 from hpo.output import FINALISTS
 from hpo.results import Finals
 from hpo.spec import StudySpec
@@ -276,6 +278,28 @@ def test_when_the_time_is_over_there_are_fewer_seeds_and_it_is_said(raw_study: S
     assert finals and finals.winner == 0 and len(finals.seeds) == 1 and finals.asked_seeds == 3
     assert "no time left for it" in finals.notes[0] and "1 of the 3 seeds" in finals.notes[1]
     assert finals.reading and finals.reading.differences == {}
+    again = Display()
+    second = tune(parse_study(raw_study(**SECTIONS | {"finalists": asked}), "tiny.yaml"), output, again)
+    assert second.finals == finals and again.ended == {"search": []}  # or it would have to read the test split again
+
+
+def test_the_winner_can_be_trained_on_validation_too(searched: Searched, capsys: pytest.CaptureFixture[str]) -> None:
+    display, before = Display(), searched.finals
+    refit = {"n_trials": 2, "n_seeds": 2, "refit": True}
+    finals = searched.again(display, finalists=refit).finals
+    assert display.labels() == [f"finalist {before.winner}, train + validation"]
+    assert finals and finals.readings == before.readings and finals.finalists == before.finalists
+    path = searched.output / "tiny" / "best.yaml"
+    exported = read_exported(path)
+    assert exported.config.train_on_validation and exported.config.seed == finals.seeds[0]
+    assert "so its score says nothing" in path.read_text(encoding="utf-8")
+    kept = load_file(searched.output / "tiny" / "model" / "model.safetensors")
+    assert train(["--config", str(path)]) == 0  # to the same place
+    assert "the same to the bit" in capsys.readouterr().out
+    again = load_file(searched.output / "tiny" / "model" / "model.safetensors")
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
+    once_more = Display()
+    assert searched.again(once_more, finalists=refit).finals == finals and once_more.labels() == []
 
 
 def test_none_are_trained_where_none_are_wanted(raw_study: StudyMaker, output: Path) -> None:
@@ -299,7 +323,7 @@ def test_fresh_sets_both_studies_aside(searched: Searched) -> None:
 @pytest.mark.timeout(240)
 def test_workers_train_them_and_a_killed_driver_costs_none(raw_study: StudyMaker, output: Path, tmp_path: Path) -> None:
     sections = SECTIONS | {"name": "tiny", "n_trials": 2, "finalists": {"n_trials": 1, "n_seeds": 3}}
-    training = raw_study()["training"] | {"num_train_epochs": 10}
+    training = raw_study()["training"] | {"num_train_epochs": 5}
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(long(raw_study, **sections | {"training": training})), encoding="utf-8")
 

@@ -73,10 +73,13 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
         _checkpoint_activations(pretrained.model, config.model.name)
 
     # 3. Tokenize, once for each text and tokenizer.
+    learned = ("train", splits.train)
+    if config.train_on_validation:
+        learned = ("train+validation", splits.train.joined(splits.validation))
     train, validation = (
         _tokens(split, pretrained.tokenizer, training.max_length, splits.fingerprint, name, lengths, cache_dir, device)
         for name, split, lengths in (
-            ("train", splits.train, MOST_LENGTHS),
+            (*learned, MOST_LENGTHS),
             ("validation", splits.validation, MOST_EVALUATION_LENGTHS),
         )
     )
