@@ -343,7 +343,8 @@ class Estimates:
     means: Floats
     """[values]"""
     resampled: Floats
-    """[tables, values] The means with configurations drawn again, with replacement, from those of the table."""
+    """[tables, values] The means with configurations drawn again, with replacement, from those of the table, and with
+    draws of rows from those of the studies."""
 
     def interval(self, value: int, less: int | None = None) -> tuple[float, float]:
         """A mean, or its difference to another, and half of its 95 % interval."""
@@ -366,16 +367,17 @@ def simulate(
     generator = np.random.default_rng(seed)
     measured = [measure(table, generator) for _ in range(studies)]
 
-    def mean(configurations: NDArray[np.int64]) -> Floats:
+    def mean(configurations: NDArray[np.int64], draws: NDArray[np.int64]) -> Floats:
         found = []
-        for each in measured:
+        for each in (measured[draw] for draw in draws):
             drawn = np.concatenate([[0], generator.permutation(configurations)[: trials - 1]])
             found.append(values(each.study(drawn, generator.integers(len(CURVES), size=len(table))[drawn])))
         average: Floats = np.mean(found, axis=0)
         return average
 
-    others = np.arange(1, len(table))
-    return Estimates(mean(others), np.array([mean(generator.choice(others, len(others))) for _ in range(tables)]))
+    others, draws = np.arange(1, len(table)), np.arange(studies)
+    resampled = [mean(generator.choice(others, len(others)), generator.choice(draws, studies)) for _ in range(tables)]
+    return Estimates(mean(others, draws), np.array(resampled))
 
 
 def outcomes(study: Study, trials: Sequence[int]) -> Floats:
