@@ -32,7 +32,11 @@ DEVICE_FAILED = "device_failed"
 # is not here is the trial's own, and would only happen again. Whoever kills a trial may be the kernel, for its memory.
 MAX_RETRIES: dict[str, float] = {INTERRUPTED: math.inf, DISK_FULL: math.inf, KILLED: 3, DEVICE_FAILED: 1}
 # What a trial took, in its stored result.
-COSTS = ("optimizer_steps", "total_steps", "seconds", "examples_per_second", "peak_memory_mib")
+COSTS = (
+    *("optimizer_steps", "total_steps"),
+    *("seconds", "training_seconds", "evaluation_seconds", "cpu_seconds", "gpu_seconds"),
+    *("examples_per_second", "peak_memory_mib"),
+)
 # Of a trial of a study's finalists: which trial of the search it trains again, and with which seed.
 FINALIST = "finalist"
 # The optimizer step from which an attempt went on.

@@ -5,7 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -149,7 +149,9 @@ class _Attempt:
     ) -> None:
         self.spec, self.job, self.study, self.trial = spec, job, study, trial
         self.on_event, self.check = on_event, check
-        self.started = time.perf_counter()
+        self.started, self.cpu_started = time.perf_counter(), time.process_time()
+        self.before = Progress()
+        """How far the attempts before this one came, as it goes on from there."""
         self.is_default = is_default(study, trial)
         self.folder = study_folder(job.output, spec.name)
         self.checkpoints = Checkpoints(checkpoint_path(self.folder, first_attempt(study, trial)), spec.checkpoint_every)
@@ -229,6 +231,7 @@ class _Attempt:
         with _own_faults():
             self.setup = setup = set_up(config, self.job.output / "cache")
             self.progress = self.checkpoints.restore(setup) or self.progress
+            self.before = replace(self.progress)
         stands_at = self.progress.step  # evaluations before it are told again, and were passed
         fingerprint = setup.pretrained.fingerprint
         require_unchanged(self.study, setup.splits.fingerprint, {config.model.reference: fingerprint})
@@ -267,7 +270,8 @@ class _Attempt:
             while time.monotonic() < pause:
                 self.check()
                 time.sleep(0.1)
-        self.started = time.perf_counter()  # its time is its own, not that of those before it
+        # Its time is its own, not that of those before it.
+        self.started, self.cpu_started = time.perf_counter(), time.process_time()
 
     def _admitted(self, config: TrialConfig, place: str, device: Device) -> bool:
         with exclusive(self.job.output, self.spec.name, self.job.storage):  # or two would count on the same memory
@@ -334,7 +338,11 @@ class _Attempt:
             "step": end.step,
             "retried": retried,
             "metrics": dict(last.metrics) if last else {},
-            "seconds": time.perf_counter() - self.started,
+            "seconds": (seconds := time.perf_counter() - self.started),
+            "training_seconds": self.progress.seconds - self.before.seconds,
+            "evaluation_seconds": self.progress.evaluating - self.before.evaluating,
+            "cpu_seconds": time.process_time() - self.cpu_started,
+            "gpu_seconds": seconds if self.setup and self.setup.device.type == "cuda" else 0.0,
             "optimizer_steps": self.progress.global_step,
             "total_steps": self._total_steps,
             "examples_per_second": last.examples_per_second if last else 0.0,
