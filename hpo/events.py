@@ -8,6 +8,8 @@ from dataclasses import dataclass
 class TrialStarted:
     number: int
     params: dict[str, object]
+    label: str | None = None
+    """What it is called where it is not a trial of the search, such as `finalist 12, seed 3`."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class TrialEnded:
     """Of the error that it failed with."""
     retried: bool = False
     """It failed, and is tried again."""
+    label: str | None = None
+    """As it started."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ DEVICE_FAILED = "device_failed"
 MAX_RETRIES: dict[str, float] = {INTERRUPTED: math.inf, DISK_FULL: math.inf, KILLED: 3, DEVICE_FAILED: 1}
 # What a trial took, in its stored result.
 COSTS = ("optimizer_steps", "total_steps", "seconds", "examples_per_second", "peak_memory_mib")
+# Ends the name of the study that holds another one's finalists, which belongs to the one before it.
+FINALISTS = ".finalists"
 # The optimizer step from which an attempt went on.
 RESUMED_STEP = "resumed_step"
 ABSENT = object()

@@ -9,9 +9,10 @@ import optuna
 import pytest
 from rich.console import Console
 
-from hpo.console import StudyConsole, fold, format_seconds, parameters, score_text, short, ui_command
+from hpo.console import StudyConsole, fold, parameters, short, ui_command
 from hpo.events import Evaluated, StepDone, TrialEnded, TrialStarted, Waits
 from hpo.facts import DataFacts, MachineFacts, ModelFacts, StudyFacts
+from hpo.live import format_seconds, score_text
 from hpo.spec import StudySpec
 
 FACTS = StudyFacts(

@@ -22,6 +22,7 @@ FLOORS: dict[str, int] = {
     "hpo.output": 1,
     "hpo.plain_yaml": 1,
     "hpo.command_line": 2,
+    "hpo.live": 1,
     "hpo.tracking_spool": 1,
     "hpo.search_spec": 1,
     "hpo.spec": 2,
@@ -74,6 +75,7 @@ FLOORS: dict[str, int] = {
     "hpo.report.page": 7,
     "hpo.report.tables": 7,
     "hpo.export": 7,
+    "hpo.progress": 7,
     "hpo.facts": 8,
     "hpo.trial_logging": 8,
     "hpo.memory": 6,
@@ -91,6 +93,8 @@ FLOORS: dict[str, int] = {
     "hpo.examination": 13,
     "hpo.doctor": 14,
     # the command line
+    "hpo.search_view": 8,
+    "hpo.listing": 13,
     "hpo.console": 13,
     "hpo.report.__main__": 14,
     "hpo.run": 14,
@@ -116,6 +120,8 @@ LIBRARIES = {
         "hpo.report",
         "hpo.export",
         "hpo.console",
+        "hpo.progress",
+        "hpo.listing",
     ),
     "transformers": ("hpo.training", "hpo.tasks", "hpo.data.tokens"),
     "datasets": ("hpo.data.sources", "hpo.hub"),
@@ -124,7 +130,15 @@ LIBRARIES = {
     "psycopg": ("hpo.storage_server",),
     "requests": ("hpo.tracking_store",),
     "ray": ("hpo.executors.ray_cluster", "hpo.executors.ray_connection"),
-    "rich": ("hpo.console", "hpo.doctor", "hpo.plain_text", "hpo.train"),
+    "rich": (
+        "hpo.console",
+        "hpo.doctor",
+        "hpo.listing",
+        "hpo.live",
+        "hpo.plain_text",
+        "hpo.search_view",
+        "hpo.train",
+    ),
 }
 
 
