@@ -20,7 +20,7 @@ from hpo.progress import StudyProgress, name_of, pruning_of
 from hpo.report import leaderboard, pruning_savings
 from hpo.report.page import against_default, count
 from hpo.report.tables import RETRIED, state_counts, view_of
-from hpo.search_view import STOPPED, WORDS, colour, drawn, told, why
+from hpo.search_view import NAME_WIDTH, STOPPED, WORDS, colour, drawn, told, why
 from hpo.spec import StudySpec
 from hpo.study import remaining_trials, total_trials
 from hpo.tune import Outcome
@@ -178,14 +178,17 @@ class StudyConsole:
                 ongoing.print(f"[dim]note[/]    {markup(text)}")
 
     def _trial_ended(self, event: TrialEnded, best: bool) -> str:
-        scores = {self.spec.metric: event.score, "eval/f1_macro": event.metrics.get("eval/f1_macro")}
+        scores = {self.spec.metric: event.score}
+        if event.label is None:  # which takes the room
+            scores |= {"eval/f1_macro": event.metrics.get("eval/f1_macro")}
         told = "  ".join(f"{name.removeprefix('eval/')} {score_text(score):>6}" for name, score in scores.items())
         parts = f"{event.micro_batch_size} at once" if event.micro_batch_size else ""
         default = "[bold]default[/]" if event.is_default else ""
         marks = [why(event), parts, default, "[bold green]best[/]" if best else ""]
         state = f"[{colour(event)}]{STOPPED if event.retried else WORDS[event.state]:8}[/]"
         took = format_seconds(event.seconds)
-        return f"{markup(name_of(event)):<9} {state}  {told}  {took:>5}  {' '.join(filter(None, marks))}"
+        line = f"{markup(name_of(event)):<{NAME_WIDTH}} {state}  {told}  {took:>5}  {' '.join(filter(None, marks))}"
+        return line.rstrip()
 
     def _waits(self, event: Waits, progress: StudyProgress, ongoing: Ongoing) -> None:
         """Once a trial, for one that waits for long is nothing to worry about."""
@@ -196,7 +199,7 @@ class StudyConsole:
             why = "until the trials before it have taken their memory"
             if need is not None and need > available:
                 why = f"for memory: it takes {need:,.0f} MiB, {available:,.0f} are free"
-            ongoing.print(f"{markup(trial.name):<9} waits     [dim]{why}[/]")
+            ongoing.print(f"{markup(trial.name):<{NAME_WIDTH}} waits     [dim]{why}[/]")
 
 
 def leaderboard_table(trials: pd.DataFrame, spec: StudySpec) -> Table:

@@ -38,21 +38,18 @@ class Ongoing:
         drawn: Callable[[], RenderableType],
         told: Callable[[], str],
         *,
-        first: float = SILENCE,
-        silence: float = SILENCE,
-        at_the_latest: float = TOLD_EVERY,
+        first: float | None = None,
     ) -> None:
         """
         Args:
             drawn: what a terminal shows, asked for from another thread.
             told: lines in rich's markup for a log, asked for from another thread.
-            first: seconds of silence before the first line.
+            first: seconds of silence before the first line; default: as before every other one.
         """
         self._console, self._told = console, told
-        self._silence, self._at_the_latest = silence, at_the_latest
         self._left = threading.Event()
         now = time.monotonic()
-        self._said = now + first - silence
+        self._said = now if first is None else now + first - SILENCE
         self._last_told = now
         self._live: Live | None = None
         self._thread: threading.Thread | None = None
@@ -87,22 +84,21 @@ class Ongoing:
         self._console.print(line)
 
     def _tell(self) -> None:
-        while True:
-            due = min(self._said + self._silence, self._last_told + self._at_the_latest)
-            if self._left.wait(max(0.0, due - time.monotonic())):
-                return
-            # Something may have been said meanwhile.
-            if time.monotonic() >= min(self._said + self._silence, self._last_told + self._at_the_latest):
+        while not self._left.wait(max(0.0, self._due - time.monotonic())):
+            if time.monotonic() >= self._due:  # nothing else was said meanwhile
                 self.print(self._told())
                 self._last_told = self._said
+
+    @property
+    def _due(self) -> float:
+        return min(self._said + SILENCE, self._last_told + TOLD_EVERY)
 
 
 class Status:
     """What is being done while no trial runs, until something else is shown."""
 
-    def __init__(self, console: Console, patience: float = PATIENCE) -> None:
+    def __init__(self, console: Console) -> None:
         self.console = console
-        self._patience = patience
         self._ongoing: Ongoing | None = None
 
     def __enter__(self) -> Self:
@@ -123,7 +119,7 @@ class Status:
             self.console,
             lambda: Text.assemble(("now     ", "dim"), f"{printable(text)}  ", (took(), "dim"), overflow="ellipsis"),
             lambda: f"[dim]now[/]     {markup(text)} ({took()} so far)",
-            first=self._patience,
+            first=PATIENCE,
         )
         self._ongoing.__enter__()
 

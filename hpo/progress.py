@@ -96,6 +96,7 @@ class Standing:
     """`above`, `below` or `equal`. `was above` (of a loss: `was below`) is worse than the median now, but was not
     always: the pruner asks for the best of a trial's scores so far, and lets this one go on."""
     better: bool
+    """Than the median, or as good; also where there is none."""
 
 
 class StudyProgress:
@@ -215,7 +216,7 @@ class StudyProgress:
         step = max(trial.curve)
         score, scores = trial.curve[step], self._scores.get(step)
         if not scores or math.isnan(score):
-            return Standing(score, None, "", False)
+            return Standing(score, None, "", True)
         median = statistics.median(scores)
         best = (max if self._maximize else min)(trial.curve.values())
         place = "equal" if score == median else "above" if score > median else "below"

@@ -1,5 +1,7 @@
 """The live view of a search: how far it is, a row a running trial, the best and the last. Lines of it for a log."""
 
+from typing import Literal
+
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -10,19 +12,21 @@ from hpo.live import format_seconds, score_text
 from hpo.plain_text import markup, printable
 from hpo.progress import Running, Standing, StudyProgress, name_of
 
+# As wide as `trial 123`.
+NAME_WIDTH = 9
 # Rows of running trials; a terminal has some twenty lines, and the trials that ended are above.
 MOST_ROWS = 8
 WORDS = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
 COLOURS = {"COMPLETE": "green", "PRUNED": "yellow", "FAIL": "red"}
 STOPPED = "stopped"
+LEFT: Literal["left"] = "left"
+RIGHT: Literal["right"] = "right"
 
 
 def drawn(progress: StudyProgress) -> RenderableType:
     """For a terminal of at least 80 columns: no colour says what no word does."""
     with progress.lock:
-        parts: list[RenderableType] = [Text(), _overall(progress)]
-        if progress.running:
-            parts.append(_rows(progress))
+        parts: list[RenderableType] = [Text(), _rows(progress)]
         if (more := len(progress.running) - MOST_ROWS) > 0:
             parts.append(Text(f"and {more} more running", style="dim"))
         if not progress.running and progress.done < progress.total:
@@ -31,34 +35,21 @@ def drawn(progress: StudyProgress) -> RenderableType:
     return Group(*parts)
 
 
-def _overall(progress: StudyProgress) -> Table:
+def _rows(progress: StudyProgress) -> Table:
+    """The search as a whole, and below it its running trials."""
     grid = Table.grid(padding=(0, 1), expand=True)
-    grid.add_column(no_wrap=True)
-    grid.add_column(ratio=1)
-    for _ in range(4):
-        grid.add_column(no_wrap=True, justify="right")
+    grid.add_column(no_wrap=True, min_width=NAME_WIDTH)
+    grid.add_column(ratio=1, min_width=4)
+    for justify in RIGHT, RIGHT, LEFT:
+        grid.add_column(no_wrap=True, justify=justify)
+    times = [f"{format_seconds(progress.elapsed)} so far", _left(progress)]
     grid.add_row(
         Text(printable(progress.title), style="bold"),
-        ProgressBar(total=1.0, completed=progress.share),
+        ProgressBar(total=1.0, completed=progress.share, complete_style="cyan", finished_style="cyan"),
         Text(f"{progress.done}/{progress.total}"),
         Text(f"{progress.share:.0%}"),
-        Text(f"{format_seconds(progress.elapsed)} so far", style="dim"),
-        Text(_left(progress)),
+        Text(", ".join(filter(None, times))),
     )
-    return grid
-
-
-def _left(progress: StudyProgress) -> str:
-    left = progress.seconds_left()
-    return "" if left is None else f"about {format_seconds(left)} left"
-
-
-def _rows(progress: StudyProgress) -> Table:
-    grid = Table.grid(padding=(0, 1), expand=True)
-    grid.add_column(no_wrap=True)
-    grid.add_column(ratio=1, min_width=4)
-    for justify in ("right", "right", "left"):
-        grid.add_column(no_wrap=True, justify=justify)
     for trial in list(progress.running.values())[:MOST_ROWS]:
         trains = trial.num_training_steps > 0
         grid.add_row(
@@ -69,6 +60,11 @@ def _rows(progress: StudyProgress) -> Table:
             _score(progress.standing(trial), trial),
         )
     return grid
+
+
+def _left(progress: StudyProgress) -> str:
+    left = progress.seconds_left()
+    return "" if left is None else f"about {format_seconds(left)} left"
 
 
 def _steps(trial: Running) -> str:
@@ -94,6 +90,7 @@ def standing_text(standing: Standing) -> str:
 
 def _best_and_last(progress: StudyProgress) -> list[RenderableType]:
     grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=NAME_WIDTH)
     if progress.best:
         name, score = progress.best
         grid.add_row(Text("best", style="dim"), Text(f"{name}  {score_text(score)}"))
@@ -123,13 +120,13 @@ def told(progress: StudyProgress, width: int) -> str:
         best = f"best {score_text(progress.best[1])}" if progress.best else ""
         ended = f"{progress.done} of {progress.total} trials, {progress.share:.0%}"
         parts = [ended, f"{format_seconds(progress.elapsed)} so far", _left(progress), best]
-        lines = [f"{progress.title:<9} {', '.join(filter(None, parts))}"]
+        lines = [f"{progress.title:<{NAME_WIDTH}} {', '.join(filter(None, parts))}"]
         running = list(progress.running.values())
         if len(running) == 1:
-            lines.append(f"running   {_alone(progress, running[0])}")
+            lines.append(f"{'running':<{NAME_WIDTH}} {_alone(progress, running[0])}")
         elif running:
             texts = [_beside_others(progress, trial) for trial in running]
-            lines.append(f"running   {_as_many_as_fit(texts, width - 10)}")
+            lines.append(f"{'running':<{NAME_WIDTH}} {_as_many_as_fit(texts, width - NAME_WIDTH - 1)}")
     return "\n".join(f"[dim]{markup(line)}[/]" for line in lines)
 
 
