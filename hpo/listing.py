@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import ValidationError
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -51,6 +51,8 @@ WORDS = {
     TrialState.WAITING: "queued",
 }
 STOPPED = "stopped"
+LEFT: Literal["left"] = "left"
+RIGHT: Literal["right"] = "right"
 
 
 @dataclass(frozen=True)
@@ -154,23 +156,21 @@ def _touched(trials: Iterable[FrozenTrial]) -> datetime | None:
 
 
 def listing(studies: Iterable[Listed]) -> Table:
-    """Two lines a study, in 80 columns."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), show_edge=False)
+    """Two lines or more a study, in 80 columns."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("study", overflow="fold")
-    table.add_column("state", max_width=12)
-    table.add_column("trials", max_width=14)
-    for name in ("best", "default"):
-        table.add_column(name, justify="right")
-    table.add_column("last touched", max_width=10)
+    table.add_column("state", max_width=14)
+    for name, justify in (("trials", LEFT), ("best", RIGHT), ("default", RIGHT), ("touched", LEFT)):
+        table.add_column(name, justify=justify, no_wrap=True)
     for study in studies:
         of = "" if study.total is None else f"\n{study.ended} of {study.total}"
         table.add_row(
             f"[bold]{markup(study.name)}[/]",
             study.state + of,
-            ", ".join(f"{number} {word}" for word, number in study.counts.items()) or "none",
+            "\n".join(f"{number} {word}" for word, number in study.counts.items()) or "none",
             f"{score_text(study.best)}\n{markup(study.metric)}",
             score_text(study.default),
-            f"{study.touched:%Y-%m-%d %H:%M}" if study.touched else "never",
+            f"{study.touched:%Y-%m-%d\n%H:%M}" if study.touched else "never",
         )
     return table
 

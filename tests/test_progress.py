@@ -6,6 +6,7 @@ import random
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import optuna
 import pytest
@@ -133,7 +134,7 @@ def test_what_others_took_counts_until_something_has_ended() -> None:
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
-def test_what_stands_worse_than_the_median_is_what_optuna_prunes(direction: str) -> None:
+def test_what_stands_worse_than_the_median_is_what_optuna_prunes(direction: Literal["maximize", "minimize"]) -> None:
     draw = random.Random(0)
     study = optuna.create_study(direction=direction, pruner=optuna.pruners.MedianPruner(0, 0))
     progress = StudyProgress(1000, direction)
