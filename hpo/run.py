@@ -104,7 +104,7 @@ def search(options: argparse.Namespace) -> int:
             from hpo.console import StudyConsole
             from hpo.tune import tune
 
-        status.tell("reading data and models, trying what the search space may draw")
+        status.tell("reading data and models, trying the extremes of the space")
         console = StudyConsole(spec, options.output, notice, status.console, workers=options.workers, status=status)
         outcome = tune(
             spec,
