@@ -50,6 +50,9 @@ Wanted = tuple[FrozenTrial, int, bool]
 class Shows(Protocol):
     """Who shows trainings as they run."""
 
+    def status(self, text: str) -> None:
+        """What is being done, until something else is shown."""
+
     def running(self, title: str, total: int, done: int) -> AbstractContextManager[OnEvent]:
         """Around them; gives what takes their events."""
 
@@ -91,6 +94,7 @@ def run_finalists(
             _queue(search, study, spec, [(trial, index, False) for index in seeds for trial in candidates])
         if not _train(study, job, executor, shows, ctrl_c):
             return None
+        shows.status("choosing the winner, and reading the test split")
         finals = conclude(search, study, spec, job, read_again=read_again)
     if finals and asked.refit:
         finals = _refit(search, finals, spec, job, executor, shows, ctrl_c)

@@ -22,6 +22,7 @@ FLOORS: dict[str, int] = {
     "hpo.output": 1,
     "hpo.plain_yaml": 1,
     "hpo.command_line": 2,
+    "hpo.live": 1,
     "hpo.tracking_spool": 1,
     "hpo.search_spec": 1,
     "hpo.spec": 2,
@@ -78,6 +79,7 @@ FLOORS: dict[str, int] = {
     "hpo.report.page": 7,
     "hpo.report.tables": 7,
     "hpo.export": 7,
+    "hpo.progress": 7,
     "hpo.facts": 8,
     "hpo.trial_logging": 8,
     "hpo.memory": 6,
@@ -97,6 +99,8 @@ FLOORS: dict[str, int] = {
     "hpo.examination": 14,
     "hpo.doctor": 15,
     # the command line
+    "hpo.search_view": 8,
+    "hpo.listing": 13,
     "hpo.console": 14,
     "hpo.report.__main__": 15,
     "hpo.run": 15,
@@ -124,6 +128,8 @@ LIBRARIES = {
         "hpo.report",
         "hpo.export",
         "hpo.console",
+        "hpo.progress",
+        "hpo.listing",
     ),
     "transformers": ("hpo.training", "hpo.tasks", "hpo.data.tokens"),
     "datasets": ("hpo.data.sources", "hpo.hub"),
@@ -132,7 +138,15 @@ LIBRARIES = {
     "psycopg": ("hpo.storage_server",),
     "requests": ("hpo.tracking_store",),
     "ray": ("hpo.executors.ray_cluster", "hpo.executors.ray_connection"),
-    "rich": ("hpo.console", "hpo.doctor", "hpo.plain_text", "hpo.train"),
+    "rich": (
+        "hpo.console",
+        "hpo.doctor",
+        "hpo.listing",
+        "hpo.live",
+        "hpo.plain_text",
+        "hpo.search_view",
+        "hpo.train",
+    ),
 }
 
 
