@@ -26,6 +26,8 @@ FLOORS: dict[str, int] = {
     "hpo.search_spec": 1,
     "hpo.spec": 2,
     "hpo.results": 1,
+    "hpo.statistics": 1,
+    "hpo.score_estimates": 2,
     # what is asked, and of whom
     "hpo.space_checks": 3,
     "hpo.schema": 3,
