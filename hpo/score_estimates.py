@@ -21,6 +21,8 @@ Integers = NDArray[np.int64]
 CALIBRATION_BINS = 15
 """Of equal width (Guo et al. 2017); a confidence on an edge belongs to the bin below it."""
 
+SINGLE_PRECISION = float(np.finfo(np.float32).eps)
+
 
 @dataclass(frozen=True)
 class Score:
@@ -31,7 +33,9 @@ class Score:
     """[seeds, examples] Jackknife pseudo-values, whose mean over examples is the seed's score."""
     bounds: tuple[float, float] = (0.0, 1.0)
     rows: float | None = None
-    """One over what a single example can change, for a share of examples: the rows that it is a share of."""
+    """Of a share of examples, or its like: one over the most that one more wrong example takes from it."""
+    excess: float = 0.0
+    """By how much the score may be too high on average."""
 
 
 def score_estimates(logits: NDArray[np.float32], labels: Integers, classes: Sequence[str]) -> dict[str, Estimate]:
@@ -42,7 +46,8 @@ def score_estimates(logits: NDArray[np.float32], labels: Integers, classes: Sequ
 
     Intervals are cut where the score is bounded. Shares of examples and their like have Wilson's interval, which has
     a width also where nothing was wrong. A class without rows has an F1 of 0 that says nothing: its interval is all of
-    [0, 1]. The calibration error's interval is that of the plain estimate, which is a little too high on few rows.
+    [0, 1]. The calibration error is too high on few rows, as gaps by chance do not cancel: its interval reaches down by
+    as much as that may be.
     With one seed, intervals cover the examples only.
     """
     return {score.name: _estimate(score) for score in _scores(logits, labels, classes)}
@@ -73,7 +78,7 @@ def score_differences(
 def _estimate(score: Score) -> Estimate:
     mean = mean_over_seeds_and_examples(score.contributions)
     low, high = mean.interval() if score.rows is None else _wilson_interval(mean, score.rows, *score.bounds)
-    return Estimate(value=mean.value, low=max(low, score.bounds[0]), high=min(high, score.bounds[1]))
+    return Estimate(value=mean.value, low=max(low - score.excess, score.bounds[0]), high=min(high, score.bounds[1]))
 
 
 def _wilson_interval(mean: Mean, rows: float, lowest: float, highest: float) -> tuple[float, float]:
@@ -100,7 +105,8 @@ def _difference(winner: Score, default: Score, same: bool) -> Difference:
     width = winner.bounds[1] - winner.bounds[0]
     if winner.rows == 0:
         return Difference(value=0.0, low=-width, high=width, p_value=1.0)
-    further = 0.0 if winner.rows is None else 2 * (width / winner.rows) ** 2
+    # Below the precision of logits, a difference is rounding.
+    further = SINGLE_PRECISION**2 if winner.rows is None else 2 * (width / winner.rows) ** 2
     mean = mean_over_seeds_and_examples(winner.contributions - default.contributions, further)
     low, high = mean.interval()
     return Difference(value=mean.value, low=max(low, -width), high=min(high, width), p_value=mean.p_value())
@@ -122,32 +128,53 @@ def _scores(logits: NDArray[np.float32], labels: Integers, classes: Sequence[str
     yield Score("accuracy", correct.astype(np.float64), rows=len(labels))
     log_total = logsumexp(wide, axis=2)
     yield Score("loss", log_total - wide[:, np.arange(len(labels)), labels], (0.0, np.inf))
-    confidence = np.exp(wide.max(axis=2) - log_total)
-    yield Score("calibration_error", np.stack([*map(_calibration_contributions, confidence, correct)]))
+    yield _calibration_error(np.exp(wide.max(axis=2) - log_total), correct)
     yield from _confusion_scores(predictions, labels, classes)
 
 
-def _calibration_contributions(confidence: Reals, correct: NDArray[np.bool_]) -> Reals:
-    """Of one seed: leaving an example out changes the gap of its own bin only."""
-    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
-    gaps = confidence - correct
-    of_bins = np.bincount(bins, weights=gaps, minlength=CALIBRATION_BINS)
-    total = np.abs(of_bins).sum()
-    without = total - np.abs(of_bins)[bins] + np.abs(of_bins[bins] - gaps)
-    return _pseudo_values(total / len(gaps), without / (len(gaps) - 1))
+def _calibration_error(confidences: Reals, correct: NDArray[np.bool_]) -> Score:
+    contributions, excess = [], []
+    for confidence, is_correct in zip(confidences, correct, strict=True):
+        bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
+        gaps = confidence - is_correct
+        of_bins = np.bincount(bins, weights=gaps, minlength=CALIBRATION_BINS)
+        total = np.abs(of_bins).sum()
+        # Leaving an example out changes the gap of its own bin only.
+        without = total - np.abs(of_bins)[bins] + np.abs(of_bins[bins] - gaps)
+        contributions.append(_pseudo_values(total / len(gaps), without / (len(gaps) - 1)))
+        # A calibrated bin has a gap by chance, of mean size sqrt(2 / pi) standard deviations. Bins within two
+        # standard deviations of 0 may well be calibrated.
+        deviations = np.bincount(bins, weights=confidence * (1 - confidence), minlength=CALIBRATION_BINS) ** 0.5
+        by_chance = deviations[np.abs(of_bins) <= 2 * deviations].sum()
+        excess.append(np.sqrt(2 / np.pi) * by_chance / len(gaps))
+    return Score("calibration_error", np.stack(contributions), excess=float(np.mean(excess)))
 
 
 def _confusion_scores(predictions: Integers, labels: Integers, classes: Sequence[str]) -> Iterator[Score]:
     support = np.bincount(labels, minlength=len(classes))
-    # A class counts one part in all of a macro average, however few its rows.
-    macro_rows = float(len(classes) * support[support > 0].min())
     counts = [_Counts.of(of_seed, labels, len(classes)) for of_seed in predictions]
-    for name, share in (("f1", _f1), ("precision", _precision), ("recall", _recall)):
-        yield Score(f"{name}_macro", np.stack([c.macro_contributions(share) for c in counts]), rows=macro_rows)
-    yield Score("mcc", np.stack([c.mcc_contributions() for c in counts]), (-1.0, 1.0), macro_rows)
+    share_rows, f1_rows = _macro_rows(support)
+    for name, share, rows in (
+        ("f1", _f1, f1_rows),
+        ("precision", _precision, share_rows),
+        ("recall", _recall, share_rows),
+    ):
+        yield Score(f"{name}_macro", np.stack([c.macro_contributions(share) for c in counts]), rows=rows)
+    yield Score("mcc", np.stack([c.mcc_contributions() for c in counts]), (-1.0, 1.0), f1_rows)
     for number, name in enumerate(classes):
         of_class = np.stack([c.class_contributions(_f1, number) for c in counts])
-        yield Score(f"f1/{name}", of_class, rows=float(support[number]))
+        # A miss or a false alarm changes an F1 by one in twice the rows.
+        yield Score(f"f1/{name}", of_class, rows=2.0 * support[number])
+
+
+def _macro_rows(support: Integers) -> tuple[float, float]:
+    """One over what one wrong example can change in a macro average: of recall or precision, and of F1 or MCC.
+
+    A class counts one part in all, however few its rows. For recall the example is a miss of the smallest class; for
+    F1 it is a miss of one of the two smallest and a false alarm of the other. With equal classes both are all rows.
+    """
+    present = np.sort(support[support > 0]).astype(np.float64)
+    return float(len(support) * present[0]), float(2 * len(support) / (1 / present[:2]).sum())
 
 
 ClassScore = Callable[[Integers, Integers, Integers], Reals]
@@ -229,10 +256,12 @@ class _Counts:
 def _mcc(n: int, hits: Integers, products: Integers, rows2: Integers, predicted2: Integers) -> Reals:
     """From sums over the classes: of hits, of rows times predictions, and of the squares of either."""
     spread = (n**2 - rows2).astype(np.float64) * (n**2 - predicted2)
-    return _ratio(hits * n - products, spread**0.5)
+    root: Reals = np.sqrt(spread)
+    return _ratio(hits * n - products, root)
 
 
 def _pseudo_values(value: Reals, without: Reals) -> Reals:
     """From a score and what it is without each example: moved so that their mean is the score itself (Hillis 2005)."""
-    influence = (len(without) - 1) * without
-    return value + influence.mean() - influence
+    influence: Reals = (len(without) - 1) * without
+    pseudo_values: Reals = value + influence.mean() - influence
+    return pseudo_values
