@@ -63,8 +63,8 @@ def score_differences(
 
     Logits are [seeds, examples, classes]; seed j of one belongs to seed j of the other. The p-value is below 0.05 just
     where the interval excludes 0. Equal logits differ by exactly 0, with a p-value of 1. Equal predictions from
-    different logits do not: shares of examples count one more example that only the winner has right, and one
-    that only the default has. With one seed, intervals and p-values cover the examples only.
+    different logits do not: shares of examples count half an example more that only the winner has right, and half
+    a one that only the default has. With one seed, intervals and p-values cover the examples only.
     """
     if winner_logits.shape != default_logits.shape:
         raise ValueError(
@@ -106,7 +106,7 @@ def _difference(winner: Score, default: Score, same: bool) -> Difference:
     if winner.rows == 0:
         return Difference(value=0.0, low=-width, high=width, p_value=1.0)
     # Below the precision of logits, a difference is rounding.
-    further = SINGLE_PRECISION**2 if winner.rows is None else 2 * (width / winner.rows) ** 2
+    further = SINGLE_PRECISION**2 if winner.rows is None else (width / winner.rows) ** 2
     mean = mean_over_seeds_and_examples(winner.contributions - default.contributions, further)
     low, high = mean.interval()
     return Difference(value=mean.value, low=max(low, -width), high=min(high, width), p_value=mean.p_value())

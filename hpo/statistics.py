@@ -17,7 +17,7 @@ METHOD = (
     "random-effects analysis of variance (Dorfman, Berbaum & Metz 1992) with degrees of freedom after Hillis (2007), "
     "seeds as readers and examples as cases; shares of examples have Wilson's interval with the effective number of "
     "examples (Franco et al. 2019). Differences are paired by example and by seed and have a two-sided t-test; of "
-    "shares, with one example more won and one more lost (after Bonett & Price 2012)."
+    "shares, with half an example more won and half a one more lost (after Agresti & Min 2005)."
 )
 """How intervals and p-values are computed, for a report."""
 
