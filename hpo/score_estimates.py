@@ -6,7 +6,7 @@ Leaving one example out changes a score in few different ways, so that no score 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +45,9 @@ def score_estimates(logits: NDArray[np.float32], labels: Integers, classes: Sequ
     (expected calibration error of the predicted class's probability) and `f1/<class>`: the mean over the seeds.
 
     Intervals are cut where the score is bounded. Shares of examples and their like have Wilson's interval, which has
-    a width also where nothing was wrong. A class without rows has an F1 of 0 that says nothing: its interval is all of
-    [0, 1]. The calibration error is too high on few rows, as gaps by chance do not cancel: its interval reaches down by
-    as much as that may be.
+    a width also where nothing was wrong; the loss has one that is symmetric by a factor. A class without rows has an
+    F1 of 0 that says nothing: its interval is all of [0, 1]. The calibration error is too high on few rows, as gaps
+    by chance do not cancel: its interval reaches down by as much as that may be.
     With one seed, intervals cover the examples only.
     """
     return {score.name: _estimate(score) for score in _scores(logits, labels, classes)}
@@ -77,8 +77,21 @@ def score_differences(
 
 def _estimate(score: Score) -> Estimate:
     mean = mean_over_seeds_and_examples(score.contributions)
-    low, high = mean.interval() if score.rows is None else _wilson_interval(mean, score.rows, *score.bounds)
+    if score.rows is not None:
+        low, high = _wilson_interval(mean, score.rows, *score.bounds)
+    elif score.bounds[1] == np.inf:
+        low, high = _logarithmic_interval(mean)
+    else:
+        low, high = mean.interval()
     return Estimate(value=mean.value, low=max(low - score.excess, score.bounds[0]), high=min(high, score.bounds[1]))
+
+
+def _logarithmic_interval(mean: Mean) -> tuple[float, float]:
+    """Symmetric by a factor, as are the means of what is positive and often close to 0, and sometimes large."""
+    if mean.value == 0:
+        return 0.0, 0.0
+    factor = float(np.exp(mean.quantile * mean.variance**0.5 / mean.value))
+    return mean.value / factor, mean.value * factor
 
 
 def _wilson_interval(mean: Mean, rows: float, lowest: float, highest: float) -> tuple[float, float]:
@@ -129,139 +142,152 @@ def _scores(logits: NDArray[np.float32], labels: Integers, classes: Sequence[str
     log_total = logsumexp(wide, axis=2)
     yield Score("loss", log_total - wide[:, np.arange(len(labels)), labels], (0.0, np.inf))
     yield _calibration_error(np.exp(wide.max(axis=2) - log_total), correct)
-    yield from _confusion_scores(predictions, labels, classes)
+    yield from _confusion_scores(_Confusions.of(predictions, labels, len(classes)), classes)
 
 
-def _calibration_error(confidences: Reals, correct: NDArray[np.bool_]) -> Score:
-    contributions, excess = [], []
-    for confidence, is_correct in zip(confidences, correct, strict=True):
-        bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
-        gaps = confidence - is_correct
-        of_bins = np.bincount(bins, weights=gaps, minlength=CALIBRATION_BINS)
-        total = np.abs(of_bins).sum()
-        # Leaving an example out changes the gap of its own bin only.
-        without = total - np.abs(of_bins)[bins] + np.abs(of_bins[bins] - gaps)
-        contributions.append(_pseudo_values(total / len(gaps), without / (len(gaps) - 1)))
-        # A calibrated bin has a gap by chance, of mean size sqrt(2 / pi) standard deviations. Bins within two
-        # standard deviations of 0 may well be calibrated.
-        deviations = np.bincount(bins, weights=confidence * (1 - confidence), minlength=CALIBRATION_BINS) ** 0.5
-        by_chance = deviations[np.abs(of_bins) <= 2 * deviations].sum()
-        excess.append(np.sqrt(2 / np.pi) * by_chance / len(gaps))
-    return Score("calibration_error", np.stack(contributions), excess=float(np.mean(excess)))
+def _calibration_error(confidence: Reals, correct: NDArray[np.bool_]) -> Score:
+    seeds, examples = confidence.shape
+    within = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
+    bins = within + CALIBRATION_BINS * np.arange(seeds)[:, None]
+
+    def sums(values: Reals) -> Reals:
+        """Over the examples of every bin of every seed."""
+        of_bins = np.bincount(bins.ravel(), weights=values.ravel(), minlength=seeds * CALIBRATION_BINS)
+        return of_bins.astype(np.float64)
+
+    gaps = confidence - correct
+    of_bins = sums(gaps)
+    total = np.abs(of_bins).reshape(seeds, -1).sum(axis=1)
+    # Leaving an example out changes the gap of its own bin only.
+    without = total[:, None] - np.abs(of_bins)[bins] + np.abs(of_bins[bins] - gaps)
+    contributions = _pseudo_values(total / examples, without / (examples - 1))
+    # A calibrated bin has a gap by chance, of mean size sqrt(2 / pi) standard deviations. Bins within two standard
+    # deviations of 0 may well be calibrated.
+    deviations = sums(confidence * (1 - confidence)) ** 0.5
+    by_chance = deviations[np.abs(of_bins) <= 2 * deviations].sum() / (seeds * examples)
+    return Score("calibration_error", contributions, excess=float((2 / np.pi) ** 0.5 * by_chance))
 
 
-def _confusion_scores(predictions: Integers, labels: Integers, classes: Sequence[str]) -> Iterator[Score]:
-    support = np.bincount(labels, minlength=len(classes))
-    counts = [_Counts.of(of_seed, labels, len(classes)) for of_seed in predictions]
-    share_rows, f1_rows = _macro_rows(support)
-    for name, share, rows in (
-        ("f1", _f1, f1_rows),
-        ("precision", _precision, share_rows),
-        ("recall", _recall, share_rows),
-    ):
-        yield Score(f"{name}_macro", np.stack([c.macro_contributions(share) for c in counts]), rows=rows)
-    yield Score("mcc", np.stack([c.mcc_contributions() for c in counts]), (-1.0, 1.0), f1_rows)
+@dataclass(frozen=True)
+class _Confusions:
+    """What the confusion matrix of every seed says of every class."""
+
+    labels: Integers
+    """[examples]"""
+    predictions: Integers
+    """[seeds, examples]"""
+    hits: Integers
+    """[seeds, classes]"""
+    rows: Integers
+    """[classes]"""
+    predicted: Integers
+    """[seeds, classes]"""
+
+    @classmethod
+    def of(cls, predictions: Integers, labels: Integers, classes: int) -> "_Confusions":
+        hits = [np.bincount(labels[of_seed == labels], minlength=classes) for of_seed in predictions]
+        predicted = [np.bincount(of_seed, minlength=classes) for of_seed in predictions]
+        rows = np.bincount(labels, minlength=classes)
+        return cls(labels, predictions, np.stack(hits), rows, np.stack(predicted))
+
+    def without_hit(self) -> "_Confusions":
+        """One example less in every class at once, which its seed has right."""
+        return replace(self, hits=self.hits - 1, rows=self.rows - 1, predicted=self.predicted - 1)
+
+    def without_miss(self) -> "_Confusions":
+        return replace(self, rows=self.rows - 1)
+
+    def without_false_alarm(self) -> "_Confusions":
+        return replace(self, predicted=self.predicted - 1)
+
+
+def _confusion_scores(counts: _Confusions, classes: Sequence[str]) -> Iterator[Score]:
+    share_rows, f1_rows = _macro_rows(counts.rows)
+    f1 = _ClassScores.of(counts, lambda c: _ratio(2 * c.hits, c.rows + c.predicted))
+    precision = _ClassScores.of(counts, lambda c: _ratio(c.hits, c.predicted))
+    recall = _ClassScores.of(counts, lambda c: _ratio(c.hits, c.rows))
+    yield Score("f1_macro", f1.macro_contributions(), rows=f1_rows)
+    yield Score("precision_macro", precision.macro_contributions(), rows=share_rows)
+    yield Score("recall_macro", recall.macro_contributions(), rows=share_rows)
+    yield Score("mcc", _mcc_contributions(counts), (-1.0, 1.0), f1_rows)
     for number, name in enumerate(classes):
-        of_class = np.stack([c.class_contributions(_f1, number) for c in counts])
         # A miss or a false alarm changes an F1 by one in twice the rows.
-        yield Score(f"f1/{name}", of_class, rows=2.0 * support[number])
+        yield Score(f"f1/{name}", f1.contributions(number), rows=2.0 * counts.rows[number])
 
 
-def _macro_rows(support: Integers) -> tuple[float, float]:
+def _macro_rows(rows: Integers) -> tuple[float, float]:
     """One over what one wrong example can change in a macro average: of recall or precision, and of F1 or MCC.
 
     A class counts one part in all, however few its rows. For recall the example is a miss of the smallest class; for
     F1 it is a miss of one of the two smallest and a false alarm of the other. With equal classes both are all rows.
     """
-    present = np.sort(support[support > 0]).astype(np.float64)
-    return float(len(support) * present[0]), float(2 * len(support) / (1 / present[:2]).sum())
-
-
-ClassScore = Callable[[Integers, Integers, Integers], Reals]
-"""Of every class, from its hits, its rows, and the predictions of it."""
-
-
-def _f1(hits: Integers, rows: Integers, predicted: Integers) -> Reals:
-    return _ratio(2 * hits, rows + predicted)
-
-
-def _precision(hits: Integers, rows: Integers, predicted: Integers) -> Reals:
-    return _ratio(hits, predicted)
-
-
-def _recall(hits: Integers, rows: Integers, predicted: Integers) -> Reals:
-    return _ratio(hits, rows)
-
-
-def _ratio(part: Integers | Reals, whole: Integers | Reals) -> Reals:
-    """0 where there is nothing to divide by, as scikit-learn is asked for it."""
-    return np.divide(part, whole, out=np.zeros(np.shape(whole)), where=np.asarray(whole) > 0)
+    present = np.sort(rows[rows > 0]).astype(np.float64)
+    return float(len(rows) * present[0]), float(2 * len(rows) / (1 / present[:2]).sum())
 
 
 @dataclass(frozen=True)
-class _Counts:
-    """What the confusion matrix of one seed says of every class, and what leaving an example out makes of it."""
+class _ClassScores:
+    """A score of every class [seeds, classes], and how it changes where an example is left out."""
 
-    labels: Integers
-    predictions: Integers
-    hits: Integers
-    rows: Integers
-    predicted: Integers
+    counts: _Confusions
+    value: Reals
+    hit: Reals
+    miss: Reals
+    false_alarm: Reals
 
     @classmethod
-    def of(cls, predictions: Integers, labels: Integers, classes: int) -> "_Counts":
-        hits = np.bincount(labels[predictions == labels], minlength=classes)
-        rows, predicted = (np.bincount(numbers, minlength=classes) for numbers in (labels, predictions))
-        return cls(labels, predictions, hits, rows, predicted)
+    def of(cls, counts: _Confusions, score: Callable[[_Confusions], Reals]) -> "_ClassScores":
+        value = score(counts)
+        less = (counts.without_hit(), counts.without_miss(), counts.without_false_alarm())
+        return cls(counts, value, *(score(one_less) - value for one_less in less))
 
-    def _changes(self, share: ClassScore) -> tuple[Reals, Reals, Reals]:
-        """Of every class's score, without one of its hits, without a miss, and without a false alarm."""
-        value = share(self.hits, self.rows, self.predicted)
-        without_hit = share(self.hits - 1, self.rows - 1, self.predicted - 1)
-        without_miss = share(self.hits, self.rows - 1, self.predicted)
-        without_false_alarm = share(self.hits, self.rows, self.predicted - 1)
-        return without_hit - value, without_miss - value, without_false_alarm - value
+    def macro_contributions(self) -> Reals:
+        labels, predictions = self.counts.labels, self.counts.predictions
+        wrong = self.miss[:, labels] + np.take_along_axis(self.false_alarm, predictions, axis=1)
+        changes = np.where(predictions == labels, self.hit[:, labels], wrong) / self.value.shape[1]
+        value = self.value.mean(axis=1)
+        return _pseudo_values(value, value[:, None] + changes)
 
-    def macro_contributions(self, share: ClassScore) -> Reals:
-        hit, miss, false_alarm = self._changes(share)
-        wrong = miss[self.labels] + false_alarm[self.predictions]
-        changes = np.where(self.predictions == self.labels, hit[self.labels], wrong) / len(hit)
-        value = share(self.hits, self.rows, self.predicted).mean()
-        return _pseudo_values(value, value + changes)
+    def contributions(self, number: int) -> Reals:
+        """To the score of one class."""
+        is_label, is_prediction = self.counts.labels == number, self.counts.predictions == number
+        cases = [is_label & is_prediction, is_label & ~is_prediction, is_prediction]
+        changes = np.select(cases, [of[:, [number]] for of in (self.hit, self.miss, self.false_alarm)], 0.0)
+        value = self.value[:, number]
+        return _pseudo_values(value, value[:, None] + changes)
 
-    def class_contributions(self, share: ClassScore, number: int) -> Reals:
-        hit, miss, false_alarm = (change[number] for change in self._changes(share))
-        is_label, is_prediction = self.labels == number, self.predictions == number
-        cases = [is_label & is_prediction, is_label, is_prediction]
-        value = share(self.hits, self.rows, self.predicted)[number]
-        return _pseudo_values(value, value + np.select(cases, [hit, miss, false_alarm], 0.0))
 
-    def mcc_contributions(self) -> Reals:
-        """Matthews' coefficient for any number of classes (Gorodkin 2004)."""
-        n, hits = len(self.labels), self.hits.sum()
-        products, rows2, predicted2 = self.rows @ self.predicted, self.rows @ self.rows, self.predicted @ self.predicted
-        value = _mcc(n, hits, products, rows2, predicted2)
-        correct = (self.predictions == self.labels).astype(np.int64)
-        of_label, of_prediction = self.rows[self.labels], self.predicted[self.predictions]
-        without = _mcc(
-            n - 1,
-            hits - correct,
-            products - self.predicted[self.labels] - self.rows[self.predictions] + correct,
-            rows2 - 2 * of_label + 1,
-            predicted2 - 2 * of_prediction + 1,
-        )
-        return _pseudo_values(value, without)
+def _mcc_contributions(counts: _Confusions) -> Reals:
+    """To Matthews' coefficient, for any number of classes (Gorodkin 2004)."""
+    n, labels, predictions = len(counts.labels), counts.labels, counts.predictions
+    rows, predicted = counts.rows, counts.predicted
+    hits, products = counts.hits.sum(axis=1)[:, None], (predicted @ rows)[:, None]
+    rows2, predicted2 = rows @ rows, (predicted**2).sum(axis=1)[:, None]
+    correct = (predictions == labels).astype(np.int64)
+    without = _mcc(
+        n - 1,
+        hits - correct,
+        products - predicted[:, labels] - rows[predictions] + correct,
+        rows2 - 2 * rows[labels] + 1,
+        predicted2 - 2 * np.take_along_axis(predicted, predictions, axis=1) + 1,
+    )
+    return _pseudo_values(_mcc(n, hits, products, rows2, predicted2)[:, 0], without)
 
 
 def _mcc(n: int, hits: Integers, products: Integers, rows2: Integers, predicted2: Integers) -> Reals:
     """From sums over the classes: of hits, of rows times predictions, and of the squares of either."""
-    spread = (n**2 - rows2).astype(np.float64) * (n**2 - predicted2)
-    root: Reals = np.sqrt(spread)
+    root: Reals = np.sqrt((n**2 - rows2).astype(np.float64) * (n**2 - predicted2))
     return _ratio(hits * n - products, root)
 
 
+def _ratio(part: Integers, whole: Integers | Reals) -> Reals:
+    """0 where there is nothing to divide by, as scikit-learn is asked for it."""
+    part, whole = np.broadcast_arrays(part, whole)
+    return np.divide(part, whole, out=np.zeros(part.shape), where=whole > 0)
+
+
 def _pseudo_values(value: Reals, without: Reals) -> Reals:
-    """From a score and what it is without each example: moved so that their mean is the score itself (Hillis 2005)."""
-    influence: Reals = (len(without) - 1) * without
-    pseudo_values: Reals = value + influence.mean() - influence
+    """From scores [seeds] and what they are without each example: their mean is made the score (Hillis 2005)."""
+    influence: Reals = (without.shape[1] - 1) * without
+    pseudo_values: Reals = value[:, None] + influence.mean(axis=1, keepdims=True) - influence
     return pseudo_values

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 CONFIDENCE = 0.95
 
@@ -16,8 +16,8 @@ METHOD = (
     "95 % intervals over seeds and examples: multi-reader multi-case analysis of jackknife pseudo-values by two-way "
     "random-effects analysis of variance (Dorfman, Berbaum & Metz 1992) with degrees of freedom after Hillis (2007), "
     "seeds as readers and examples as cases; shares of examples have Wilson's interval with the effective number of "
-    "examples (Franco et al. 2019). Differences are paired by example and by seed and have a two-sided t-test; of "
-    "shares, with half an example more won and half a one more lost (after Agresti & Min 2005)."
+    "examples (Franco et al. 2019), the loss a logarithmic one. Differences are paired by example and by seed and have "
+    "a two-sided t-test; of shares, with half an example more won and half a one more lost (after Agresti & Min 2005)."
 )
 """How intervals and p-values are computed, for a report."""
 
@@ -33,7 +33,7 @@ class Mean:
     @property
     def quantile(self) -> float:
         """Of Student's t: how many standard errors the interval reaches to each side."""
-        return float(stats.t.ppf((1 + CONFIDENCE) / 2, self.degrees_of_freedom))
+        return float(stdtrit(self.degrees_of_freedom, (1 + CONFIDENCE) / 2))
 
     def interval(self) -> tuple[float, float]:
         half = self.quantile * self.variance**0.5
@@ -43,7 +43,7 @@ class Mean:
         """Of the hypothesis that the mean is 0; two-sided."""
         if self.variance == 0:
             return float(self.value == 0)
-        return float(2 * stats.t.sf(abs(self.value) / self.variance**0.5, self.degrees_of_freedom))
+        return float(2 * stdtr(self.degrees_of_freedom, -abs(self.value) / self.variance**0.5))
 
 
 def mean_over_seeds_and_examples(table: NDArray[np.float64], further_variance: float = 0.0) -> Mean:
