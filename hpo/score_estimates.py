@@ -63,8 +63,8 @@ def score_differences(
 
     Logits are [seeds, examples, classes]; seed j of one belongs to seed j of the other. The p-value is below 0.05 just
     where the interval excludes 0. Equal logits differ by exactly 0, with a p-value of 1. Equal predictions from
-    different logits do not: shares of examples count half an example more that only the winner has right, and half
-    a one that only the default has. With one seed, intervals and p-values cover the examples only.
+    different logits do not: to shares of examples is added half an example that only the winner has right, and half an
+    example that only the default has. With one seed, intervals and p-values cover the examples only.
     """
     if winner_logits.shape != default_logits.shape:
         raise ValueError(
@@ -97,7 +97,7 @@ def _logarithmic_interval(mean: Mean) -> tuple[float, float]:
 def _wilson_interval(mean: Mean, rows: float, lowest: float, highest: float) -> tuple[float, float]:
     """Wilson's interval of a share of as many independent examples as have the variance of `mean`.
 
-    That number is p (1 - p) / variance (Kott & Carr 1997). One example that all seeds have wrong is added to both, so
+    That number is p (1 - p) / variance (Franco et al. 2019). One example that all seeds have wrong is added to both, so
     that a perfect score is one of `rows` examples: 0 / 0 otherwise.
     """
     if rows == 0:
@@ -140,7 +140,8 @@ def _scores(logits: NDArray[np.float32], labels: Integers, classes: Sequence[str
     correct = predictions == labels
     yield Score("accuracy", correct.astype(np.float64), rows=len(labels))
     log_total = logsumexp(wide, axis=2)
-    yield Score("loss", log_total - wide[:, np.arange(len(labels)), labels], (0.0, np.inf))
+    losses = np.maximum(log_total - wide[:, np.arange(len(labels)), labels], 0.0)  # rounding can go below 0
+    yield Score("loss", losses, (0.0, np.inf))
     yield _calibration_error(np.exp(wide.max(axis=2) - log_total), correct)
     yield from _confusion_scores(_Confusions.of(predictions, labels, len(classes)), classes)
 
