@@ -64,7 +64,8 @@ def score_differences(
     Logits are [seeds, examples, classes]; seed j of one belongs to seed j of the other. The p-value is below 0.05 just
     where the interval excludes 0. Equal logits differ by exactly 0, with a p-value of 1. Equal predictions from
     different logits do not: to shares of examples is added half an example that only the winner has right, and half an
-    example that only the default has. With one seed, intervals and p-values cover the examples only.
+    example that only the default has. This is cautious where they differ in a handful of predictions: intervals of 95 %
+    cover 99 % or more. With one seed, intervals and p-values cover the examples only.
     """
     if winner_logits.shape != default_logits.shape:
         raise ValueError(
@@ -87,7 +88,11 @@ def _estimate(score: Score) -> Estimate:
 
 
 def _logarithmic_interval(mean: Mean) -> tuple[float, float]:
-    """Symmetric by a factor, as are the means of what is positive and often close to 0, and sometimes large."""
+    """Symmetric by a factor: losses are mostly close to 0 and rarely large.
+
+    Where a handful of examples has most of the loss the interval is still too narrow: it covers 91 % for 300 examples
+    of which two are wrong.
+    """
     if mean.value == 0:
         return 0.0, 0.0
     factor = float(np.exp(mean.quantile * mean.variance**0.5 / mean.value))

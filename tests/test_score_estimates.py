@@ -263,6 +263,9 @@ class Model:
     shared_luck: float = 0.4
     """Of a seed with an example, in both configurations: their data come in the same order."""
 
+    def __str__(self) -> str:
+        return f"{self.seeds} seeds that differ by {self.seed}, {self.examples} examples"
+
     def deviation(self) -> float:
         parts = (self.seed, self.difficulty, self.taste, self.luck, self.shared_luck)
         return float(np.linalg.norm(parts))
@@ -290,7 +293,7 @@ class Model:
         return of_both[0], of_both[1], labels
 
 
-STUDIES = 300
+STUDIES = 200
 NO_DIFFERENCE = [
     Model(seeds=3, examples=300, seed=0.0),
     Model(seeds=5, examples=300, seed=0.3),
@@ -337,11 +340,11 @@ def test_differences_cover_zero_and_p_values_are_uniform(model: Model) -> None:
             assert stats.kstest(p_values, "uniform").pvalue > 0.001, name
 
 
-@pytest.mark.parametrize("model", [Model(seeds=5, examples=1_000, seed=0.3, advantage=0.8)], ids=str)
-def test_differences_cover_the_truth(model: Model) -> None:
+def test_differences_cover_the_truth() -> None:
+    model = Model(seeds=5, examples=300, seed=0.3, quality=2.0, advantage=0.8)
     truth = model.true_accuracy(model.advantage) - model.true_accuracy(0.0)
     for name, factor in {"accuracy": 1, "f1_macro": 1, "recall_macro": 1, "mcc": 2}.items():
         differences = [differences[name] for _, differences in simulated(model)]
         assert covered([*differences], factor * truth) >= AT_LEAST, name
-        # And find it: it is about three standard errors.
-        assert np.mean([difference.p_value < 0.05 for difference in differences]) > 0.6
+        # And find it: 8 points, of accuracies of 82 and 90 %.
+        assert np.mean([difference.p_value < 0.05 for difference in differences]) > 0.7
