@@ -12,6 +12,7 @@ from sklearn.metrics import f1_score
 
 from hpo.results import Difference, Estimate
 from hpo.score_estimates import _scores, score_differences, score_estimates
+from hpo.statistics import mean_over_seeds_and_examples
 from hpo.training.metrics import classification_metrics
 
 Logits = NDArray[np.float32]
@@ -107,6 +108,21 @@ def test_calibration_error_by_hand() -> None:
     assert estimate.value == pytest.approx(0.275)
     # Both within two deviations, (3 * 0.09)^0.5 and 0.24^0.5: both gaps may be chance, and the error next to none.
     assert estimate.low == 0
+
+
+@pytest.mark.parametrize(
+    # With 90 % confidence 180 of 200 are right, give or take (200 * 0.09)^0.5 = 4.2; the mean of |x| is 0.798 of that.
+    ("right", "excess"),
+    [(180, (2 / np.pi * 18) ** 0.5 / 200), (172, (2 / np.pi * 18) ** 0.5 / 200), (171, 0.0), (100, 0.0)],
+)
+def test_gaps_that_may_be_chance_make_the_calibration_error_too_high(right: int, excess: float) -> None:
+    logits = np.tile(np.log(np.array([0.1, 0.9])).astype(np.float32), (1, 200, 1))
+    labels = (np.arange(200) < right).astype(np.int64)
+    [score] = [score for score in _scores(logits, labels, names(2)) if score.name == "calibration_error"]
+    assert score.excess == pytest.approx(excess)
+    estimate = score_estimates(logits, labels, names(2))["calibration_error"]
+    plain = mean_over_seeds_and_examples(score.contributions).interval()
+    assert (estimate.low, estimate.high) == pytest.approx((max(plain[0] - excess, 0), plain[1]))
 
 
 def test_the_interval_of_an_accuracy_by_hand() -> None:
