@@ -120,9 +120,27 @@ def test_gaps_that_may_be_chance_make_the_calibration_error_too_high(right: int,
     labels = (np.arange(200) < right).astype(np.int64)
     [score] = [score for score in _scores(logits, labels, names(2)) if score.name == "calibration_error"]
     assert score.excess == pytest.approx(excess)
+
+
+def test_the_interval_of_the_calibration_error_reaches_down() -> None:
+    # 200 examples at 90 % of which half are right, 200 at 60 % of which as many are: only the latter's gap is chance.
+    confidence = np.repeat([0.9, 0.6], 200)
+    logits = np.log(np.stack([1 - confidence, confidence], axis=1))[None].astype(np.float32)
+    labels = (np.arange(200) < np.array([[100], [120]])).ravel().astype(np.int64)
+    [score] = [score for score in _scores(logits, labels, names(2)) if score.name == "calibration_error"]
+    assert score.excess == pytest.approx((2 / np.pi * 200 * 0.24) ** 0.5 / 400)
+    low, high = mean_over_seeds_and_examples(score.contributions).interval()
     estimate = score_estimates(logits, labels, names(2))["calibration_error"]
-    plain = mean_over_seeds_and_examples(score.contributions).interval()
-    assert (estimate.low, estimate.high) == pytest.approx((max(plain[0] - excess, 0), plain[1]))
+    assert (estimate.low, estimate.high) == pytest.approx((low - score.excess, high))
+
+
+def test_the_interval_of_a_loss_is_symmetric_by_a_factor() -> None:
+    logits, labels = random_study(3)
+    estimate = score_estimates(logits, labels, names(3))["loss"]
+    [score] = [score for score in _scores(logits, labels, names(3)) if score.name == "loss"]
+    mean = mean_over_seeds_and_examples(score.contributions)
+    factor = np.exp(mean.quantile * mean.variance**0.5 / mean.value)
+    assert (estimate.low, estimate.high) == pytest.approx((mean.value / factor, mean.value * factor))
 
 
 def test_the_interval_of_an_accuracy_by_hand() -> None:
