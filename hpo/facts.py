@@ -1,18 +1,19 @@
 """What a study runs on, found out before its first trial: the data, the model, the machine."""
 
-import functools
 import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from hpo.data.quality import data_quality, quality_notes
-from hpo.data.splits import SPLITS, Splits
+from hpo.data.splits import SPLITS, Split, Splits
 from hpo.data.tokens import tokenize_split
 from hpo.provenance import versions
 from hpo.results import DataQuality
@@ -131,14 +132,21 @@ def _truncation(setup: Setup) -> Iterator[str]:
         yield f"Truncated to {setup.config.training.max_length} tokens: {' and '.join(cut)}."
 
 
-@functools.lru_cache(maxsize=4)
+@lru_cache(maxsize=4)
 def _quality(splits: Splits, tokenizer: PreTrainedTokenizerBase, max_length: int, cache: Path) -> DataQuality:
     """Once for splits and a tokenizer, which are the same objects for all studies of a process that have the same."""
-    lengths = {}
-    for name in SPLITS:
-        fingerprint = splits.fingerprint
-        whole = tokenize_split(
-            getattr(splits, name), tokenizer, sys.maxsize, fingerprint=fingerprint, name=name, cache_dir=cache
-        )
-        lengths[name] = np.diff(whole.offsets)
+    lengths = {name: _lengths(splits, name, tokenizer, max_length, cache) for name in SPLITS}
     return data_quality(splits, lengths, max_length)
+
+
+def _lengths(
+    splits: Splits, name: str, tokenizer: PreTrainedTokenizerBase, max_length: int, cache: Path
+) -> NDArray[np.int64]:
+    """Of a split's texts before they are cut; only those that were cut are tokenized again."""
+    split: Split = getattr(splits, name)
+    tokenized = partial(tokenize_split, tokenizer=tokenizer, fingerprint=splits.fingerprint, name=name)
+    lengths = np.diff(tokenized(split, max_length=max_length, cache_dir=cache).offsets)
+    cut = np.flatnonzero(lengths >= max_length)
+    if len(cut):
+        lengths[cut] = np.diff(tokenized(split.take(cut), max_length=sys.maxsize, cache_dir=None).offsets)
+    return lengths
