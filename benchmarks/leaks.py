@@ -72,7 +72,7 @@ def score(splits: Splits) -> Scored:
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
-    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(C=10, max_iter=1000))
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(C=10, solver="liblinear"))
     model.fit(splits.train.texts, splits.train.labels)
     validation, test = (
         100 * float(model.score(split.texts, split.labels)) for split in (splits.validation, splits.test)
