@@ -1,11 +1,22 @@
 """What a study runs on, found out before its first trial: the data, the model, the machine."""
 
 import itertools
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from hpo.data.quality import data_quality, quality_notes
+from hpo.data.splits import SPLITS, Split, Splits
+from hpo.data.tokens import tokenize_split
 from hpo.provenance import versions
+from hpo.results import DataQuality
 from hpo.search_spec import ChoiceParameter, RangeParameter
 from hpo.settings import Value
 from hpo.space import default_params, trial_config
@@ -20,7 +31,9 @@ class DataFacts:
     labels: list[str]
     fingerprint: str
     notes: list[str]
-    """What was removed, and what was truncated."""
+    """What was removed, what was truncated, and what else of its quality matters."""
+    quality: dict[str, Any] = field(default_factory=dict)
+    """`hpo.results.DataQuality`, as plain data."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,7 @@ def study_facts(spec: StudySpec, cache: Path) -> StudyFacts:
     for params in _extremes(spec, default):
         extreme = set_up(trial_config(spec, params, seed=0), cache)
         models[extreme.config.model.reference] = extreme.pretrained.fingerprint
-    return _facts(setup, models)
+    return _facts(setup, models, cache)
 
 
 def _extremes(spec: StudySpec, default: dict[str, Value]) -> Iterator[dict[str, Value]]:
@@ -90,14 +103,16 @@ def _ends(spec: StudySpec, name: str) -> list[Value]:
     return []
 
 
-def _facts(setup: Setup, models: dict[str, str]) -> StudyFacts:
+def _facts(setup: Setup, models: dict[str, str], cache: Path) -> StudyFacts:
     splits, pretrained = setup.splits, setup.pretrained
+    quality = _quality(splits, pretrained.tokenizer, setup.config.training.max_length, cache)
     return StudyFacts(
         DataFacts(
             rows={name: len(getattr(splits, name).texts) for name in ("train", "validation", "test")},
             labels=list(splits.labels),
             fingerprint=splits.fingerprint,
-            notes=[*splits.notes, *_truncation(setup)],
+            notes=[*splits.notes, *_truncation(setup), *quality_notes(quality, setup.config.metric)],
+            quality=quality.model_dump(),
         ),
         ModelFacts(
             setup.config.model.name,
@@ -115,3 +130,23 @@ def _truncation(setup: Setup) -> Iterator[str]:
     cut = [f"{count:,} of {name}" for name, count in counts.items() if count]
     if cut:
         yield f"Truncated to {setup.config.training.max_length} tokens: {' and '.join(cut)}."
+
+
+@lru_cache(maxsize=4)
+def _quality(splits: Splits, tokenizer: PreTrainedTokenizerBase, max_length: int, cache: Path) -> DataQuality:
+    """Once for splits and a tokenizer, which are the same objects for all studies of a process that have the same."""
+    lengths = {name: _lengths(splits, name, tokenizer, max_length, cache) for name in SPLITS}
+    return data_quality(splits, lengths, max_length)
+
+
+def _lengths(
+    splits: Splits, name: str, tokenizer: PreTrainedTokenizerBase, max_length: int, cache: Path
+) -> NDArray[np.int64]:
+    """Of a split's texts before they are cut; only those that were cut are tokenized again."""
+    split: Split = getattr(splits, name)
+    tokenized = partial(tokenize_split, tokenizer=tokenizer, fingerprint=splits.fingerprint, name=name)
+    lengths = np.diff(tokenized(split, max_length=max_length, cache_dir=cache).offsets)
+    cut = np.flatnonzero(lengths >= max_length)
+    if len(cut):
+        lengths[cut] = np.diff(tokenized(split.take(cut), max_length=sys.maxsize, cache_dir=None).offsets)
+    return lengths

@@ -77,6 +77,11 @@ class DataSpec(Settings):
     hold_out: Literal["rows", "sentences"] = "rows"
     """How to hold out: `rows` at random, stratified by label; or whole `sentences` (rows contained in no other
     row), with every train row that is contained in a held-out one dropped, for data made of phrases like SST-2."""
+    leaks: Literal["drop"] | None = None
+    """`drop`: remove from train what has a relative in validation or test, and from validation what has one in test,
+    before `max_rows` counts. Relatives are near duplicates (four fifths of all their words in common, or more) and
+    texts of which one contains the other (five words or more). Default: they are kept, and said where they are many.
+    Exact repetitions always go."""
     text_column: NonEmpty = "text"
     """The column with the text."""
     label_column: NonEmpty = "label"

@@ -8,19 +8,25 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpo.data.hold_out import Indices, hold_out, stratified_sample, stream
+from hpo.data.overlap import KINDS, kinds, relations, words_of
 from hpo.data.sources import Label, Rows, read_rows
 from hpo.errors import DataError
 from hpo.references import local_path
 from hpo.spec import DataSpec
 
 SPLITS = ("train", "validation", "test")
+EARLIER = (("validation", ("test",)), ("train", ("validation", "test")))
+"""Each split with those that are looked at later, in the order in which rows are removed."""
+LabelsBy = Literal["position", "name", "source", "sorted"]
+"""The declared names by the position of integers, the declared names by name, the Hub data set's own names, or the
+distinct values in sorted order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +64,12 @@ class Splits:
     """SHA-256 of every text, label and class name: it changes when anything does that a model could learn from."""
     notes: tuple[str, ...]
     """What was removed and what is odd, in sentences."""
+    removed: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """By split: how many rows were removed by each rule, in the order of the rules."""
+    source_labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By split: the names that a Hub data set gives to its integer labels."""
+    labels_by: LabelsBy = "name"
+    """How the labels of the rows found their classes."""
 
     @property
     def class_counts(self) -> dict[str, dict[str, int]]:
@@ -86,19 +98,34 @@ def _load(data_json: str, seed: int, stamps: tuple[object, ...]) -> Splits:
     rows = {name: read_rows(source, name, data) for name, source in data.sources.items()}
     classes = _class_names(rows["train"], data.labels)
     splits = {name: _with_ids(name, read, classes, data.labels) for name, read in rows.items()}
-    notes: list[str] = []
-    splits = _hold_out(splits, classes, data, seed, notes)
-    splits = _remove_shared(splits, notes)
-    splits = _cap(splits, data.max_rows, seed, notes)
-    _check(splits, classes, data, notes)
+    log = _Log()
+    splits = _hold_out(splits, classes, data, seed, log)
+    splits = _remove_shared(splits, log, relatives=data.leaks == "drop")
+    splits = _cap(splits, data.max_rows, seed, log)
+    _check(splits, classes, data, log.notes)
     return Splits(
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
         labels=classes,
         fingerprint=_fingerprint(splits, classes),
-        notes=tuple(notes),
+        notes=tuple(log.notes),
+        removed=log.removed,
+        source_labels={name: read.label_names for name, read in rows.items() if read.label_names},
+        labels_by=_labels_by(rows, data.labels),
     )
+
+
+@dataclass
+class _Log:
+    """What was removed on the way, as sentences and as numbers."""
+
+    notes: list[str] = field(default_factory=list)
+    removed: dict[str, dict[str, int]] = field(default_factory=lambda: {name: {} for name in SPLITS})
+
+    def remove(self, split: str, rows: Mapping[str, int], note: str) -> None:
+        self.removed[split] |= rows
+        self.notes.append(f"{split}: {note}")
 
 
 # Labels
@@ -140,6 +167,15 @@ def _integer_names(rows: Rows, declared: Sequence[str] | None) -> Sequence[str] 
     return None if all(name.lstrip("-").isdecimal() for name in declared) else declared
 
 
+def _labels_by(rows: Mapping[str, Rows], declared: Sequence[str] | None) -> LabelsBy:
+    if declared is None:
+        return "source" if rows["train"].label_names else "sorted"
+    by_position = [
+        isinstance(read.labels[0], int) and _integer_names(read, declared) is declared for read in rows.values()
+    ]
+    return "position" if any(by_position) else "name"
+
+
 def _named(label: Label, integers: Sequence[str] | None) -> str:
     if isinstance(label, int) and integers is not None and 0 <= label < len(integers):
         return integers[label]
@@ -150,7 +186,7 @@ def _named(label: Label, integers: Sequence[str] | None) -> str:
 
 
 def _hold_out(
-    splits: Mapping[str, Split], classes: Sequence[str], data: DataSpec, seed: int, notes: list[str]
+    splits: Mapping[str, Split], classes: Sequence[str], data: DataSpec, seed: int, log: _Log
 ) -> dict[str, Split]:
     if set(SPLITS) <= set(splits):
         return dict(splits)
@@ -158,33 +194,58 @@ def _hold_out(
     out = hold_out(train.texts, train.labels, classes, data, seed)
     taken = sum(map(len, out.held.values()))
     if data.hold_out == "sentences":
-        notes.append(
-            f"train: {len(train) - taken - len(out.train):,} rows removed that are contained in one of "
-            f"the {taken:,} sentences held out as {' and '.join(reversed(out.held))}."
+        dropped = len(train) - taken - len(out.train)
+        log.remove(
+            "train",
+            {"within a held-out sentence": dropped},
+            f"{dropped:,} rows removed that are contained in one of "
+            f"the {taken:,} sentences held out as {' and '.join(reversed(out.held))}.",
         )
     return {**splits, "train": train.take(out.train), **{name: train.take(rows) for name, rows in out.held.items()}}
 
 
-def _remove_shared(splits: Mapping[str, Split], notes: list[str]) -> dict[str, Split]:
-    """Remove rows whose text, up to white space, stands in a split that is looked at later."""
+def _remove_shared(splits: Mapping[str, Split], log: _Log, *, relatives: bool) -> dict[str, Split]:
+    """Remove rows whose text, up to white space, stands in a split that is looked at later; its relatives too if asked.
+
+    The later split keeps its rows: what it says is what a model is worth on all of them.
+    """
     kept = dict(splits)
-    for name, later in (("validation", ("test",)), ("train", ("validation", "test"))):
-        seen = {_squeezed(text) for other in later for text in splits[other].texts}
-        fresh = np.flatnonzero([_squeezed(text) not in seen for text in splits[name].texts])
-        if removed := len(splits[name]) - len(fresh):
+    for name, later in EARLIER:
+        texts = [text for other in later for text in kept[other].texts]
+        seen = {_squeezed(text) for text in texts}
+        fresh = np.flatnonzero([_squeezed(text) not in seen for text in kept[name].texts])
+        if removed := len(kept[name]) - len(fresh):
             rows = "1 row removed that also stands" if removed == 1 else f"{removed:,} rows removed that also stand"
-            notes.append(f"{name}: {rows} in {' or '.join(later)}.")
-            kept[name] = splits[name].take(fresh)
+            log.remove(name, {"repeated": removed}, f"{rows} in {' or '.join(later)}.")
+            kept[name] = kept[name].take(fresh)
+        if relatives:
+            kept[name] = _remove_relatives(name, kept[name], later, texts, log)
     return kept
 
 
-def _cap(splits: Mapping[str, Split], max_rows: int | None, seed: int, notes: list[str]) -> dict[str, Split]:
+def _remove_relatives(name: str, split: Split, later: Sequence[str], texts: Sequence[str], log: _Log) -> Split:
+    """Remove the rows that have a near duplicate among the texts of the later splits, or one within the other."""
+    words = [words_of(text) for text in split.texts]
+    found = kinds(words, relations(words, [words_of(text) for text in texts]))
+    counts = Counter(kind for kind in found if kind is not None)
+    if not counts:
+        return split
+    said = ", ".join(f"{counts[kind]:,} {what}" for kind, what in KINDS.items() if counts[kind])
+    total = counts.total()
+    rows = "1 row removed as a leak" if total == 1 else f"{total:,} rows removed as leaks"
+    removed: dict[str, int] = {what: counts[kind] for kind, what in KINDS.items() if counts[kind]}
+    log.remove(name, removed, f"{rows} of {' or '.join(later)} ({said}; data.leaks).")
+    return split.take(np.flatnonzero([kind is None for kind in found]))
+
+
+def _cap(splits: Mapping[str, Split], max_rows: int | None, seed: int, log: _Log) -> dict[str, Split]:
     capped = dict(splits)
     for name, split in splits.items():
         if max_rows is not None and len(split) > max_rows:
             rows = stratified_sample(split.labels, max_rows, stream(seed, f"cap {name}"))
             capped[name] = split.take(rows)
-            notes.append(f"{name}: {max_rows:,} of {len(split):,} rows kept (data.max_rows).")
+            above = len(split) - max_rows
+            log.remove(name, {"above max_rows": above}, f"{max_rows:,} of {len(split):,} rows kept (data.max_rows).")
     return capped
 
 

@@ -13,6 +13,7 @@ import pytest
 from hpo.data.splits import Split, Splits, load_splits
 from hpo.errors import DataError
 from hpo.spec import DataSpec
+from hpo.study_file import read_study
 
 Row = tuple[str, Any]
 
@@ -244,6 +245,85 @@ def test_a_split_of_duplicates_only_has_no_rows(study: Study) -> None:
         study.load(**three(same, same))
 
 
+# Leaks
+
+TEN = "a b c d e f g h i j"
+# Two relatives of each kind, one of validation's first row and one of test's; the last two are none.
+RELATIVES: list[Row] = [
+    ("A B c d e f g h, i j", 0),
+    ("k l m n o p q r s t!", 1),
+    (f"{TEN} more", 0),
+    ("k l m n o p q r s more", 1),
+    ("b c d e f", 0),
+    ("l m n o p q", 1),
+    (f"once upon a time {TEN}", 0),
+    ("k l m n o p q r s t and so they lived", 1),
+    ("b c d e", 0),
+    ("a c e g i k m o q s", 1),
+]
+
+
+def leaking() -> dict[str, Any]:
+    return {
+        "train": [*RELATIVES, (TEN, 1), *rows_of({0: 4, 1: 4})],
+        "validation": [(TEN, 0), ("k l m n o p q r s t u", 1), *rows_of({0: 2, 1: 2}, "v")],
+        "test": [("k l m n o p q r s t", 1), *rows_of({0: 2, 1: 2}, "s")],
+    }
+
+
+def test_leaks_are_kept_unless_asked(study: Study) -> None:
+    splits = study.load(**leaking())
+    assert len(splits.train) == len(RELATIVES) + 8
+    assert len(splits.validation) == 6
+    assert splits.notes == ("train: 1 row removed that also stands in validation or test.",)
+    assert splits.removed == {"train": {"repeated": 1}, "validation": {}, "test": {}}
+
+
+def test_dropping_leaks_drops_exactly_them(study: Study) -> None:
+    splits = study.load(**leaking(), leaks="drop")
+    assert splits.train.texts == tuple(text for text, _ in [*RELATIVES[-2:], *rows_of({0: 4, 1: 4})])
+    assert splits.train.labels.tolist() == [0, 1, *[0] * 4, *[1] * 4]
+    assert splits.validation.texts == (TEN, *(text for text, _ in rows_of({0: 2, 1: 2}, "v")))
+    assert splits.test.texts == tuple(text for text, _ in leaking()["test"])
+    assert splits.notes == (
+        "validation: 1 row removed as a leak of test (1 near duplicates; data.leaks).",
+        "train: 1 row removed that also stands in validation or test.",
+        "train: 8 rows removed as leaks of validation or test (2 equal but for case and punctuation, 2 near "
+        "duplicates, 2 contained in one, 2 containing one; data.leaks).",
+    )
+    assert splits.removed == {
+        "train": {
+            "repeated": 1,
+            "equal but for case and punctuation": 2,
+            "near duplicates": 2,
+            "contained in one": 2,
+            "containing one": 2,
+        },
+        "validation": {"near duplicates": 1},
+        "test": {},
+    }
+    assert splits.fingerprint == study.load(**leaking(), leaks="drop", seed=1).fingerprint
+
+
+def test_leaks_are_dropped_where_rows_are_held_out_and_before_the_cap(study: Study) -> None:
+    train = [
+        (" ".join(f"{word}{number}" for word in "abcdefghi") + end, number % 2)
+        for number in range(40)
+        for end in ("", "!")
+    ]
+    splits = study.load(train=train, validation_size=8, test_size=8, leaks="drop", max_rows=30)
+    held = {text.rstrip("!") for text in (*splits.validation.texts, *splits.test.texts)}
+    assert not held & {text.rstrip("!") for text in splits.train.texts}
+    assert len(splits.train) == 30  # of the at least 48 that are left
+    assert not {text.rstrip("!") for text in splits.validation.texts} & {text.rstrip("!") for text in splits.test.texts}
+
+
+def test_all_of_train_may_leak(study: Study) -> None:
+    given = leaking() | {"train": RELATIVES[:8]}
+    with pytest.raises(DataError, match=r"train must have rows, but got none\. So far: .*8 rows removed as leaks"):
+        study.load(**given, leaks="drop")
+
+
 # Sizes and classes
 
 
@@ -325,6 +405,28 @@ def test_another_seed_gives_other_splits(study: Study) -> None:
     one, other = (study.load(train=train, seed=seed) for seed in (0, 1))
     assert one.test.texts != other.test.texts
     assert one.fingerprint != other.fingerprint
+
+
+def test_the_shipped_studies_have_the_data_that_they_always_had() -> None:
+    """Recorded before `leaks` was an option. A study goes on only on the same data."""
+    studies = Path(__file__).parents[2] / "studies"
+    spec = read_study(studies / "rotten_tomatoes.yaml", [])
+    splits = load_splits(spec.data, spec.seed)
+    assert splits.fingerprint == "0b2113804ed79b2dc6a87fcb222f9af750a485ede5082c6e7905f29ef468ec16"
+    fallback = read_study(studies / "sst2.yaml", []).fallback
+    assert fallback is not None and fallback.data is not None
+    splits = load_splits(fallback.data, 0)
+    assert splits.fingerprint == "203a75c73dede79a92fce37776e9e57896416e0666ab89891332d2f38ff6a287"
+    assert splits.notes == ("train: 1,500 of 6,464 rows kept (data.max_rows).",)
+
+
+def test_the_sst2_studys_carve_is_what_it_always_was(study: Study, treebank: list[Row]) -> None:
+    """Its data is on the Hub; the same rule on other phrases, recorded before `leaks` was an option."""
+    test = rows_of({0: 3, 1: 1}, "s")
+    splits = study.load(
+        train=treebank, test=test, validation_size=6, hold_out="sentences", labels=["negative", "positive"]
+    )
+    assert splits.fingerprint == "2f57c52375f7dca36650161b12e00c77e6e1c82a01bceb005b73b008ddd018eb"
 
 
 @pytest.mark.parametrize("change", ["text", "label", "names", "split"])
