@@ -150,7 +150,7 @@ def pressed_edges(view: View) -> tuple[Edge, ...]:
 
     The best are the best quarter, at least 4, of the trials that drew the parameter. Chance is the uniform draw of a
     random search. The test's level is `LEVEL` over all ends together, which TPE does not keep, for its draws gather:
-    simulated with 30 pruned trials of it, each end of a range that does nothing was named in 3 of 100 studies, of 4 ends.
+    simulated with 30 trials of it (60 studies, 3 ranges), each end of one that does nothing was named in 3 of 100.
     """
     ranked = _ranked(view)
     space = _Space.of(ranked)
