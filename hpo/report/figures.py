@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 
 from hpo.plain_text import printable
 from hpo.report import tables
+from hpo.report.importance import importances
 from hpo.report.tables import NONE, PARAM, View
 
 # Okabe and Ito's palette, which survives colour blindness and grey printing.
@@ -122,16 +123,22 @@ def _legend_line(style: Style) -> Line2D:
 
 
 def importance(view: View) -> Figure | None:
-    """How much each parameter decided which trials came out best."""
-    shares = tables.importances(view.study)
-    if shares is None:
+    """How much each parameter decided the score."""
+    found = importances(view)
+    if found is None:
         return None
-    title = f"How much each parameter seems to matter, over {len(view.complete)} complete trials"
-    figure, axes = one_panel(8, 1.3 + 0.36 * len(shares), title, "Share of the importance (PED-ANOVA)", "")
-    names = [_short(name, 34) for name in reversed(shares)]
-    values = list(reversed(shares.values()))
-    bars = axes.barh(range(len(names)), values, height=0.62, color=BLUE)
-    axes.bar_label(bars, [f"{value:.0%}" for value in values], padding=4, fontsize=9, color=BLACK)
+    title = f"How much each parameter seems to matter, over {len(view.shown)} trials"
+    label = "Share of the importance (fANOVA), with its 95 % interval"
+    figure, axes = one_panel(8, 1.3 + 0.36 * len(found), title, label, "")
+    names = [_short(one.name, 34) for one in reversed(found)]
+    values = [one.share for one in reversed(found)]
+    axes.barh(range(len(names)), values, height=0.62, color=BLUE)
+    for at, one in enumerate(reversed(found)):
+        axes.hlines(at, one.low, one.high, color=BLACK, linewidth=1.4)
+        after = (max(one.share, one.high), at)
+        axes.annotate(
+            f"{one.share:.0%}", after, (4, 0), textcoords="offset points", va="center", fontsize=9, color=BLACK
+        )
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.xaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
     axes.grid(axis="y", visible=False)

@@ -4,7 +4,6 @@ The score of a trial is its last evaluation. Trials that only wait in the queue 
 """
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any, Final
 
 import optuna
 import pandas as pd
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -49,7 +47,6 @@ PARAM: Final = "params."
 NONE: Final = "none"
 # Not a state of Optuna's, where such a trial has failed.
 RETRIED: Final = "RETRIED"
-MIN_FOR_IMPORTANCE: Final = 4
 RANKS: Final = {"COMPLETE": 0, "PRUNED": 1, "FAIL": 2, "RUNNING": 3}
 
 
@@ -219,26 +216,6 @@ def _default(table: pd.DataFrame) -> int | None:
     complete = attempts[attempts["state"] == "COMPLETE"]
     chosen = attempts if complete.empty else complete
     return None if chosen.empty else int(chosen["number"].iloc[-1])
-
-
-def importances(study: optuna.Study) -> dict[str, float] | None:
-    """Each parameter's share by PED-ANOVA, the largest first; None where the trials cannot tell.
-
-    The share says how much a parameter decided whether a trial came into the best ones: the best tenth, or
-    the best five where a tenth is fewer (as Optuna advises), and never more than half.
-    """
-    trials = _complete(study.get_trials(deepcopy=False))
-    if len(trials) < MIN_FOR_IMPORTANCE or len({trial.value for trial in trials}) < 2:
-        return None
-    evaluator = PedAnovaImportanceEvaluator(target_quantile=min(0.5, max(0.1, 5 / len(trials))))
-    names = sorted({name for trial in trials for name in trial.distributions})
-    with warnings.catch_warnings():
-        # A conditional parameter that few trials drew, and ties that leave no trial out of the best: said on the page.
-        warnings.filterwarnings("ignore", message="Some regimes for parameter", category=UserWarning)
-        warnings.filterwarnings("ignore", message="Target and region quantiles", category=UserWarning)
-        shares = get_param_importances(study, evaluator=evaluator, params=names, normalize=True)
-    told = len(set(shares.values())) > 1 or len(shares) == 1
-    return shares if told else None
 
 
 def state_counts(table: pd.DataFrame) -> "pd.Series[int]":

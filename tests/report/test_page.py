@@ -292,7 +292,7 @@ def test_a_report_replaces_the_last_one_and_leaves_other_files_alone(tmp_path: P
     folder = tmp_path / "films"
     before = write_report(finished_study(f"sqlite:///{tmp_path / 'optuna.db'}"), folder)
     (folder / "best.yaml").write_text("kept")
-    assert {path.stem for path in linked(before)} == set(FIGURES) - {"importance"}
+    assert {path.stem for path in linked(before)} == set(FIGURES)
     empty = optuna.create_study(study_name="films", direction="maximize")
     after = write_report(empty, folder)
     assert linked(after) == set()

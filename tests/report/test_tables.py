@@ -9,7 +9,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState, create_trial
 
 from hpo.report import best_trial, leaderboard, pruning_savings, trials_table
-from hpo.report.tables import METRICS, importances, view_of, write_csv
+from hpo.report.tables import METRICS, view_of, write_csv
 from hpo.spec import Metric, StudySpec
 
 Direction = Literal["minimize", "maximize"]
@@ -204,27 +204,6 @@ def test_savings_before_any_trial_is_complete() -> None:
     add(study, "PRUNED", [], result=budget(0, 100, 1.0))
     savings = pruning_savings(trials_table(study))
     assert (savings.share_saved, savings.seconds_saved) == (1.0, None)
-
-
-def test_importances_need_trials_that_differ() -> None:
-    study = new_study()
-    for rate, optimizer in [(1e-5, "sgd"), (2e-5, "adamw"), (5e-5, "sgd")]:
-        add(study, "COMPLETE", [0.5], params={"learning_rate": rate, "optimizer": optimizer})
-    assert importances(study) is None
-    add(study, "COMPLETE", [0.5], params={"learning_rate": 1e-4, "optimizer": "sgd"})
-    assert importances(study) is None
-
-
-def test_importances_find_the_parameter_that_decides() -> None:
-    study = new_study()
-    for step in range(24):
-        rate, optimizer = 1e-5 * 1.2**step, "sgd" if step % 2 else "adamw"
-        params = {"learning_rate": rate, "optimizer": optimizer} | ({"momentum": 0.9} if step == 5 else {})
-        add(study, "COMPLETE", [0.5 + 0.01 * step], params=params)
-    shares = importances(study)
-    assert shares is not None
-    assert next(iter(shares)) == "learning_rate"
-    assert sum(shares.values()) == pytest.approx(1.0)
 
 
 def test_the_csv_keeps_every_digit(tmp_path: Path) -> None:
