@@ -84,7 +84,7 @@ def complete(*scores: float) -> list[Trial]:
 def finals(*scores: list[float]) -> Finals:
     of_one: dict[str, Any] = {"is_default": False, "searched": 0.8, "mean": 0.8, "runs": []}
     finalists = [Finalist(trial=number, scores=given, **of_one) for number, given in enumerate(scores, start=1)]
-    asked = {"ended_trials": 9, "asked_trials": 3, "asked_seeds": 3}
+    asked: dict[str, Any] = {"ended_trials": 9, "asked_trials": 3, "asked_seeds": 3}
     return Finals(**asked, seeds=[1, 2, 3], finalists=finalists, winner=1, exported=0)
 
 
