@@ -29,8 +29,8 @@ class Finalist(Settings):
     trial: int
     """Its number in the search."""
     is_default: bool
-    searched: float
-    """Its score in the search: of a winner, an optimistic number."""
+    searched: float | None
+    """Its score in the search: of a winner, an optimistic number. None: the default did not come to its end there."""
     scores: list[float]
     """By seed, of the study's metric on validation."""
     mean: float
@@ -117,6 +117,8 @@ class Errors(Settings):
 class Finals(Settings):
     """How the finalists came out."""
 
+    ended_trials: int
+    """Of the search, when they were chosen from it."""
     asked_seeds: int
     seeds: list[int]
     """On which every finalist was trained: fewer than were asked for where the time was over."""
@@ -124,10 +126,59 @@ class Finals(Settings):
     """The best on validation first."""
     winner: int
     """Its number in the search."""
-    exported: int | None = None
+    exported: int
     """The winner's run whose model is kept and registered, by its number in the study of finalists."""
     readings: list[Reading] = Field(default=[])
     """Of the test split, the first first: one, unless a second was asked for."""
     refused: str | None = None
     """Why the test split was not read for this winner."""
     errors: Errors | None = None
+    notes: list[str] = Field(default=[])
+    """What is worth saying: fewer seeds than asked for, a finalist that failed."""
+
+    @property
+    def chosen(self) -> Finalist:
+        """The winner."""
+        return next(finalist for finalist in self.finalists if finalist.trial == self.winner)
+
+    @property
+    def default(self) -> Finalist | None:
+        """The untuned default; None if it could not be trained again."""
+        return next((finalist for finalist in self.finalists if finalist.is_default), None)
+
+    @property
+    def reading(self) -> Reading | None:
+        """That of the test split by this winner."""
+        return self.readings[-1] if self.readings and self.refused is None else None
+
+
+class Claim(Settings):
+    """What is claimed of an exported configuration."""
+
+    validation_mean: float
+    """Of `metric`, over the fresh seeds."""
+    validation_maximum: float | None
+    """What the search saw of it: an optimistic number, for it was chosen by it."""
+    seeds: list[int]
+    test_read_at: str | None
+    """None: the test split was not read for it."""
+    test: dict[str, Estimate]
+    """By metric, with a 95 % interval over seeds and examples."""
+    default: dict[str, Estimate]
+    """The same of the untuned default."""
+    difference: dict[str, Difference]
+    """The winner's less the default's, paired by seed and example."""
+
+
+def claim(finals: Finals) -> Claim:
+    """What finals say of their winner."""
+    reading = finals.reading
+    return Claim(
+        validation_mean=finals.chosen.mean,
+        validation_maximum=finals.chosen.searched,
+        seeds=finals.seeds,
+        test_read_at=reading.at if reading else None,
+        test=reading.winner_scores if reading else {},
+        default=reading.default_scores if reading else {},
+        difference=reading.differences if reading else {},
+    )
