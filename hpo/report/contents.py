@@ -309,7 +309,7 @@ def _facts(view: View) -> Iterator[tuple[str, str]]:
     """What the study ran on, known before its first trial."""
     data, model, machine = (view.attributes.get(name, {}) for name in ("data", "model", "machine"))
     if view.spec:
-        yield "Data", source(view.spec.data)
+        yield "Source", source(view.spec.data)
     if data:
         yield "Rows", ", ".join(f"{split} {rows:,}" for split, rows in data["rows"].items())
         yield "Labels", ", ".join(data["labels"])
@@ -367,7 +367,9 @@ def _cell(given: Any) -> str:
 
 def commands(view: View, folder: Path) -> list[tuple[str, str]]:
     """What to call, quoted for a shell."""
-    stands_in_for = view.spec.fallback_for if view.spec else None
+    if view.spec is None:
+        return []
+    stands_in_for = view.spec.fallback_for
     call = view.attributes.get("call") or ["--study", stands_in_for or view.study.study_name]
     if stands_in_for and "--fallback" not in call:  # or it would be the other study, once the Hub is there again
         call = [*call, "--fallback", "always"]

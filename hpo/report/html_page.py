@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any
@@ -65,7 +66,7 @@ def document(template: str, drawn: list[Chart], *, trials: dict[str, Any] | None
         keep_trailing_newline=True,
         finalize=_plain,
     )
-    environment.filters |= {"count": formats.count}
+    environment.filters |= {"count": formats.count, "first_up": formats.first_up, "tied": _tied}
     scripts = {"plotly": plotly_script() if drawn else "", "script": _file("report.js")}
     return environment.get_template(template).render(
         style=Markup(_file("report.css")),
@@ -92,6 +93,11 @@ def plotly_script() -> str:
 def _plain(given: Any) -> Any:
     """Without what changes the order of the letters around it, or ends a page."""
     return given if isinstance(given, Markup) or not isinstance(given, str) else printable(given)
+
+
+def _tied(sentence: str) -> str:
+    """With no line's end between a number and its unit, nor within `p = 0.01`."""
+    return re.sub(r"(?<=\d) (?=(?:s|min|h|%)(?!\w))|(?<=\bp) (?=[=<])|(?<=[=<]) (?=\d)", "\N{NO-BREAK SPACE}", sentence)
 
 
 def _file(name: str) -> str:

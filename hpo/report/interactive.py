@@ -71,7 +71,7 @@ def history(view: View) -> Chart | None:
     if view.shown.empty:
         return None
     data = [
-        _points("pruned, at its last score", view.pruned, GREY, symbol="triangle-down-open", size=7, opacity=0.75),
+        _points("pruned", view.pruned, GREY, symbol="triangle-down-open", size=7, line=1.2, opacity=0.85),
         _points("complete", view.complete, BLUE, size=7),
         *([_running_best(view)] if not view.complete.empty else []),
         _points("best", view.only(view.best), RED, size=12),
@@ -86,6 +86,7 @@ def history(view: View) -> Chart | None:
         )
     level = view.complete.loc[view.complete["number"] == view.default, "score"]
     lines = [_line_across(float(score)) for score in level]
+    last = int(view.table["number"].max())
     scale = {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}
     return Chart(
         name="history",
@@ -98,7 +99,7 @@ def history(view: View) -> Chart | None:
         height=400,
         data=[trace for trace in data if trace["x"]],
         layout={
-            "xaxis": {"title": {"text": "Trial (number)"}, "rangemode": "tozero"},
+            "xaxis": {"title": {"text": "Trial (number)"}, "range": [-0.5 - 0.01 * last, 0.5 + 1.01 * last]},
             "yaxis": {"title": {"text": _score_axis(view)}},
             "yaxis2": scale,
             "shapes": lines,
@@ -351,8 +352,8 @@ def _parameter(view: View, at: int, name: str, kind: BaseDistribution) -> Chart:
     places: dict[str, int] | None = None
     if isinstance(kind, CategoricalDistribution):
         names = [NONE if choice is None else str(choice) for choice in kind.choices]
-        places = {text: index for index, text in enumerate(names)}
-        axis |= {"tickvals": list(range(len(names))), "ticktext": [label(text, 18) for text in names]}
+        places, room = {text: index for index, text in enumerate(names)}, max(7, 34 // len(names))
+        axis |= {"tickvals": list(range(len(names))), "ticktext": [label(text, room) for text in names]}
         axis |= {"range": [-0.6, len(names) - 0.4], "showgrid": False, "zeroline": False}
     elif getattr(kind, "log", False):
         axis |= {"type": "log", "dtick": 1, "exponentformat": "power", "minor": {"ticks": "outside", "ticklen": 2}}
@@ -361,7 +362,7 @@ def _parameter(view: View, at: int, name: str, kind: BaseDistribution) -> Chart:
     elif isinstance(kind, IntDistribution):
         axis |= {"tickformat": "d"}
     groups = [
-        ("pruned", view.pruned, {"colour": GREY, "symbol": "triangle-down-open", "size": 6, "opacity": 0.6}),
+        ("pruned", view.pruned, {"colour": GREY, "symbol": "triangle-down-open", "size": 6, "line": 1.1, "opacity": 0.7}),
         ("complete", view.complete, {"colour": BLUE, "size": 6}),
         ("best", view.only(view.best), {"colour": RED, "size": 10}),
         ("untuned default", view.only(view.default), {"colour": BLACK, "symbol": "diamond-open", "size": 9, "line": 2}),
@@ -371,7 +372,10 @@ def _parameter(view: View, at: int, name: str, kind: BaseDistribution) -> Chart:
         own = rows[rows[PARAM + name].notna()]
         if len(own):
             across = own[PARAM + name] if places is None else _jittered(own, PARAM + name, places)
-            data.append(_points(words, own, across=[_rounded(value) for value in across], **style))
+            points = _points(words, own, across=[_rounded(value) for value in across], **style)
+            drawn = [label(formats.value(value)) for value in own[PARAM + name]]
+            hover = "trial %{customdata}: %{y:.4f}<br>%{text}<extra>" + words + "</extra>"
+            data.append(points | {"text": drawn, "hovertemplate": hover})
     return Chart(
         name=f"parameter_{at}",
         title=formats.value(printable(name)),
@@ -409,7 +413,7 @@ def differences(view: View) -> Chart | None:
                     "type": "scatter",
                     "mode": "markers",
                     "name": words,
-                    "x": [_rounded(100 * each.value) for each in values],
+                    "x": [_rounded(each.value) for each in values],
                     "y": own,
                     "marker": {"color": colour, "size": 9},
                     "text": [f"{formats.difference(each)}, {formats.p_value(each.p_value)}" for each in values],
@@ -417,8 +421,8 @@ def differences(view: View) -> Chart | None:
                     "error_x": {
                         "type": "data",
                         "symmetric": False,
-                        "array": [_rounded(100 * (each.high - each.value)) for each in values],
-                        "arrayminus": [_rounded(100 * (each.value - each.low)) for each in values],
+                        "array": [_rounded(each.high - each.value) for each in values],
+                        "arrayminus": [_rounded(each.value - each.low) for each in values],
                         "color": colour,
                         "thickness": 2,
                         "width": 0,
@@ -436,7 +440,7 @@ def differences(view: View) -> Chart | None:
         data=data,
         layout={
             "xaxis": {
-                "title": {"text": "Winner less default (percentage points)"},
+                "title": {"text": "Winner less default (points of 0 to 1)"},
                 "zeroline": True,
                 "zerolinewidth": 2,
                 "zerolinecolor": BLACK,
@@ -524,7 +528,7 @@ def pruning(view: View) -> Chart | None:
                     "x": [number + (width - 1) / 2 for number in heights.index],
                     "y": [int(height) for height in heights],
                     "width": 0.85 * width,
-                    "marker": {"color": colour},
+                    "marker": {"color": colour, "line": {"width": 0}},
                     "hovertemplate": "%{y:,} steps<extra>" + name + "</extra>",
                 }
             )
