@@ -157,7 +157,7 @@ def _scores(reading: Reading | None) -> Table:
         row = [formats.first_up(formats.metric(name)), formats.estimate(winner)]
         row += [formats.estimate(reading.default_scores[name])] if name in reading.default_scores else [""]
         if found := reading.differences.get(name):
-            row += [formats.difference(found), formats.p_value(found.p_value).removeprefix("p ").removeprefix("= ")]
+            row += [formats.difference(found), formats.p_cell(found.p_value)]
         else:
             row += ["", ""]
         rows.append(row)
@@ -450,14 +450,17 @@ def _cost(view: View) -> Iterator[tuple[str, str]]:
         yield "Examples per second", f"{middle} in the median trial{spread}"
     savings = tables.pruning_savings(table)
     if savings.seconds_saved:
-        yield "Saved by pruning", f"about {formats.duration(savings.seconds_saved)}, {savings.share_saved:.0%} of the steps"
+        yield (
+            "Saved by pruning",
+            f"about {formats.duration(savings.seconds_saved)}, {savings.share_saved:.0%} of the steps",
+        )
     lost = float(table.loc[table["state"] == "FAIL", "seconds"].sum())
     if (table["state"] == "FAIL").any():
         failed = formats.count(int((table["state"] == "FAIL").sum()), "failed or interrupted trial")
         yield "Lost to failures", f"{formats.duration(lost)} in {failed}"
     if (overhead := worktime.overhead(view)) is not None:
         seconds, of = overhead
-        yield "Overhead", (
-            f"{formats.duration(seconds)}, {seconds / of:.1%} of the workers' time: between trials, and at their ends"
+        yield (
+            "Overhead",
+            (f"{formats.duration(seconds)}, {seconds / of:.1%} of the workers' time, between trials and at their ends"),
         )
-

@@ -38,8 +38,7 @@ def page(view: View, said: Contents) -> str:
         "parameters": interactive.parameters(view),
         "cost": charts(view, [interactive.pruning]),
     }
-    address = view.attributes.get("mlflow_address") or MLFLOW
-    address = address if address.startswith(("http://", "https://")) else MLFLOW
+    address = mlflow_address(view)
     trials = _trials(view) if len(view.table) else None
     return document(
         "report.html.j2",
@@ -53,6 +52,14 @@ def page(view: View, said: Contents) -> str:
         parent=_run(view, view.attributes.get("mlflow_parent_run_id")),
         address=address,
     )
+
+
+def mlflow_address(view: View) -> str:
+    """Where its runs are looked at: the server that they were logged to, else that of `python -m hpo.ui`."""
+    known = str(view.attributes.get("mlflow_address", ""))
+    if not known.startswith(("http://", "https://")):
+        return MLFLOW
+    return re.sub(r"//[^/@]*@", "//", known).rstrip("/")  # its user and masked password
 
 
 def document(template: str, drawn: list[Chart], *, trials: dict[str, Any] | None = None, **said: Any) -> str:

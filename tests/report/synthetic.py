@@ -46,7 +46,7 @@ TEXTS = (
 )
 
 
-def settings(name: str, n: int, **sections: Any) -> dict[str, Any]:
+def settings(n: int, **sections: Any) -> dict[str, Any]:
     """The study file."""
     choices = {name: list(kind.choices) for name, kind in SPACE.items() if isinstance(kind, CategoricalDistribution)}
     ranges = {
@@ -55,7 +55,7 @@ def settings(name: str, n: int, **sections: Any) -> dict[str, Any]:
         if isinstance(kind, FloatDistribution | IntDistribution)
     }
     return {
-        "name": name,
+        "name": "films",
         "description": "Which settings of MiniLM-L6 read film reviews best?",
         "data": {"train": "cornell-movie-review-data/rotten_tomatoes"},
         "model": {"name": "nreimers/MiniLM-L6-H384-uncased"},
@@ -69,7 +69,7 @@ def synthetic_study(
     n: int, *, workers: int = 4, finals: Finals | None = None, storage: str | None = None, **sections: Any
 ) -> optuna.Study:
     """`n` trials of `workers` processes, most of them pruned, some failed; trial 0 is the default."""
-    spec = StudySpec.model_validate(settings("films", n, **sections))
+    spec = StudySpec.model_validate(settings(n, **sections))
     study = optuna.create_study(study_name=spec.name, direction="maximize", storage=storage)
     facts = {
         "spec": spec.model_dump(mode="json"),
@@ -170,7 +170,8 @@ def _drawn(kind: BaseDistribution, draw: random.Random) -> Any:
 def _quality(params: dict[str, Any]) -> float:
     """What a training with these would come to."""
     rate = math.log10(params["learning_rate"] / 1.6e-4)
-    return 0.84 - 0.09 * rate**2 - 0.012 * params["freeze_layers"] - 0.3 * (params["dropout"] - 0.08) ** 2
+    quality: float = 0.84 - 0.09 * rate**2 - 0.012 * params["freeze_layers"] - 0.3 * (params["dropout"] - 0.08) ** 2
+    return quality
 
 
 def synthetic_finals(*, difference: float = 0.021, winner: int = 17, texts: tuple[str, ...] = TEXTS) -> Finals:
