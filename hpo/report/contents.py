@@ -169,15 +169,11 @@ def _scores(reading: Reading | None) -> Table:
 def _finalists(finals: Finals | None) -> Table:
     if finals is None:
         return Table(header=[], rows=[])
-    rows = [
-        [
-            f"{each.trial}{' (default)' if each.is_default else ''}{' (winner)' if each.trial == finals.winner else ''}",
-            "" if each.searched is None else formats.score(each.searched),
-            formats.score(each.mean),
-            *(formats.score(found) for found in each.scores),
-        ]
-        for each in finals.finalists
-    ]
+    rows = []
+    for each in finals.finalists:
+        marks = " (default)" * each.is_default + " (winner)" * (each.trial == finals.winner)
+        searched = "" if each.searched is None else formats.score(each.searched)
+        rows.append([f"{each.trial}{marks}", searched, formats.score(each.mean), *map(formats.score, each.scores)])
     at = [each.trial for each in finals.finalists].index(finals.winner)
     header = ["Trial", "In the search", "Mean", *(f"Seed {seed}" for seed in finals.seeds)]
     header = header[: 3 + max(len(each.scores) for each in finals.finalists)]
