@@ -61,7 +61,7 @@ def settings(n: int, **sections: Any) -> dict[str, Any]:
         "model": {"name": "nreimers/MiniLM-L6-H384-uncased"},
         "training": {"num_evaluations": EVALUATIONS},
         "search_space": ranges | {name: {"choices": each} for name, each in choices.items()},
-        "n_trials": n,
+        "n_trials": max(1, n),
     } | sections
 
 

@@ -112,7 +112,7 @@ def _headline(views: Sequence[View], *, comparable: bool) -> Iterator[str]:
     sign = -1 if views[0].direction == "minimize" else 1
     view, score = max(known, key=lambda each: sign * each[1])
     yield f"The best trial of all is one of {view.study.study_name}: {view.metric} {formats.score(score)}."
-    yield "Each study's best is a maximum, the more optimistic the more trials it had. Not all have read the test split."
+    yield "Each study's best is a maximum, more optimistic with more trials. Not all have read the test split."
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -57,7 +57,7 @@ def page(view: View, said: Contents) -> str:
 def mlflow_address(view: View) -> str:
     """Where its runs are looked at: the server that they were logged to, else that of `python -m hpo.ui`."""
     known = str(view.attributes.get("mlflow_address", ""))
-    if not known.startswith(("http://", "https://")):
+    if not re.fullmatch(r"https?://[!-~]+", known):  # nor is a SQLite file one
         return MLFLOW
     return re.sub(r"//[^/@]*@", "//", known).rstrip("/")  # its user and masked password
 
@@ -73,9 +73,9 @@ def document(template: str, drawn: list[Chart], *, trials: dict[str, Any] | None
         keep_trailing_newline=True,
         finalize=_plain,
     )
-    environment.filters |= {"count": formats.count, "first_up": formats.first_up, "tied": _tied}
+    environment.filters |= {"count": formats.count, "first_up": formats.first_up, "tied": _tied, "joined": _joined}
     scripts = {"plotly": plotly_script() if drawn else "", "script": _file("report.js")}
-    return environment.get_template(template).render(
+    text = environment.get_template(template).render(
         style=Markup(_file("report.css")),
         hashes=" ".join(f"'sha256-{_digest(text)}'" for text in scripts.values() if text),
         **{name: Markup(text) for name, text in scripts.items()},
@@ -83,6 +83,7 @@ def document(template: str, drawn: list[Chart], *, trials: dict[str, Any] | None
         trials=Markup(in_script(_json(trials))) if trials else "",
         **said,
     )
+    return text.strip() + "\n"
 
 
 def in_script(text: str) -> str:
@@ -100,6 +101,11 @@ def plotly_script() -> str:
 def _plain(given: Any) -> Any:
     """Without what changes the order of the letters around it, or ends a page."""
     return given if isinstance(given, Markup) or not isinstance(given, str) else printable(given)
+
+
+def _joined(texts: Sequence[str], by: str = " ") -> str:
+    """Jinja's own `join` would escape them, and what comes after it once more."""
+    return by.join(texts)
 
 
 def _tied(sentence: str) -> str:
@@ -149,7 +155,7 @@ def _trial(
     result = attributes.get("result", {})
     yield "number", trial.number
     yield "state", "RETRIED" if row["retried"] else trial.state.name
-    yield "told", state_of(row)
+    yield "told", printable(state_of(row))
     yield "scores", [_number(row[name]) for name in scores]
     yield "params", [_value(row[name]) for name in params]
     metrics = {formats.first_up(words): _number(row[name]) for name, words in METRICS.items()}
