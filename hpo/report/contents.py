@@ -49,6 +49,11 @@ class Matrix:
         total = math.fsum(self.rows[label])
         return self.rows[label][prediction] / total if total else 0.0
 
+    def table(self) -> Table:
+        """The same where cells have no colour."""
+        body = [[name, *(f"{found:,.1f}" for found in row)] for name, row in zip(self.labels, self.rows, strict=True)]
+        return Table(header=["", *self.labels], rows=body)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
