@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from hpo.output import output_option
-from hpo.plain_text import shell_word
+from hpo.plain_text import printable, shell_word
 from hpo.report import answers, formats, tables, worktime
 from hpo.report.answers import state_of
 from hpo.report.tables import PARAM, View
@@ -387,7 +387,10 @@ def _configuration(view: View, number: int | None) -> str:
     if row is None:
         return ""
     given = row.user_attrs.get("config") if view.spec else None
-    return yaml.safe_dump(given or dict(row.params), sort_keys=False, allow_unicode=True, width=100)
+    shown = given or dict(row.params)
+    text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100)
+    # What a terminal or a page would obey is spelt out, in YAML's own way.
+    return text if printable(text) == text else yaml.safe_dump(shown, sort_keys=False, width=100)
 
 
 def _provenance(view: View, number: int | None) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -64,6 +65,24 @@ def mlflow_address(view: View) -> str:
 
 def document(template: str, drawn: list[Chart], *, trials: dict[str, Any] | None = None, **said: Any) -> str:
     """A whole page, with its style, scripts and data."""
+    scripts = {"plotly": plotly_script() if drawn else "", "script": _file("report.js")}
+    text = (
+        _environment()
+        .get_template(template)
+        .render(
+            style=Markup(_file("report.css")),
+            hashes=" ".join(f"'sha256-{_digest(text)}'" for text in scripts.values() if text),
+            **{name: Markup(text) for name, text in scripts.items()},
+            figures=Markup(in_script(figures_json(drawn))),
+            trials=Markup(in_script(_json(trials))) if trials else "",
+            **said,
+        )
+    )
+    return text.strip() + "\n"
+
+
+@cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hpo.report"),
         undefined=jinja2.StrictUndefined,
@@ -74,16 +93,7 @@ def document(template: str, drawn: list[Chart], *, trials: dict[str, Any] | None
         finalize=_plain,
     )
     environment.filters |= {"count": formats.count, "first_up": formats.first_up, "tied": _tied, "joined": _joined}
-    scripts = {"plotly": plotly_script() if drawn else "", "script": _file("report.js")}
-    text = environment.get_template(template).render(
-        style=Markup(_file("report.css")),
-        hashes=" ".join(f"'sha256-{_digest(text)}'" for text in scripts.values() if text),
-        **{name: Markup(text) for name, text in scripts.items()},
-        figures=Markup(in_script(figures_json(drawn))),
-        trials=Markup(in_script(_json(trials))) if trials else "",
-        **said,
-    )
-    return text.strip() + "\n"
+    return environment
 
 
 def in_script(text: str) -> str:

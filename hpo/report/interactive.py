@@ -361,7 +361,7 @@ def _parameter(view: View, at: int, name: str, kind: BaseDistribution) -> Chart:
             axis |= {"dtick": "D2", "exponentformat": "e"}
     elif isinstance(kind, IntDistribution):
         axis |= {"tickformat": "d"}
-    groups = [
+    groups: list[tuple[str, pd.DataFrame, Json]] = [
         (
             "pruned",
             view.pruned,

@@ -5,6 +5,7 @@ What is said stands in `contents.py`, how it looks in `templates/`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,11 @@ def markdown_page(said: Contents, drawn: set[str], metric: str) -> str:
 
 def markdown_of(template: str, **said: Any) -> str:
     """A page of Markdown."""
+    return _environment().get_template(template).render(**said).rstrip() + "\n"
+
+
+@cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hpo.report"),
         undefined=jinja2.StrictUndefined,
@@ -96,7 +102,7 @@ def markdown_of(template: str, **said: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"md": markdown, "cell": markdown_cell, "code": markdown_code, "table": markdown_table}
-    return environment.get_template(template).render(**said).rstrip() + "\n"
+    return environment
 
 
 def markdown_table(table: Table) -> str:
