@@ -195,6 +195,7 @@ def _start_parent(study: optuna.Study, spec: StudySpec, tracker: Tracker) -> str
     known = study.user_attrs.get("mlflow_parent_run_id")
     run_id = tracker.start_study(spec.name, known, markdown(spec.description), tags)
     study.set_user_attr("mlflow_parent_run_id", run_id)
+    study.set_user_attr("mlflow_address", tracker.address)  # for the report's links
     return run_id
 
 
@@ -217,7 +218,7 @@ def _finish(
     metrics = {name.replace("eval/", "study/best_"): value for name, value in scores.items()}
     if finals:
         metrics |= final_metrics(finals)
-    files = [study_file(study, folder), report.markdown, report.table, folder / "figures"]
+    files = [study_file(study, folder), report.page, report.markdown, report.table, folder / "figures"]
     status = {type(None): "FINISHED", KeyboardInterrupt: "KILLED"}.get(type(stopped), "FAILED")
     others = bool(running_trials(study))
     runs = trial_runs(study, tracker)

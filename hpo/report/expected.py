@@ -195,7 +195,7 @@ def expected_best_of(
     low, high = _interval(expected_maximum(resampled, trials), sign)
     by_time: tuple[Floats, Floats] | tuple[None, None] = (None, None)
     times = np.full(n, np.nan) if seconds is None else np.asarray(seconds, dtype=np.float64)
-    timed = bool(np.isfinite(times).any())
+    timed = bool(np.nansum(times) > 0)  # of another tool's study all may have ended as they began
     mean_time = float(np.nanmean(times)) if timed else math.nan
     if timed:
         by_time = _interval(_by_time(resampled, np.where(np.isnan(times), mean_time, times)[rows], trials), sign)
@@ -316,7 +316,7 @@ def _interval(resampled: Floats, sign: float) -> tuple[Floats, Floats]:
 
 def _by_time(resampled: Floats, seconds: Floats, trials: Floats) -> Floats:
     """[resample][time] The expected best after the time that `trials` take on average, in which other numbers fit."""
-    mean = seconds.mean(axis=1)
+    mean = np.maximum(seconds.mean(axis=1), 1e-9)
     # Quick trials make more of them than there were.
     numbers = np.concatenate([[0.0], trials, trials[-1] * np.array([1.25, 1.5, 2.0, 3.0])])
     curves = expected_maximum(resampled, np.maximum(numbers, 1e-9))

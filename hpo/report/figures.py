@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 
 from hpo.plain_text import printable
 from hpo.report import tables
+from hpo.report.expected import expected_best, expected_best_at_random
 from hpo.report.importance import importances
 from hpo.report.tables import NONE, PARAM, View
 
@@ -69,6 +70,29 @@ def _running_best(axes: Axes, view: View) -> None:
     best = scores.cummax() if view.direction == "maximize" else scores.cummin()
     numbers = [*view.complete["number"], view.table["number"].max()]
     axes.step(numbers, [*best, best.iloc[-1]], where="post", color=RED, linewidth=1.4, zorder=1, label="best so far")
+
+
+def expected(view: View) -> Figure | None:
+    """How good the best of so many trials is expected to be: by the search itself, and by draws at random."""
+    curve, at_random = expected_best(view), expected_best_at_random(view)
+    if curve is None:
+        return None
+    title = "How good the best trial is expected to be, by trials"
+    figure, axes = one_panel(8, 4.0, title, "Trials", f"Expected best {view.metric}")
+    axes.fill_between(curve.trials, curve.low, curve.high, color=BLUE, alpha=0.16, linewidth=0, label="95 % interval")
+    axes.plot(curve.trials, curve.mean, color=BLUE, linewidth=2, label="this search")
+    if at_random is not None:
+        axes.plot(
+            at_random.trials,
+            at_random.mean,
+            color=ORANGE,
+            linewidth=1.6,
+            linestyle=(0, (5, 3)),
+            label="its random trials alone",
+        )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    _legend_below(figure)
+    return figure
 
 
 def learning_curves(view: View) -> Figure | None:
@@ -313,6 +337,7 @@ def _first_up(text: str) -> str:
 
 FIGURES: Final[dict[str, Callable[[View], Figure | None]]] = {
     "history": history,
+    "expected": expected,
     "learning_curves": learning_curves,
     "importance": importance,
     "parameters": parameters,

@@ -100,6 +100,13 @@ def importances(view: View) -> tuple[Importance, ...] | None:
     A pruned trial counts by its last score. A range is taken on its own scale, logarithmic where it is; a conditional
     parameter lies in the middle of its range where it was not drawn, so that there it explains nothing.
     """
+    if "importances" not in view.known:  # a second or so, for sentences, page and PNG
+        view.known["importances"] = _importances(view)
+    found: tuple[Importance, ...] | None = view.known["importances"]
+    return found
+
+
+def _importances(view: View) -> tuple[Importance, ...] | None:
     trials, scores = _scored(view)
     if len(trials) < MIN_TRIALS or len(set(scores)) < 2:
         return None

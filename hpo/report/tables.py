@@ -3,9 +3,11 @@
 The score of a trial is its last evaluation. Trials that only wait in the queue are left out.
 """
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +16,9 @@ import pandas as pd
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.errors import StorageError
 from hpo.output import write_atomically
+from hpo.results import Finals, Reading
 from hpo.spec import StudySpec
 from hpo.study import COSTS, failure_reason, is_default, is_retried, rank, stored_spec
 
@@ -82,6 +86,15 @@ class View:
     """The number of the best complete trial."""
     default: int | None
     """The number of the untuned default's attempt that counts."""
+    attributes: Mapping[str, Any]
+    """What `hpo.tune` stored with the study; what another tool stored under the same names means something else."""
+    finals: Finals | None
+    """How the finalists came out; None for a study that is not so far, or has none."""
+
+    @property
+    def reading(self) -> Reading | None:
+        """The reading of the test split by the winner."""
+        return self.finals.reading if self.finals else None
 
     @property
     def metric(self) -> str:
@@ -92,19 +105,24 @@ class View:
     def direction(self) -> str:
         return self.study.direction.name.lower()
 
-    @property
+    @cached_property
     def shown(self) -> pd.DataFrame:
         """The complete and pruned trials with a finite score: those that say something about their parameters."""
         finite = self.table["score"].abs() < math.inf
         return self.table[finite & self.table["state"].isin(["COMPLETE", "PRUNED"])]
 
-    @property
+    @cached_property
     def complete(self) -> pd.DataFrame:
         return self.shown[self.shown["state"] == "COMPLETE"]
 
-    @property
+    @cached_property
     def pruned(self) -> pd.DataFrame:
         return self.shown[self.shown["state"] == "PRUNED"]
+
+    @cached_property
+    def known(self) -> dict[str, Any]:
+        """What is computed of it in several places, once, by the name of what does."""
+        return {}
 
     def only(self, number: int | None) -> pd.DataFrame:
         """The row of one shown trial, or none."""
@@ -112,12 +130,29 @@ class View:
 
 
 def view_of(study: optuna.Study) -> View:
-    """Reads the study from its storage, its trials once."""
+    """Reads the study from its storage, its trials once.
+
+    Raises:
+        StorageError: it has several objectives.
+    """
+    if len(study.directions) > 1:
+        raise StorageError(
+            f"a report is of one score, but the study `{study.study_name}` has {len(study.directions)}. "
+            "Look at it with optuna-dashboard."
+        )
     spec, trials = _spec(study), _started(study)
     table = _table(study, spec, trials)
-    best = _best(trials, study.direction)
-    number = None if best is None else best.number
-    return View(study=study, spec=spec, trials=tuple(trials), table=table, best=number, default=_default(table))
+    best, attributes = _best(trials, study.direction), study.user_attrs if spec else {}
+    return View(
+        study=study,
+        spec=spec,
+        trials=tuple(trials),
+        table=table,
+        best=None if best is None else best.number,
+        default=_default(table),
+        attributes=attributes,
+        finals=_finals(attributes),
+    )
 
 
 def trials_table(study: optuna.Study) -> pd.DataFrame:
@@ -130,6 +165,11 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
 
 def _spec(study: optuna.Study) -> StudySpec | None:
     return stored_spec(study) if "spec" in study.user_attrs else None
+
+
+def _finals(attributes: Mapping[str, Any]) -> Finals | None:
+    stored = attributes.get("finals")
+    return None if stored is None else Finals.model_validate_json(json.dumps(stored))
 
 
 def _started(study: optuna.Study) -> list[FrozenTrial]:
@@ -145,7 +185,8 @@ def _table(study: optuna.Study, spec: StudySpec | None, trials: Sequence[FrozenT
 
 
 def _row(study: optuna.Study, spec: StudySpec | None, trial: FrozenTrial) -> dict[str, Any]:
-    result = trial.user_attrs.get("result", {})
+    # Another tool's study may keep something else under these names, and its trial 0 is no default.
+    result = trial.user_attrs.get("result", {}) if spec else {}
     score = _score(trial)
     metrics: dict[str, float | None] = {spec.metric: score} if spec else {}
     metrics |= result.get("metrics", {})
@@ -153,15 +194,15 @@ def _row(study: optuna.Study, spec: StudySpec | None, trial: FrozenTrial) -> dic
     return {
         "number": trial.number,
         "state": trial.state.name,
-        "reason": failure_reason(trial),
+        "reason": failure_reason(trial) if spec else None,
         "score": score,
         **{name: metrics.get(f"eval/{name}") for name in METRICS},
         "evaluations": result.get("step") or max(trial.intermediate_values, default=0),
         "num_evaluations": spec.training.num_evaluations if spec else None,
         **{name: result.get(name) for name in COSTS},
-        "is_default": is_default(study, trial),
-        "retried": is_retried(trial),
-        "retry_of": trial.user_attrs.get("retry_of"),
+        "is_default": is_default(study, trial) if spec else False,
+        "retried": is_retried(trial) if spec else False,
+        "retry_of": trial.user_attrs.get("retry_of") if spec else None,
         **{PARAM + name: value for name, value in drawn.items()},
     }
 
