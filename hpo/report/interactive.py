@@ -327,7 +327,8 @@ def importance(view: View) -> Chart | None:
             }
         ],
         layout={
-            "xaxis": {"title": {"text": "Share of the importance (%)"}, "rangemode": "tozero"},
+            # With room for the last number.
+            "xaxis": {"title": {"text": "Share of the importance (%)"}, "range": [0, 118 * max(shares.values())]},
             "yaxis": {
                 "tickvals": list(range(len(names))),
                 "ticktext": [label(name) for name in names],
