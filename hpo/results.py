@@ -1,4 +1,4 @@
-"""What a study claims in the end, as data: its finalists, their scores with their uncertainty, and their errors.
+"""What a study claims, as data: its clean data, its finalists, their scores with their uncertainty, and their errors.
 
 Kept with the study in Optuna's storage, so that a report is made from storage alone.
 """
@@ -46,8 +46,8 @@ class Reading(Settings):
     """When, as ISO 8601 has it."""
     winner: int
     """Its number in the search."""
-    default: int
-    """Its number in the search."""
+    default: int | None
+    """Its number in the search; None: it could not be trained again."""
     seeds: list[int]
     """On which both were trained."""
     rows: int
@@ -57,8 +57,9 @@ class Reading(Settings):
     winner_scores: dict[str, Estimate]
     """By metric: `accuracy`, `f1_macro`, `f1/<class>`, ..., `loss`, `calibration_error`."""
     default_scores: dict[str, Estimate]
+    """Empty where there is no default."""
     differences: dict[str, Difference]
-    """The winner's less the default's, by metric; empty where the default is itself the winner."""
+    """The winner's less the default's, by metric; empty where there is no default, or where it is the winner."""
     confusion: list[list[float]]
     """[label][prediction] The winner's rows, as a mean over its seeds."""
 
@@ -119,6 +120,7 @@ class Finals(Settings):
 
     ended_trials: int
     """Of the search, when they were chosen from it."""
+    asked_trials: int
     asked_seeds: int
     seeds: list[int]
     """On which every finalist was trained: fewer than were asked for where the time was over."""
@@ -127,7 +129,8 @@ class Finals(Settings):
     winner: int
     """Its number in the search."""
     exported: int
-    """The winner's run whose model is kept and registered, by its number in the study of finalists."""
+    """The training whose model is kept and registered, by its number in the study of finalists: the winner's best one
+    on validation, or that on train and validation together."""
     readings: list[Reading] = Field(default=[])
     """Of the test split, the first first: one, unless a second was asked for."""
     refused: str | None = None
@@ -182,3 +185,104 @@ def claim(finals: Finals) -> Claim:
         default=reading.default_scores if reading else {},
         difference=reading.differences if reading else {},
     )
+
+
+class Lengths(Settings):
+    """How long a split's texts are, in tokens of the default's tokenizer, special ones included."""
+
+    percentiles: dict[str, int]
+    """`min`, `5`, `25`, `50`, `75`, `95`, `99`, `max`: lengths that texts have."""
+    truncated: int
+    """Rows that are longer than the default's `max_length`."""
+    tokens_cut: float
+    """The share of all tokens that truncation cuts."""
+
+
+class SplitQuality(Settings):
+    """One split as the study uses it."""
+
+    rows: int
+    removed: dict[str, int]
+    """Rows that are not used, by rule, in the order of the rules."""
+    class_counts: dict[str, int]
+    class_shares: dict[str, float]
+    repeated: int
+    """Rows whose text, up to white space, an earlier row of the same split has."""
+    lengths: Lengths
+
+
+class Relatives(Settings):
+    """Two texts of different splits that are nearly the same, or of which one contains the other."""
+
+    kind: str
+    """As a key of `Overlap.kinds`."""
+    similarity: float
+    """Jaccard's, of their sets of words."""
+    text: str
+    """Of the earlier split; long ones are cut."""
+    label: str
+    other: str
+    """Of the later split: the most similar one."""
+    other_label: str
+
+
+class Overlap(Settings):
+    """What a split shares with one that is looked at later, after exact repetitions were removed from it."""
+
+    earlier: str
+    later: str
+    kinds: dict[str, int]
+    """Rows of the earlier split by their closest kind of relative; each row counts once."""
+    rows: int
+    """Of the earlier split, with a relative of any kind."""
+    other_label: int
+    """Of these rows, whose relative has another label."""
+    later_rows: int
+    """Of the later split, with a relative of any kind: those whose scores may be too good."""
+    examples: list[Relatives]
+
+
+class Conflict(Settings):
+    """A text that stands in one split with several labels."""
+
+    text: str
+    labels: dict[str, int]
+    """How many rows have which."""
+
+
+class Conflicts(Settings):
+    """The contradictions within one split."""
+
+    texts: int
+    rows: int
+    """Of these texts, all together."""
+    examples: list[Conflict]
+
+
+class LabelOrder(Settings):
+    """How the classes got their ids."""
+
+    labels: list[str]
+    """In the order of their ids."""
+    source: list[str] | None
+    """The Hub data set's own names, in the order of its integers."""
+    by: str
+    """`position` (integers to the declared names), `name` (to the declared names by name), `source` or `sorted`."""
+    positive: str | None
+    """The class that `f1`, `precision` and `recall` are of; None where there are more than two."""
+    swapped: str | None
+    """Why declared names look as if they stand in another order than the data set's."""
+
+
+class DataQuality(Settings):
+    """How clean the data is that a study was run on."""
+
+    max_length: int
+    """Of the untuned default, in tokens."""
+    splits: dict[str, SplitQuality]
+    compared: dict[str, int]
+    """How many rows of each split were compared with the others: all, or of much text a random part."""
+    overlaps: list[Overlap]
+    conflicts: dict[str, Conflicts]
+    """By split."""
+    label_order: LabelOrder

@@ -191,7 +191,13 @@ def _readings(finals: Finals | None) -> Table:
     if finals is None or (len(finals.readings) < 2 and not finals.refused):
         return Table(header=[], rows=[])
     rows = [
-        [each.at, f"trial {each.winner}", f"trial {each.default}", f"{each.rows:,}", str(len(each.seeds))]
+        [
+            each.at,
+            f"trial {each.winner}",
+            "" if each.default is None else f"trial {each.default}",
+            f"{each.rows:,}",
+            str(len(each.seeds)),
+        ]
         for each in finals.readings
     ]
     return Table(header=["Read at", "Winner", "Default", "Rows", "Seeds"], rows=rows, words=3)
