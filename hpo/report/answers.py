@@ -114,17 +114,17 @@ def _caveat(view: View, best: "pd.Series[Any]") -> str:
 def _of_test(view: View, reading: Reading) -> list[str]:
     name = headline_metric(view, reading)
     winner, words = formats.estimate(reading.winner_scores[name]), formats.metric(name)
-    if reading.default is None:
+    if reading.winner == reading.default:
+        return [
+            f"The untuned default itself came out best: test {words} {winner}, with a 95 % interval.",
+            f"So there is {NO_EVIDENCE}.",
+        ]
+    if name not in reading.default_scores or name not in reading.differences:
         return [
             f"The winner, trial {reading.winner}, has test {words} {winner}, with a 95 % interval.",
             "The untuned default could not be trained again, so nothing says whether tuning helped.",
         ]
     default = formats.estimate(reading.default_scores[name])
-    if reading.winner == reading.default:
-        return [
-            f"The untuned default itself came out best: test {words} {default}, with a 95 % interval.",
-            f"So there is {NO_EVIDENCE}.",
-        ]
     return [
         f"The winner, trial {reading.winner}, has test {words} {winner}, the untuned default {default}, each with a "
         "95 % interval.",

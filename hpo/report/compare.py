@@ -262,18 +262,20 @@ def on_test(views: Sequence[View]) -> Chart | None:
     metric = _metric(shown[0])
     data = []
     for words, colour, aside in (("winner", BLUE, 0.12), ("untuned default", BLACK, -0.12)):
-        found = [
-            (reading.winner_scores if words == "winner" else reading.default_scores)[metric]
-            for reading in (view.reading for view in shown)
+        scores = [
+            (at, (reading.winner_scores if words == "winner" else reading.default_scores).get(metric))
+            for at, reading in enumerate(view.reading for view in shown)
             if reading
         ]
+        places = [at for at, each in scores if each]
+        found = [each for _, each in scores if each]
         data.append(
             {
                 "type": "scatter",
                 "mode": "markers",
                 "name": words,
                 "x": [rounded(each.value) for each in found],
-                "y": [at + aside for at in range(len(found))],
+                "y": [at + aside for at in places],
                 "text": [formats.estimate(each) for each in found],
                 "hovertemplate": "%{text}<extra>" + words + "</extra>",
                 "marker": {"color": colour, "size": 9, "symbol": "circle" if words == "winner" else "diamond-open"},

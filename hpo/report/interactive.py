@@ -408,7 +408,8 @@ def importance(view: View) -> Chart | None:
             }
         ],
         layout={
-            "xaxis": {"title": {"text": "Share of the importance (%)"}, "rangemode": "tozero"},
+            # With room for the last number.
+            "xaxis": {"title": {"text": "Share of the importance (%)"}, "range": [0, 118 * max(shares.values())]},
             "yaxis": {
                 "tickvals": list(range(len(shown))),
                 "ticktext": [label(one.name) for one in shown],

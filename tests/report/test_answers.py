@@ -4,7 +4,9 @@ import pytest
 from test_page import section, table
 
 from hpo.report.answers import NO_EVIDENCE, answer, verdict
+from hpo.report.compare import compare, on_test
 from hpo.report.contents import contents
+from hpo.report.html_page import page
 from hpo.report.page import render
 from hpo.report.tables import View, view_of
 from hpo.results import Difference, Finals
@@ -76,6 +78,23 @@ def test_without_a_reading_validation_is_told_with_what_it_is() -> None:
     assert "Readings of the test split" in render(view(refused), Path("mlruns/films"), set())
 
 
+def test_a_default_that_could_not_be_trained_again_is_no_gap() -> None:
+    """Its scores are not known: nothing is claimed against it, and nothing breaks."""
+    finals = synthetic_finals(winner=BEST)
+    alone = finals.readings[0].model_copy(update={"default": None, "default_scores": {}, "differences": {}})
+    others = [each for each in finals.finalists if not each.is_default]
+    seen = view(changed(finals, readings=[alone, alone], finalists=others))
+    assert answer(seen).headline == [
+        "The winner, trial 10, has test accuracy 0.823 (0.802 to 0.845), with a 95 % interval.",
+        "The untuned default could not be trained again, so there is no evidence that tuning helped.",
+    ]
+    said = contents(seen, Path("mlruns/films"))
+    assert "could not be trained again" in page(seen, said)
+    assert [row[1] for row in said.scores.rows][:1] == ["0.823 (0.802 to 0.845)"]
+    assert on_test([seen]) is not None
+    assert "Test accuracy, winner" in [row[0] for row in compare([seen]).scores.rows]
+
+
 def test_repeated_readings_and_fewer_seeds_are_said() -> None:
     finals = synthetic_finals(winner=BEST)
     beside = " ".join(answer(view(changed(finals, readings=finals.readings * 3, asked_seeds=9))).beside)
@@ -84,13 +103,13 @@ def test_repeated_readings_and_fewer_seeds_are_said() -> None:
 
 
 def test_the_markdown_has_the_answer_the_table_and_the_errors() -> None:
-    page = render(view(synthetic_finals(winner=BEST)), Path("mlruns/films"), set())
-    assert "\n\n\n" not in page
-    answered = section(page, "Answer")
+    text = render(view(synthetic_finals(winner=BEST)), Path("mlruns/films"), set())
+    assert "\n\n\n" not in text
+    answered = section(text, "Answer")
     assert (
         "**The winner, trial 10, has test accuracy 0.823 (0.802 to 0.845)" in answered and "Tuning helped" in answered
     )
-    scores, finalists = section(page, "Winner against default").split("The finalists on validation")
+    scores, finalists = section(text, "Winner against default").split("The finalists on validation")
     rows = {row[0]: row[1:] for row in table(scores)[1:]}
     assert rows["Accuracy"] == [
         "0.823 (0.802 to 0.845)",
@@ -102,7 +121,7 @@ def test_the_markdown_has_the_answer_the_table_and_the_errors() -> None:
     assert "F1 of positive" in rows and "Calibration error" in rows
     assert "bootstrap" in scores
     assert [row[0] for row in table(finalists)[1:]] == ["**10 (winner)**", "3", "9", "0 (default)"]
-    errors = section(page, "Errors")
+    errors = section(text, "Errors")
     assert "the winner alone is right about 71 rows, the default alone about 48 rows" in errors
     for told in ("| negative | 436.4 | 96.6 |", "### By class", "13 to 20 words", "you'll probably love it.", "Row |"):
         assert told in errors
