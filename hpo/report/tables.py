@@ -3,6 +3,7 @@
 The score of a trial is its last evaluation. Trials that only wait in the queue are left out.
 """
 
+import json
 import math
 import warnings
 from collections.abc import Sequence
@@ -16,7 +17,9 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.errors import StorageError
 from hpo.output import write_atomically
+from hpo.results import Finals, Reading
 from hpo.spec import StudySpec
 from hpo.study import COSTS, failure_reason, is_default, is_retried, rank, stored_spec
 
@@ -85,6 +88,18 @@ class View:
     """The number of the best complete trial."""
     default: int | None
     """The number of the untuned default's attempt that counts."""
+    finals: Finals | None = None
+    """How the finalists came out; None for a study that is not so far, or has none."""
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What `hpo.tune` stored with the study; what another tool stored under the same names means something else."""
+        return self.study.user_attrs if self.spec else {}
+
+    @property
+    def reading(self) -> Reading | None:
+        """The reading of the test split by the winner."""
+        return self.finals.reading if self.finals else None
 
     @property
     def metric(self) -> str:
@@ -115,12 +130,28 @@ class View:
 
 
 def view_of(study: optuna.Study) -> View:
-    """Reads the study from its storage, its trials once."""
+    """Reads the study from its storage, its trials once.
+
+    Raises:
+        StorageError: it has several objectives.
+    """
+    if len(study.directions) > 1:
+        raise StorageError(
+            f"a report is of one score, but the study `{study.study_name}` has {len(study.directions)}. "
+            "Look at it with optuna-dashboard."
+        )
     spec, trials = _spec(study), _started(study)
     table = _table(study, spec, trials)
     best = _best(trials, study.direction)
-    number = None if best is None else best.number
-    return View(study=study, spec=spec, trials=tuple(trials), table=table, best=number, default=_default(table))
+    return View(
+        study=study,
+        spec=spec,
+        trials=tuple(trials),
+        table=table,
+        best=None if best is None else best.number,
+        default=_default(table),
+        finals=_finals(study) if spec else None,
+    )
 
 
 def trials_table(study: optuna.Study) -> pd.DataFrame:
@@ -133,6 +164,11 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
 
 def _spec(study: optuna.Study) -> StudySpec | None:
     return stored_spec(study) if "spec" in study.user_attrs else None
+
+
+def _finals(study: optuna.Study) -> Finals | None:
+    stored = study.user_attrs.get("finals")
+    return None if stored is None else Finals.model_validate_json(json.dumps(stored))
 
 
 def _started(study: optuna.Study) -> list[FrozenTrial]:
@@ -148,7 +184,8 @@ def _table(study: optuna.Study, spec: StudySpec | None, trials: Sequence[FrozenT
 
 
 def _row(study: optuna.Study, spec: StudySpec | None, trial: FrozenTrial) -> dict[str, Any]:
-    result = trial.user_attrs.get("result", {})
+    # Another tool's study may keep something else under these names, and its trial 0 is no default.
+    result = trial.user_attrs.get("result", {}) if spec else {}
     score = _score(trial)
     metrics: dict[str, float | None] = {spec.metric: score} if spec else {}
     metrics |= result.get("metrics", {})
@@ -156,15 +193,15 @@ def _row(study: optuna.Study, spec: StudySpec | None, trial: FrozenTrial) -> dic
     return {
         "number": trial.number,
         "state": trial.state.name,
-        "reason": failure_reason(trial),
+        "reason": failure_reason(trial) if spec else None,
         "score": score,
         **{name: metrics.get(f"eval/{name}") for name in METRICS},
         "evaluations": result.get("step") or max(trial.intermediate_values, default=0),
         "num_evaluations": spec.training.num_evaluations if spec else None,
         **{name: result.get(name) for name in COSTS},
-        "is_default": is_default(study, trial),
-        "retried": is_retried(trial),
-        "retry_of": trial.user_attrs.get("retry_of"),
+        "is_default": is_default(study, trial) if spec else False,
+        "retried": is_retried(trial) if spec else False,
+        "retry_of": trial.user_attrs.get("retry_of") if spec else None,
         **{PARAM + name: value for name, value in drawn.items()},
     }
 

@@ -1,0 +1,220 @@
+"""What a study found, in sentences: plain text, for Markdown, HTML and a terminal alike."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Final
+
+import pandas as pd
+
+from hpo.report import formats, tables
+from hpo.report.tables import View
+from hpo.results import Difference, Finals, Reading
+from hpo.study import remaining_trials, total_trials
+
+NO_EVIDENCE: Final = "no evidence that tuning helped"
+# Of a p-value, and of the intervals in `results.py`.
+LEVEL: Final = 0.05
+# Of these, less is better.
+LOSSES: Final = {"loss", "calibration_error"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer, and what has to be known beside it."""
+
+    headline: list[str]
+    """Two sentences, or fewer."""
+    beside: list[str]
+    """On whose rows, and how much of it is luck."""
+
+
+def answer(view: View) -> Answer:
+    """What came out: of the test split where it was read, else of the search with its caveat."""
+    if view.finals is None:
+        return _of_search(view)
+    reading = view.reading
+    first = _of_finalists(view, view.finals) if reading is None else _of_test(view, reading)
+    return Answer(first, list(_beside_finals(view, view.finals, reading)))
+
+
+def state_sentence(view: View) -> str:
+    """How many trials are in each state, how many are still to come, and their time."""
+    progress, started = tables.state_counts(view.table), len(view.table)
+    pruned = view.table.loc[view.table["state"] == "PRUNED", "reason"].value_counts()
+    why = ", ".join(f"{found} {reason}" for reason, found in pruned.items())
+    words = {"COMPLETE": "complete", "PRUNED": f"pruned ({why})" if len(pruned) > 1 else "pruned"}
+    words |= {"FAIL": "failed", tables.RETRIED: "tried again", "RUNNING": "running"}
+    states = ", ".join(f"{progress[state]} {word}" for state, word in words.items() if state in progress)
+    sentences = [f"{formats.count(started, 'trial')}{': ' if states else ' so far'}{states}."]
+    if view.spec:
+        left, total = remaining_trials(view.study, view.spec), total_trials(view.spec)
+        sentences.append(f"{left} of {total} still to end." if left else f"All {total} wanted have ended.")
+    if seconds := float(view.table["seconds"].sum()):
+        sentences.append(f"Time in trials: {formats.duration(seconds)}.")
+    return " ".join(sentences)
+
+
+def is_unfinished(view: View) -> bool:
+    """Whether trials run, or are still to come."""
+    running = bool((view.table["state"] == "RUNNING").any())
+    return running or (view.spec is not None and remaining_trials(view.study, view.spec) > 0)
+
+
+# The search
+
+
+def _of_search(view: View) -> Answer:
+    best = row_of(view, view.best)
+    if best is None:
+        return Answer(["No trial is complete yet, so there is no best one and nothing to compare."], [])
+    so_far, error = " so far" if is_unfinished(view) else "", standard_error(view, best)
+    rows = f" (one binomial standard error on {_validation_rows(view):,} validation rows)" if error is not None else ""
+    first = f"The best trial{so_far} is trial {view.best}: {view.metric} {formats.score(best['score'], error)}{rows}."
+    if view.spec is None:
+        return Answer([first], [])
+    return Answer([first, against_default(view)], [_caveat(view, best)])
+
+
+def against_default(view: View) -> str:
+    """How the best trial stands to the untuned default, in a sentence."""
+    best = row_of(view, view.best)
+    if best is None:
+        return "No trial is complete yet."
+    default = row_of(view, view.default)
+    if default is None:
+        return "The untuned default has not started."
+    if default["state"] != "COMPLETE":
+        return f"The untuned default (trial {view.default}) is not complete: {state_of(default)}."
+    if view.default == view.best:
+        return "The untuned default is itself the best: no trial is better."
+    gain = best["score"] - default["score"]
+    change = f"{abs(gain):.4f} {'lower' if gain < 0 else 'higher'}" if gain else "the same"
+    shown = formats.score(default["score"], standard_error(view, default))
+    return f"The untuned default (trial {view.default}) has {shown}; the best is {change}."
+
+
+def _caveat(view: View, best: "pd.Series[Any]") -> str:
+    """What the best validation score is not; by Blom's approximation of the largest of n normal draws."""
+    complete, error = len(view.complete), standard_error(view, best)
+    unread = "The test split has not been read."
+    if complete == 1:
+        return unread
+    size = ""
+    if error is not None:
+        expected = NormalDist().inv_cdf((complete - 0.375) / (complete + 0.25)) * error
+        size = f": had all been equally good, the best would still look about {expected:.4f} better than it is"
+    return f"As the best of {complete} complete trials on the rows that chose it, it is optimistic{size}. {unread}"
+
+
+# The finalists and the test split
+
+
+def _of_test(view: View, reading: Reading) -> list[str]:
+    name = headline_metric(view, reading)
+    winner, default = formats.estimate(reading.winner_scores[name]), formats.estimate(reading.default_scores[name])
+    words = formats.metric(name)
+    if reading.winner == reading.default:
+        return [
+            f"The untuned default itself came out best: test {words} {default}, with a 95 % interval.",
+            f"So there is {NO_EVIDENCE}.",
+        ]
+    return [
+        f"The winner, trial {reading.winner}, has test {words} {winner}, the untuned default {default}, each with a "
+        "95 % interval.",
+        verdict(name, reading.differences[name]),
+    ]
+
+
+def verdict(name: str, found: Difference) -> str:
+    """Whether tuning helped, by the difference of one metric."""
+    shown, p = formats.difference(found), formats.p_value(found.p_value)
+    if is_uncertain(found):
+        return f"There is {NO_EVIDENCE}: the difference of {shown} could as well be none ({p})."
+    if (found.value < 0) == (name in LOSSES):
+        return f"Tuning helped: the difference of {shown} is more than chance would give ({p})."
+    return f"There is {NO_EVIDENCE}, it did harm: the winner's difference of {shown} is more than chance ({p})."
+
+
+def is_uncertain(found: Difference) -> bool:
+    """Whether a difference may as well be none."""
+    return found.low <= 0 <= found.high or found.p_value >= LEVEL
+
+
+def headline_metric(view: View, reading: Reading) -> str:
+    """The study's own metric where the reading has it, else accuracy, or what there is."""
+    wanted = view.spec.metric.removeprefix("eval/") if view.spec else ""
+    return next(name for name in (wanted, "accuracy", *reading.winner_scores) if name in reading.winner_scores)
+
+
+def _of_finalists(view: View, finals: Finals) -> list[str]:
+    winner, default = finals.chosen, finals.default
+    seeds = formats.count(len(finals.seeds), "fresh seed")
+    beside = f", the untuned default {formats.score(default.mean)}" if default and default is not winner else ""
+    who = "The untuned default" if winner.is_default else f"The winner, trial {winner.trial},"
+    first = f"{who} has {view.metric} {formats.score(winner.mean)}{beside}, as means over {seeds}."
+    if finals.refused:
+        return [first, f"The test split was not read for it: {finals.refused}"]
+    return [first, "The test split has not been read."]
+
+
+def _beside_finals(view: View, finals: Finals, reading: Reading | None) -> Iterator[str]:
+    seeds = formats.count(len(finals.seeds), "fresh seed")
+    if reading:
+        yield f"Means over {seeds}, of {reading.rows:,} test rows that nothing was chosen by."
+    winner, best = finals.chosen, row_of(view, view.best)
+    if best is not None and not winner.is_default:
+        which = "it" if winner.trial == view.best else f"the best, trial {view.best},"
+        again = next((each for each in finals.finalists if each.trial == view.best), None)
+        now = f"; trained again on {seeds}, {formats.score(again.mean)} on average" if again else ""
+        yield (
+            f"In the search {which} had {view.metric} {formats.score(best['score'])}, the maximum of "
+            f"{formats.count(len(view.complete), 'complete trial')} and therefore optimistic{now}."
+        )
+    yield from finals.notes
+    if len(finals.seeds) < finals.asked_seeds and not finals.notes:
+        yield f"{finals.asked_seeds} seeds were asked for; the time was enough for {len(finals.seeds)}."
+    if len(finals.readings) > 1:
+        yield (
+            f"The test split has been read {len(finals.readings)} times: each reading after the first makes its "
+            "scores a little more optimistic."
+        )
+
+
+# Rows of the table
+
+
+def row_of(view: View, number: int | None) -> "pd.Series[Any] | None":
+    """A trial's row; None for none."""
+    return None if number is None else view.table[view.table["number"] == number].iloc[0]
+
+
+def state_of(row: "pd.Series[Any]") -> str:
+    """`complete`, `pruned at 3 of 10`, `failed: out of memory`, ..."""
+    of = f" of {row['num_evaluations']}" if pd.notna(row["num_evaluations"]) else ""
+    reason = str(row["reason"]).replace("_", " ") if pd.notna(row["reason"]) else ""
+    match row["state"]:
+        case "PRUNED":
+            return f"{'diverged' if reason == 'diverged' else 'pruned'} at {row['evaluations']}{of}"
+        case "FAIL":
+            return f"failed: {reason}" if reason else "failed"
+        case "RUNNING":
+            return f"running, {row['evaluations']}{of}"
+    return "complete"
+
+
+def standard_error(view: View, row: "pd.Series[Any]") -> float | None:
+    """The binomial standard error of an accuracy; None for other metrics or an unknown number of rows.
+
+    With two rows right and two wrong added (Agresti and Coull 1998), or a perfect score would be a certain one.
+    """
+    rows = _validation_rows(view)
+    if view.spec is None or view.spec.metric != "eval/accuracy" or not rows:
+        return None
+    share = (row["score"] * rows + 2) / (rows + 4)
+    return math.sqrt(share * (1 - share) / (rows + 4))
+
+
+def _validation_rows(view: View) -> int:
+    return int(view.attributes.get("data", {}).get("rows", {}).get("validation", 0))

@@ -1,0 +1,461 @@
+"""What a report says, made once: sentences and tables as plain text, which each template renders in its own way."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+import yaml
+
+from hpo.output import output_option
+from hpo.plain_text import shell_word
+from hpo.report import answers, formats, tables, worktime
+from hpo.report.answers import state_of
+from hpo.report.tables import PARAM, View
+from hpo.results import Errors, Finals, Group, Reading
+from hpo.spec import DataSpec
+
+# Rows of the tables; a longer one is no reading, and all trials are in `trials.csv`.
+MOST_TRIALS: Final = 200
+MOST_EXAMPLES: Final = 25
+# A confusion matrix of more labels would not be seen at a glance: its largest cells are told instead.
+MOST_LABELS: Final = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of plain texts."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: int = 1
+    """The first columns are words, the others numbers."""
+    strong: frozenset[int] = frozenset()
+    """Rows that stand out."""
+    title: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """A confusion matrix: rows by label, columns by prediction."""
+
+    labels: Sequence[str]
+    rows: Sequence[Sequence[float]]
+
+    def share(self, label: int, prediction: int) -> float:
+        """Of the label's rows, those predicted so."""
+        total = math.fsum(self.rows[label])
+        return self.rows[label][prediction] / total if total else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Sentences and tables of one subject."""
+
+    sentences: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """Everything that a report of one study says, section by section."""
+
+    name: str
+    fallback: tuple[str, str, str] | None
+    """The study that this one stands in for, its own model, its own data."""
+    description: str
+    answer: answers.Answer
+    states: str
+    # winner against default
+    scores: Table
+    finalists: Table
+    method: str
+    readings: Table
+    # how the search went
+    length: Findings
+    """Was the search long enough."""
+    failures: Table
+    # what mattered
+    mattered: Findings
+    # trials
+    trials: Table
+    started: int
+    # errors
+    errors: "ErrorContents | None"
+    # data
+    facts: Sequence[tuple[str, str]]
+    quality: Findings
+    # how to reproduce
+    commands: Sequence[tuple[str, str]]
+    """A comment and its command."""
+    configuration: str
+    """Of the winner, as YAML."""
+    configured: int | None
+    """The trial that has it."""
+    provenance: Sequence[tuple[str, str]]
+    # cost
+    cost: Sequence[tuple[str, str]]
+    savings: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorContents:
+    """What the winner gets wrong."""
+
+    sentence: str
+    matrix: Matrix | None
+    confused: Table
+    mistakes: Table
+    by_class: Table
+    by_length: Table
+    disagreements: Table
+
+
+def contents(view: View, folder: Path) -> Contents:
+    """Everything that the page of a study in this folder says."""
+    finals, reading, spec = view.finals, view.reading, view.spec
+    winner = finals.winner if finals else view.best
+    return Contents(
+        name=view.study.study_name,
+        fallback=(spec.fallback_for, spec.model.name, source(spec.data)) if spec and spec.fallback_for else None,
+        description=spec.description if spec else "",
+        answer=answers.answer(view),
+        states=answers.state_sentence(view),
+        scores=_scores(reading),
+        finalists=_finalists(finals),
+        method=reading.method if reading else "",
+        readings=_readings(finals),
+        length=Findings(),
+        failures=_failures(view.table),
+        mattered=Findings(),
+        trials=trials(view),
+        started=len(view.table),
+        errors=_errors(finals.errors) if finals and finals.errors else None,
+        facts=list(_facts(view)),
+        quality=quality(view.attributes.get("data", {}).get("quality", {})),
+        commands=commands(view, folder),
+        configuration=_configuration(view, winner),
+        configured=winner,
+        provenance=list(_provenance(view, winner)),
+        cost=list(_cost(view)),
+        savings=list(_savings(view)),
+    )
+
+
+# Winner against default
+
+
+def _scores(reading: Reading | None) -> Table:
+    """All test metrics of both, with their difference."""
+    if reading is None:
+        return Table(header=[], rows=[])
+    header = ["Test metric", f"Winner (trial {reading.winner})", "Untuned default", "Difference", "p"]
+    rows = []
+    for name, winner in reading.winner_scores.items():
+        row = [formats.first_up(formats.metric(name)), formats.estimate(winner)]
+        row += [formats.estimate(reading.default_scores[name])] if name in reading.default_scores else [""]
+        if found := reading.differences.get(name):
+            row += [formats.difference(found), formats.p_value(found.p_value).removeprefix("p ").removeprefix("= ")]
+        else:
+            row += ["", ""]
+        rows.append(row)
+    if reading.winner == reading.default:
+        return Table(header=[header[0], "Untuned default, the winner"], rows=[row[:2] for row in rows])
+    return Table(header=header, rows=rows)
+
+
+def _finalists(finals: Finals | None) -> Table:
+    if finals is None:
+        return Table(header=[], rows=[])
+    rows = [
+        [
+            f"{each.trial}{' (default)' if each.is_default else ''}{' (winner)' if each.trial == finals.winner else ''}",
+            "" if each.searched is None else formats.score(each.searched),
+            formats.score(each.mean),
+            *(formats.score(found) for found in each.scores),
+        ]
+        for each in finals.finalists
+    ]
+    at = [each.trial for each in finals.finalists].index(finals.winner)
+    header = ["Trial", "In the search", "Mean", *(f"Seed {seed}" for seed in finals.seeds)]
+    header = header[: 3 + max(len(each.scores) for each in finals.finalists)]
+    rows = [row + [""] * (len(header) - len(row)) for row in rows]
+    return Table(header=header, rows=rows, strong=frozenset({at}))
+
+
+def _readings(finals: Finals | None) -> Table:
+    """The readings of the test split, where there was more than one, or the one is another winner's."""
+    if finals is None or (len(finals.readings) < 2 and not finals.refused):
+        return Table(header=[], rows=[])
+    rows = [
+        [each.at, f"trial {each.winner}", f"trial {each.default}", f"{each.rows:,}", str(len(each.seeds))]
+        for each in finals.readings
+    ]
+    return Table(header=["Read at", "Winner", "Default", "Rows", "Seeds"], rows=rows, words=3)
+
+
+# The search
+
+
+def trials(view: View) -> Table:
+    """The trials, best first, rounded for reading: the first `MOST_TRIALS`, and the default."""
+    params = [column for column in view.table.columns if column.startswith(PARAM)]
+    ranked = tables.leaderboard(view.table, "score", view.direction)
+    ranked = ranked[(ranked.index < MOST_TRIALS) | (ranked["number"] == view.default)]
+    body, strong = [], set()
+    for at, (_, row) in enumerate(ranked.iterrows()):
+        marks = " (best)" * (row["number"] == view.best) + " (default)" * row["is_default"]
+        if row["number"] == view.best:
+            strong.add(at)
+        cells = [f"{row['number']}{marks}", state_of(row), *(formats.score(row[name]) for name in score_columns(view))]
+        body.append([*cells, *(formats.value(row[name]) for name in params), formats.duration(row["seconds"])])
+    names = [formats.first_up(formats.metric(name)) for name in score_columns(view)]
+    header = ["Trial", "State", *names, *(name.removeprefix(PARAM) for name in params), "Time"]
+    return Table(header=header, rows=body, words=2, strong=frozenset(strong))
+
+
+def score_columns(view: View) -> list[str]:
+    """The study's own metric, accuracy and macro F1; of another tool's study only its score."""
+    if view.spec is None:
+        return ["score"]
+    return list(dict.fromkeys([view.spec.metric.removeprefix("eval/"), "accuracy", "f1_macro"]))
+
+
+def _failures(table: pd.DataFrame) -> Table:
+    failed = table[table["state"] == "FAIL"]
+    repeats = dict(zip(table["retry_of"].dropna(), table.loc[table["retry_of"].notna(), "number"], strict=True))
+    body = []
+    for _, row in failed.iterrows():
+        steps = "" if pd.isna(row["optimizer_steps"]) else f"{row['optimizer_steps']} of {row['total_steps']}"
+        repeated = f"trial {repeats[row['number']]}" if row["number"] in repeats else ""
+        body.append([str(row["number"]), state_of(row).removeprefix("failed: "), steps, repeated])
+    return Table(header=["Trial", "Reason", "Steps made", "Repeated as"], rows=body, words=2)
+
+
+# Errors
+
+
+def _errors(errors: Errors) -> ErrorContents:
+    small = len(errors.labels) <= MOST_LABELS
+    return ErrorContents(
+        sentence=(
+            f"On the validation split the winner alone is right about {formats.count(errors.winner_only, 'row')}, the "
+            f"default alone about {formats.count(errors.default_only, 'row')}."
+        ),
+        matrix=Matrix(labels=errors.labels, rows=errors.confusion) if small else None,
+        confused=Table(header=[], rows=[]) if small else _confused(errors),
+        mistakes=Table(
+            header=["Text", "Label", "Predicted", "Probability", "Wrong seeds", "Row"],
+            rows=[
+                [each.text, each.label, each.predicted, f"{each.probability:.2f}", str(each.wrong), str(each.row)]
+                for each in errors.mistakes[:MOST_EXAMPLES]
+            ],
+            words=3,
+        ),
+        by_class=_groups("Class", errors.by_class),
+        by_length=_groups("Length", errors.by_length),
+        disagreements=Table(
+            header=["Text", "Label", "Winner", "Default", "Row"],
+            rows=[
+                [each.text, each.label, f"{each.winner:.2f}", f"{each.default:.2f}", str(each.row)]
+                for each in errors.disagreements[:MOST_EXAMPLES]
+            ],
+            words=2,
+        ),
+    )
+
+
+def _confused(errors: Errors) -> Table:
+    """The largest cells beside the diagonal."""
+    cells = [
+        (found, label, prediction)
+        for label, row in enumerate(errors.confusion)
+        for prediction, found in enumerate(row)
+        if found and label != prediction
+    ]
+    cells.sort(key=lambda cell: (-cell[0], cell[1:]))
+    rows = [[errors.labels[label], errors.labels[other], f"{found:.1f}"] for found, label, other in cells[:20]]
+    return Table(header=["Label", "Taken for", "Rows"], rows=rows, words=2)
+
+
+def _groups(name: str, groups: Sequence[Group]) -> Table:
+    rows = [
+        [
+            each.name,
+            f"{each.rows:,}",
+            formats.short(each.winner),
+            formats.short(each.default),
+            formats.signed(each.winner - each.default),
+        ]
+        for each in groups
+    ]
+    return Table(header=[name, "Rows", "Winner", "Default", "Difference"], rows=rows)
+
+
+# Data
+
+
+def source(data: DataSpec) -> str:
+    """Where the training rows come from, in a line."""
+    train = data.train
+    parts = [train.subset or "", *(f"{column} = {value}" for column, value in train.where.items())]
+    chosen = ", ".join(filter(None, parts))
+    return f"{train.source} ({chosen})" if chosen else train.source
+
+
+def _facts(view: View) -> Iterator[tuple[str, str]]:
+    """What the study ran on, known before its first trial."""
+    data, model, machine = (view.attributes.get(name, {}) for name in ("data", "model", "machine"))
+    if view.spec:
+        yield "Data", source(view.spec.data)
+    if data:
+        yield "Rows", ", ".join(f"{split} {rows:,}" for split, rows in data["rows"].items())
+        yield "Labels", ", ".join(data["labels"])
+        yield from (("Note", note) for note in data["notes"])
+    if model:
+        new = f", new weights: {', '.join(model['new_weights'])}" if model["new_weights"] else ""
+        yield "Model", f"{model['name']}, {model['num_parameters']:,} parameters{new}"
+    elif view.spec:
+        yield "Model", view.spec.model.name
+    if machine:
+        yield "Machine", f"{machine['device']}, {machine['precision']}"
+
+
+def quality(found: Any) -> Findings:
+    """What was found out about the data before the search, whatever of it there is.
+
+    A mapping of mappings is a table, a list of mappings too; a single value or a list of texts is a sentence.
+    """
+    sentences, made = [], []
+    for key, value in (found if isinstance(found, Mapping) else {}).items():
+        name = formats.first_up(str(key).replace("_", " "))
+        if isinstance(value, Mapping) and any(isinstance(each, Mapping) for each in value.values()):
+            rows = {str(row): each for row, each in value.items() if isinstance(each, Mapping)}
+            columns = list(dict.fromkeys(column for each in rows.values() for column in each))
+            body = [[row, *(_cell(each.get(column)) for column in columns)] for row, each in rows.items()]
+            made.append(Table(title=name, header=["", *map(str, columns)], rows=body))
+        elif isinstance(value, Mapping):
+            made.append(Table(title=name, header=["", ""], rows=[[str(k), _cell(v)] for k, v in value.items()]))
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            if all(isinstance(each, Mapping) for each in value) and value:
+                columns = list(dict.fromkeys(column for each in value for column in each))
+                body = [[_cell(each.get(column)) for column in columns] for each in value]
+                made.append(Table(title=name, header=[str(column) for column in columns], rows=body))
+            elif value:
+                sentences.append(f"{name}: {', '.join(map(_cell, value))}")
+        elif value is not None:
+            sentences.append(f"{name}: {_cell(value)}")
+    return Findings(sentences=sentences, tables=made)
+
+
+def _cell(given: Any) -> str:
+    if isinstance(given, bool):
+        return "yes" if given else "no"
+    if isinstance(given, int):
+        return f"{given:,}"
+    if isinstance(given, Mapping):
+        return ", ".join(f"{key} {_cell(value)}" for key, value in given.items())
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        return ", ".join(map(_cell, given))
+    return formats.value(given) if isinstance(given, float) else "" if given is None else str(given)
+
+
+# How to reproduce
+
+
+def commands(view: View, folder: Path) -> list[tuple[str, str]]:
+    """What to call, quoted for a shell."""
+    stands_in_for = view.spec.fallback_for if view.spec else None
+    call = view.attributes.get("call") or ["--study", stands_in_for or view.study.study_name]
+    if stands_in_for and "--fallback" not in call:  # or it would be the other study, once the Hub is there again
+        call = [*call, "--fallback", "always"]
+    output, best = output_option(folder.parent), shell_word((folder / "best.yaml").as_posix())
+    return [
+        ("goes on until the study's trials are done", f"python -m hpo.run {' '.join(map(shell_word, call))}{output}"),
+        ("trains the best configuration again", f"python -m hpo.train --config {best}"),
+        ("opens every trial in MLflow", f"python -m hpo.ui{output}"),
+    ]
+
+
+def _configuration(view: View, number: int | None) -> str:
+    row = next((trial for trial in view.trials if trial.number == number), None)
+    if row is None:
+        return ""
+    given = row.user_attrs.get("config") if view.spec else None
+    return yaml.safe_dump(given or dict(row.params), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _provenance(view: View, number: int | None) -> Iterator[tuple[str, str]]:
+    """Seeds, fingerprints, versions."""
+    data, model, machine = (view.attributes.get(name, {}) for name in ("data", "model", "machine"))
+    trial = next((trial for trial in view.trials if trial.number == number), None)
+    attributes = trial.user_attrs if trial and view.spec else {}
+    if view.spec:
+        yield "Seed of the study", str(view.spec.seed)
+    if seed := attributes.get("config", {}).get("seed"):
+        yield f"Seed of trial {number}", str(seed)
+    if view.finals:
+        yield "Seeds of the finalists", ", ".join(map(str, view.finals.seeds))
+    if data:
+        yield "Fingerprint of the data", data["fingerprint"][:20]
+    if model:
+        yield "Fingerprint of the model", model["fingerprint"][:20]
+    others = {name: mark for name, mark in view.attributes.get("models", {}).items() if name != model.get("name")}
+    for name, mark in others.items():
+        yield f"Fingerprint of {name}", mark[:20]
+    if commit := attributes.get("git_commit"):
+        yield "Commit of the code", str(commit)
+    if machine:
+        yield "Versions", ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+
+
+# Cost
+
+
+def _savings(view: View) -> Iterator[str]:
+    savings = tables.pruning_savings(view.table)
+    if not savings.steps_planned:
+        yield "Nothing to tell before a trial is complete or pruned."
+        return
+    pruned = int((view.table["state"] == "PRUNED").sum())
+    yield (
+        f"{formats.count(pruned, 'trial')} stopped early: {savings.steps_done:,} of {savings.steps_planned:,} planned "
+        f"optimizer steps were made, {savings.steps_saved:,} ({savings.share_saved:.0%}) were saved."
+    )
+    if savings.seconds_saved:
+        yield (
+            f"That is about {formats.duration(savings.seconds_saved)}, estimated from the mean time of a complete "
+            "trial."
+        )
+
+
+def _cost(view: View) -> Iterator[tuple[str, str]]:
+    """What the trials took, by device, and what of it was in vain."""
+    table = view.table
+    for device, seconds in worktime.seconds_by_device(view).items():
+        yield f"Time in trials on {device}", f"{formats.duration(seconds)} ({seconds:,.0f} s)"
+    if (span := worktime.span(view)) >= 1:
+        yield "From the first start to the last end", formats.duration(span)
+    peak = table["peak_memory_mib"].max()
+    if pd.notna(peak) and peak > 0:
+        yield "Peak memory of a trial", f"{peak:,.0f} MiB"
+    speed = table.loc[table["examples_per_second"] > 0, "examples_per_second"]
+    if len(speed):
+        low, middle, high = (f"{speed.quantile(q):,.0f}" for q in (0.1, 0.5, 0.9))
+        spread = f" (10th to 90th percentile: {low} to {high})" if len(speed) > 4 else ""
+        yield "Examples per second", f"{middle} in the median trial{spread}"
+    savings = tables.pruning_savings(table)
+    if savings.seconds_saved:
+        yield "Saved by pruning", f"about {formats.duration(savings.seconds_saved)}, {savings.share_saved:.0%} of the steps"
+    lost = float(table.loc[table["state"] == "FAIL", "seconds"].sum())
+    if (table["state"] == "FAIL").any():
+        failed = formats.count(int((table["state"] == "FAIL").sum()), "failed or interrupted trial")
+        yield "Lost to failures", f"{formats.duration(lost)} in {failed}"
+    if (overhead := worktime.overhead(view)) is not None:
+        seconds, of = overhead
+        yield "Overhead", (
+            f"{formats.duration(seconds)}, {seconds / of:.1%} of the workers' time: between trials, and at their ends"
+        )
+

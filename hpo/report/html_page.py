@@ -1,0 +1,178 @@
+"""The report as one HTML file that asks the network for nothing: texts, data, plotly, style and script are within it.
+
+Every text of others is escaped by the template; data stand in JSON in which no tag can begin; only the scripts that are
+named by their hash may run, and nothing may be loaded.
+"""
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+from optuna.trial import FrozenTrial
+
+from hpo.plain_text import printable
+from hpo.report import formats, interactive, tables
+from hpo.report.answers import state_of
+from hpo.report.contents import MOST_EXAMPLES, Contents, score_columns
+from hpo.report.interactive import Chart, charts, figures_json
+from hpo.report.tables import METRICS, PARAM, View
+
+# Where `python -m hpo.ui` serves, unless told otherwise.
+MLFLOW = "http://127.0.0.1:5000"
+
+
+def page(view: View, said: Contents) -> str:
+    """The page of one study."""
+    drawn = {
+        "winner": charts(view, [interactive.differences, interactive.finalists]),
+        "search": charts(view, [interactive.history, interactive.learning_curves, interactive.timeline]),
+        "mattered": charts(view, [interactive.importance]),
+        "parameters": interactive.parameters(view),
+        "cost": charts(view, [interactive.pruning]),
+    }
+    address = view.attributes.get("mlflow_address") or MLFLOW
+    address = address if address.startswith(("http://", "https://")) else MLFLOW
+    trials = _trials(view) if len(view.table) else None
+    return document(
+        "report.html.j2",
+        [chart for group in drawn.values() for chart in group],
+        trials={"address": address, **trials} if trials else None,
+        said=said,
+        charts=drawn,
+        metric=view.metric,
+        mlflow=address if address != MLFLOW else None,
+        most_examples=MOST_EXAMPLES,
+        parent=_run(view, view.attributes.get("mlflow_parent_run_id")),
+        address=address,
+    )
+
+
+def document(template: str, drawn: list[Chart], *, trials: dict[str, Any] | None = None, **said: Any) -> str:
+    """A whole page, with its style, scripts and data."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hpo.report"),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=_plain,
+    )
+    environment.filters |= {"count": formats.count}
+    scripts = {"plotly": plotly_script() if drawn else "", "script": _file("report.js")}
+    return environment.get_template(template).render(
+        style=Markup(_file("report.css")),
+        hashes=" ".join(f"'sha256-{_digest(text)}'" for text in scripts.values() if text),
+        **{name: Markup(text) for name, text in scripts.items()},
+        figures=Markup(in_script(figures_json(drawn))),
+        trials=Markup(in_script(_json(trials))) if trials else "",
+        **said,
+    )
+
+
+def in_script(text: str) -> str:
+    """JSON in which no tag, comment or entity can begin or end, the same to who parses it."""
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def plotly_script() -> str:
+    """plotly.js, as the package has it."""
+    return (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8").strip()
+
+
+def _plain(given: Any) -> Any:
+    """Without what changes the order of the letters around it, or ends a page."""
+    return given if isinstance(given, Markup) or not isinstance(given, str) else printable(given)
+
+
+def _file(name: str) -> str:
+    return (files("hpo.report") / "templates" / name).read_text(encoding="utf-8").strip()
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _json(given: Any) -> str:
+    return json.dumps(given, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _trials(view: View) -> dict[str, Any]:
+    """What the table of trials and their sections are made from in the browser, best first."""
+    scores = score_columns(view)
+    params = [column for column in view.table.columns if column.startswith(PARAM)]
+    ranked = tables.leaderboard(view.table, "score", view.direction)
+    by_number = {trial.number: trial for trial in view.trials}
+    shown: list[Any] = [
+        {name: value for name, value in _trial(view, row, by_number[int(row["number"])], scores, params)}
+        for _, row in ranked.iterrows()
+    ]
+    return {
+        "scores": [formats.first_up(formats.metric(name)) for name in scores],
+        "params": [printable(name.removeprefix(PARAM)) for name in params],
+        "metric": view.metric,
+        "budget": view.spec.training.num_evaluations if view.spec else None,
+        "lower": view.direction == "minimize",
+        "best": view.best,
+        "default": view.default,
+        "trials": shown,
+    }
+
+
+def _trial(
+    view: View, row: "pd.Series[Any]", trial: FrozenTrial, scores: list[str], params: list[str]
+) -> Iterator[tuple[str, Any]]:
+    """A trial's row and section; what it has not is left out."""
+    attributes = trial.user_attrs if view.spec else {}
+    result = attributes.get("result", {})
+    yield "number", trial.number
+    yield "state", "RETRIED" if row["retried"] else trial.state.name
+    yield "told", state_of(row)
+    yield "scores", [_number(row[name]) for name in scores]
+    yield "params", [_value(row[name]) for name in params]
+    metrics = {formats.first_up(words): _number(row[name]) for name, words in METRICS.items()}
+    curve = {step: value for step, value in sorted(trial.intermediate_values.items()) if math.isfinite(value)}
+    steps = [row["optimizer_steps"], row["total_steps"]]
+    known = {
+        "seconds": _number(row["seconds"]),
+        "metrics": {words: value for words, value in metrics.items() if value is not None},
+        "curve": [list(curve), [float(f"{value:.6g}") for value in curve.values()]] if curve else None,
+        "started": f"{trial.datetime_start:%Y-%m-%d %H:%M:%S}" if trial.datetime_start else None,
+        "steps": None if any(map(pd.isna, steps)) else [int(step) for step in steps],
+        "speed": _number(row["examples_per_second"]),
+        "memory": _number(row["peak_memory_mib"]),
+        "device": (attributes.get("machine") or {}).get("device"),
+        "seed": (attributes.get("config") or {}).get("seed"),
+        "repeats": None if pd.isna(row["retry_of"]) else int(row["retry_of"]),
+        "message": result.get("message"),
+        "run": _run(view, attributes.get("mlflow_run_id")),
+    }
+    yield from ((name, printable(value) if isinstance(value, str) else value) for name, value in known.items() if value)
+
+
+def _run(view: View, run: str | None) -> str | None:
+    """A run's id in MLflow; None for one that MLflow had not heard of when the trial ended."""
+    found = view.attributes.get("mlflow_run_ids", {}).get(run, run)
+    return found if found and found.isalnum() else None
+
+
+def _number(value: Any) -> float | None:
+    return float(f"{value:.6g}") if pd.notna(value) and math.isfinite(value) else None
+
+
+def _value(value: Any) -> Any:
+    """A parameter: a number, a text, or nothing where the trial did not search it."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, int) else _number(value) if isinstance(value, float) else printable(str(value))
