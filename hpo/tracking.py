@@ -26,7 +26,8 @@ from hpo.addresses import hide_passwords, masked
 from hpo.errors import StorageError
 from hpo.output import opening
 from hpo.provenance import git_commit, versions
-from hpo.tracking_run import Point, TrialRun, metric_points, now, tag_values
+from hpo.tracking_model import Winner, register
+from hpo.tracking_run import Dataset, Point, TrialRun, inputs_entry, metric_points, now, tag_values
 from hpo.tracking_spool import LOG_BATCH, Entry, Spool
 from hpo.tracking_store import (
     PATIENCE,
@@ -50,7 +51,7 @@ MAX_COMPARED = 50
 NUMBER = "trial.number"
 T = TypeVar("T")
 
-__all__ = ["Point", "Tracker", "TrialRun", "tracker_of", "tracking_uri"]
+__all__ = ["Dataset", "Point", "Tracker", "TrialRun", "tracker_of", "tracking_uri"]
 
 
 def tracking_uri(output: Path) -> str:
@@ -228,12 +229,16 @@ class Tracker:
         metrics: Mapping[str, float] = MappingProxyType({}),
         files: Iterable[Path] = (),
         compare: Sequence[str] = (),
+        note: str | None = None,
+        inputs: Iterable[Dataset] = (),
     ) -> None:
         """Gives the parent run its end state, and what there is to show.
 
         Args:
             status: None where others go on with it, who will end it.
             metrics: the best scores.
+            note: its description in Markdown, instead of the one that it has.
+            inputs: the data that it read.
             files: to be kept with it; folders keep their name.
             compare: runs, the best first, of which the description links to MLflow's comparison.
         """
@@ -241,6 +246,10 @@ class Tracker:
         if metrics:
             points = metric_points((name, value, 0) for name, value in metrics.items())
             entries.append(Entry(LOG_BATCH, run_id, {"metrics": points}))
+        if note is not None:
+            entries.append(Entry(LOG_BATCH, run_id, {"tags": tag_values({mlflow_tags.MLFLOW_RUN_NOTE: note})}))
+        if datasets := list(inputs):
+            entries.append(inputs_entry(run_id, datasets))
         if compare:
             entries.append(Entry("link_comparison", run_id, {"compare": list(compare[:MAX_COMPARED])}))
         if status is not None:
@@ -248,6 +257,28 @@ class Tracker:
         self._writer.later(*entries)
         self.flush()
         self._writer.catch_up()
+
+    def register(self, winner: Winner, parent_run_id: str) -> str:
+        """Registers a study's winner, if that is not done yet, and says in sentences what came of it.
+
+        Nothing waits for a server that is away, and nothing fails by it: the next call does what is left.
+        """
+        client = self._store.client
+
+        def ask() -> str:
+            parent = client.get_run(parent_run_id)
+            return register(client, winner, self._find(self._store.run_id(winner.run)) or parent, parent)
+
+        try:
+            return self._ask(ask, patience=0)
+        except StorageError:
+            return (
+                f"The winner's model is not in MLflow's registry yet, for {self._address} does not answer. "
+                "The same command registers it."
+            )
+        except MlflowException as error:
+            why = hide_passwords(str(error).splitlines()[0])
+            return f"MLflow did not take the winner's model into its registry: {why}"
 
     def start_trial(
         self, parent_run_id: str, number: int, tags: Mapping[str, str], at: int, name: str | None = None

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from hpo.tracking_spool import LOG_BATCH, Entry
@@ -11,6 +12,28 @@ from hpo.tracking_writer import Writer
 RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "KILLED", "FAIL": "FAILED"}
 MAX_VALUE = 6000  # characters of a param or a tag that MLflow takes
 Point = tuple[str, float, int]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A split of the data as MLflow lists it among a run's inputs."""
+
+    context: str
+    """What the run did with it: `train`, `validation` or `test`."""
+    name: str
+    digest: str
+    """Of its rows; together with the name it tells one data set from another."""
+    source_type: str
+    source: str
+    """Where it comes from, as JSON; which keys it has depends on the type."""
+    schema: str
+    profile: str
+    """Its size, as JSON."""
+
+
+def inputs_entry(run: str, datasets: Iterable[Dataset]) -> Entry:
+    """Lists data sets among the inputs of a run."""
+    return Entry("log_inputs", run, {"datasets": [asdict(dataset) for dataset in datasets]})
 
 
 def metric_points(points: Iterable[Point], at: int | None = None) -> list[tuple[str, float, int, int]]:
@@ -50,6 +73,10 @@ class TrialRun:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         self._writer.log(self.run_id, tags=tag_values(tags))
+
+    def log_inputs(self, datasets: Iterable[Dataset]) -> None:
+        """The data that it reads."""
+        self._writer.later(inputs_entry(self.run_id, datasets))
 
     def log_points(self, points: Iterable[Point]) -> None:
         """(name, value, step) of curves, as of now."""

@@ -21,10 +21,12 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # for e
 # Of themselves requests are tried for minutes, while the caller, or what was logged later, waits.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for each model that is copied
+os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # a project in the working folder is none of the model's
 
 import requests
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils import mlflow_tags
 from sqlalchemy.engine import make_url
@@ -100,6 +102,14 @@ class TrackingStore:
             [Param(*param) for param in params],
             [RunTag(*tag) for tag in tags],
         )
+
+    def log_inputs(self, run: str, *, datasets: Sequence[Mapping[str, str]]) -> None:
+        inputs = []
+        for dataset in datasets:
+            fields = dict(dataset)
+            context = InputTag(mlflow_tags.MLFLOW_DATASET_CONTEXT, fields.pop("context"))
+            inputs.append(DatasetInput(Dataset(**fields), [context]))
+        self.client.log_inputs(self.run_id(run), inputs)
 
     def log_text(self, run: str, *, text: str, file: str) -> None:
         self.client.log_text(self.run_id(run), text, file)

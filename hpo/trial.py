@@ -54,7 +54,7 @@ from hpo.training.device import Device, choose_device, device_failed, is_out_of_
 from hpo.training.finetune import Evaluation, Progress, finetune
 from hpo.training.predictions import PREDICTIONS, predictions
 from hpo.training.setup import Setup, keep_best, set_up
-from hpo.trial_logging import curve_points, flat_params, setup_tags, training_points
+from hpo.trial_logging import curve_points, datasets, flat_params, setup_tags, training_points
 
 FELL_BEHIND = "fell behind"
 # Seconds between two looks at the memory of a device that has none for a trial.
@@ -230,6 +230,7 @@ class _Attempt:
         fingerprint = setup.pretrained.fingerprint
         require_unchanged(self.study, setup.splits.fingerprint, {config.model.reference: fingerprint})
         track.set_tags(setup_tags(setup))
+        track.log_inputs(datasets(config.data, setup.splits))
         if resumed := self.progress.global_step:
             trial.set_user_attr(RESUMED_STEP, resumed)
             track.set_tags({"trial.resumed_step": str(resumed)})

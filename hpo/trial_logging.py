@@ -1,13 +1,22 @@
 """What MLflow is told of a trial, in its words: params, tags, and metrics by step."""
 
+import functools
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
 
+from hpo.data.splits import Splits
+from hpo.references import local_path
 from hpo.results import Estimate, Finals
-from hpo.spec import TrialConfig
-from hpo.tracking import Point
+from hpo.spec import DataSpec, TrialConfig
+from hpo.tracking import Dataset, Point
 from hpo.training.finetune import CurvePoint, Evaluation
 from hpo.training.setup import Setup
+
+# Of a data set's fingerprint MLflow takes 36 characters, and shows them all beside its name.
+DIGEST = 12
+MAX_NAME = 100
 
 
 def flat_params(config: TrialConfig) -> dict[str, Any]:
@@ -36,6 +45,42 @@ def setup_tags(setup: Setup) -> dict[str, str]:
         "model.fingerprint": setup.pretrained.fingerprint,
         "model.num_parameters": str(setup.pretrained.num_parameters),
     }
+
+
+def datasets(data: DataSpec, splits: Splits, contexts: Sequence[str] = ("train", "validation")) -> list[Dataset]:
+    """Splits of a study's data, as inputs of a run that reads them."""
+    return [_dataset(data, splits, context) for context in contexts]
+
+
+def _dataset(data: DataSpec, splits: Splits, context: str) -> Dataset:
+    source = data.sources.get(context, data.train)
+    if local_path(source.source) is None:
+        chosen = {"path": source.source, "config_name": source.subset, "split": source.split or context}
+        source_type, place = "hugging_face", {name: value for name, value in chosen.items() if value is not None}
+    else:
+        source_type, place = "local", {"uri": source.source}
+    held_out = {} if context in data.sources else {"held_out_of": "train"}
+    classes = splits.class_counts[context]
+    columns = [{"name": name, "type": "string", "required": True} for name in (data.text_column, data.label_column)]
+    fingerprint = split_fingerprint(splits, context)
+    profile = {"num_rows": sum(classes.values()), "classes": classes, **held_out, "fingerprint": fingerprint}
+    return Dataset(
+        context=context,
+        name=source.source.rpartition("/")[2][:MAX_NAME],
+        digest=fingerprint[:DIGEST],
+        source_type=source_type,
+        source=json.dumps(place),
+        schema=json.dumps({"mlflow_colspec": columns}),
+        profile=json.dumps(profile),
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def split_fingerprint(splits: Splits, name: str) -> str:
+    """SHA-256 of one split's texts, labels and class names: it stays when only the others change."""
+    split = getattr(splits, name)
+    content = [splits.labels, split.texts, split.labels.tolist()]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def curve_points(evaluation: Evaluation) -> list[Point]:

@@ -25,6 +25,7 @@ from hpo.output import FINALISTS, prepare_output, require_addressable, write_ato
 from hpo.plain_text import markdown
 from hpo.report import best_trial, leaderboard, trials_table, write_report
 from hpo.report.page import ReportFiles
+from hpo.report.tables import view_of
 from hpo.results import Finals, claim
 from hpo.search import first_pruning
 from hpo.search_spec import NoPruner
@@ -39,8 +40,10 @@ from hpo.study import (
     require_unchanged,
     running_trials,
     set_aside,
+    stored_spec,
     total_trials,
 )
+from hpo.study_logging import study_inputs, study_note, winner_of
 from hpo.supervisor import Supervisor, end_dead, end_runs, parent_run, trial_runs
 from hpo.tracking import Tracker, tracker_of
 from hpo.training.device import return_unused_memory
@@ -65,6 +68,8 @@ class Outcome:
     """The winner's model folder, or the best trial's, where this machine has it."""
     interrupted: bool
     timed_out: bool
+    notes: list[str]
+    """What is worth saying of its end, in sentences."""
 
 
 class Display(Protocol):
@@ -210,7 +215,10 @@ def _finish(
     metrics = {name.replace("eval/", "study/best_"): value for name, value in scores.items()}
     if finals:
         metrics |= final_metrics(finals)
-    files = [study_file(study, folder), report.markdown, report.table, folder / "figures"]
+    view, notes = view_of(study), list[str]()
+    if finals and not stopped and model_path(folder).is_dir():
+        notes.append(tracker.register(winner_of(view, model_path(folder), report.page), parent_run_id))
+    files = [study_file(study, folder), report.page, report.markdown, report.table, folder / "figures"]
     status = {type(None): "FINISHED", KeyboardInterrupt: "KILLED"}.get(type(stopped), "FAILED")
     others = bool(running_trials(study))
     runs = trial_runs(study, tracker)
@@ -221,10 +229,12 @@ def _finish(
         metrics,
         files=[*files, *([best_yaml] if best_yaml else [])],
         compare=[runs[number] for number in ranked if number in runs],
+        note=study_note(view, report.page, notes),
+        inputs=study_inputs(stored_spec(study), finals),
     )
     kept = [model_path(folder)] if finals else [weights_path(folder, best.number)] if best else []
     model = next((path for path in kept if path.is_dir()), None)
-    return Outcome(study, report, finals, best_yaml, model, isinstance(stopped, KeyboardInterrupt), timed_out)
+    return Outcome(study, report, finals, best_yaml, model, isinstance(stopped, KeyboardInterrupt), timed_out, notes)
 
 
 def study_file(study: optuna.Study, folder: Path) -> Path:

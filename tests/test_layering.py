@@ -15,6 +15,7 @@ FLOORS: dict[str, int] = {
     "hpo.plain_text": 0,
     "hpo.settings": 0,
     "hpo.addresses": 0,
+    "hpo.served_model": 0,
     "hpo.interrupt": 1,
     "hpo.events": 1,
     "hpo.provenance": 1,
@@ -36,6 +37,7 @@ FLOORS: dict[str, int] = {
     "hpo.tracking_writer": 2,
     "hpo.tracking_store": 2,
     "hpo.tracking_run": 3,
+    "hpo.tracking_model": 4,
     "hpo.tracking": 4,
     "hpo.data": 3,
     "hpo.data.sources": 3,
@@ -80,6 +82,7 @@ FLOORS: dict[str, int] = {
     "hpo.export": 7,
     "hpo.facts": 8,
     "hpo.trial_logging": 8,
+    "hpo.study_logging": 9,
     "hpo.memory": 6,
     "hpo.trial": 9,
     "hpo.divergence": 7,
@@ -103,7 +106,8 @@ FLOORS: dict[str, int] = {
     "hpo.ui": 15,
 }
 LIBRARIES = {
-    "mlflow": ("hpo.tracking", "hpo.tracking_store"),
+    # `served_model` is none of ours when it runs: MLflow loads a registered model with it, without `hpo`.
+    "mlflow": ("hpo.tracking", "hpo.tracking_store", "hpo.tracking_model", "hpo.served_model"),
     "torch": ("hpo.training", "hpo.tasks"),
     "optuna": (
         "hpo.storage",
@@ -123,7 +127,7 @@ LIBRARIES = {
         "hpo.export",
         "hpo.console",
     ),
-    "transformers": ("hpo.training", "hpo.tasks", "hpo.data.tokens"),
+    "transformers": ("hpo.training", "hpo.tasks", "hpo.data.tokens", "hpo.served_model"),
     "datasets": ("hpo.data.sources", "hpo.hub"),
     "matplotlib": ("hpo.report.figures",),
     "sqlalchemy": ("hpo.storage", "hpo.storage_server", "hpo.tracking", "hpo.tracking_store"),
