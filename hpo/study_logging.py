@@ -11,7 +11,7 @@ from hpo.report.tables import View
 from hpo.results import Estimate, Finals, Reading
 from hpo.spec import StudySpec
 from hpo.study import load_study, stored_config
-from hpo.tracking import Dataset
+from hpo.tracking import Dataset, RunsTable
 from hpo.tracking_model import TestScore, Winner
 from hpo.trial_logging import datasets, split_fingerprint
 
@@ -27,6 +27,12 @@ def study_inputs(spec: StudySpec, finals: Finals | None) -> list[Dataset]:
     return datasets(spec.data, load_splits(spec.data, spec.seed), contexts)
 
 
+def runs_table(spec: StudySpec) -> RunsTable:
+    """How MLflow's UI is to show a study's trials."""
+    metrics = list(dict.fromkeys([spec.metric, "eval/accuracy", "eval/f1_macro", "eval/loss", "seconds"]))
+    return RunsTable(spec.metric, spec.direction == "maximize", metrics, list(spec.search_space))
+
+
 def study_note(view: View, page: Path, also: Sequence[str] = ()) -> str:
     """The description of a study's run: what it asks, the answer, the winner beside the default, where to read on.
 
@@ -39,9 +45,7 @@ def study_note(view: View, page: Path, also: Sequence[str] = ()) -> str:
     if view.reading:
         parts.append("\n".join(_table(view, view.reading)))
     parts += map(markdown, also)
-    parts.append(
-        f"The whole report is {markdown_code(page.name)} among this run's artifacts, and {markdown_code(str(page))}."
-    )
+    parts.append(f"The whole report is {markdown_code(str(page))}, and among this run's artifacts.")
     return "\n\n".join(filter(None, parts))
 
 

@@ -16,7 +16,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, M
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from hpo.tracking_run import MAX_VALUE, Dataset, now
+from hpo.tracking_run import MAX_VALUE, Dataset, metric_name, now
 from hpo.tracking_store import KEY
 
 CHAMPION = "champion"
@@ -110,7 +110,7 @@ def register(client: MlflowClient, winner: Winner, run: Run, parent: Run) -> str
 
 def _choose_champion(client: MlflowClient, winner: Winner, version: str) -> str:
     aliases = client.get_registered_model(winner.name).aliases
-    holder = aliases.get(CHAMPION)
+    holder = None if CHAMPION not in aliases else str(aliases[CHAMPION])
     if holder == version:
         why = f"It is the {CHAMPION} already."
     else:
@@ -166,15 +166,17 @@ def _new_version(client: MlflowClient, winner: Winner, run: Run, parent: Run) ->
             client.log_outputs(where.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
     if test := winner.test:
         metrics = [
-            Metric(f"test/{name}", value, now(), 0, model.model_id, test.name, test.digest, parent.info.run_id)
+            Metric(
+                f"test/{metric_name(name)}", value, now(), 0, model.model_id, test.name, test.digest, parent.info.run_id
+            )
             for name, value in winner.scores.items()
         ]
         client.log_batch(parent.info.run_id, metrics)
     _create_registered_model(client, winner)
     return client.create_model_version(
         winner.name,
-        f"models:/{model.model_id}",
-        run.info.run_id,
+        model.artifact_location,  # MLflow would look up `models:/...` at the address of its fluent API
+        parent.info.run_id,  # which has the answer, and lists its registered models; the model knows its training
         winner.tags,
         model_id=model.model_id,
         await_creation_for=0,

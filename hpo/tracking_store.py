@@ -37,6 +37,9 @@ from hpo.tracking_spool import Entry
 
 KEY = "hpo.key"
 COMPARE = "[Compare the best"
+# Of the pages of MLflow's UI: as one of training, for it opens as one of generative AI; and as the study says.
+KIND, VIEW_KEY = "workflowType=machine_learning", "hpo"
+RUNS_PAGE, VIEW = f"runs?{KIND}&compareRunsMode=CHART", f"viewStateShareKey={VIEW_KEY}"
 PATIENCE = 10.0  # seconds that somebody waits for an answer
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 T = TypeVar("T")
@@ -130,8 +133,13 @@ class TrackingStore:
         told = parent.data.tags.get(mlflow_tags.MLFLOW_RUN_NOTE, "").partition(COMPARE)[0].rstrip()
         ids = [run_id for run_id in map(self.run_id, compare) if not is_stand_in(run_id)]
         runs, experiments = (quote(json.dumps(which)) for which in (ids, [parent.info.experiment_id]))
-        link = f"{COMPARE} {len(ids)} trials](#/compare-runs?runs={runs}&experiments={experiments})"
-        self.client.set_tag(parent.info.run_id, mlflow_tags.MLFLOW_RUN_NOTE, f"{told}\n\n{link}".strip())
+        of = f"#/experiments/{parent.info.experiment_id}"
+        links = (
+            f"{COMPARE} {len(ids)} trials](#/compare-runs?runs={runs}&experiments={experiments}&{KIND})",
+            f"[All trials]({of}/{RUNS_PAGE}&{VIEW})",
+            f"[Report]({of}/runs/{parent.info.run_id}/artifacts/report.html?{KIND})",
+        )
+        self.client.set_tag(parent.info.run_id, mlflow_tags.MLFLOW_RUN_NOTE, f"{told}\n\n{' · '.join(links)}".strip())
 
     def known_id(self, run: str) -> str:
         """The run's id, or its stand-in as long as this process has not created the run."""

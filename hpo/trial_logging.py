@@ -3,14 +3,16 @@
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpo.data.splits import Splits
+from hpo.plain_text import markdown, markdown_cell
 from hpo.references import local_path
 from hpo.results import Estimate, Finals
 from hpo.spec import DataSpec, TrialConfig
 from hpo.tracking import Dataset, Point
+from hpo.tracking_run import metric_name
 from hpo.training.finetune import CurvePoint, Evaluation
 from hpo.training.setup import Setup
 
@@ -83,9 +85,13 @@ def split_fingerprint(splits: Splits, name: str) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def curve_points(evaluation: Evaluation) -> list[Point]:
-    """Scores by evaluation (the k of the k-th share of the budget, as the pruner sees it), curves by optimizer step."""
-    scores: list[Point] = [(name, value, evaluation.step) for name, value in evaluation.metrics.items()]
+def curve_points(evaluation: Evaluation, metric: str) -> list[Point]:
+    """Scores by evaluation (the k of the k-th share of the budget, as the pruner sees it), curves by optimizer step.
+
+    The study's metric stands first: MLflow's comparison opens with the first that was logged.
+    """
+    names = dict.fromkeys([metric, *evaluation.metrics])
+    scores: list[Point] = [(name, evaluation.metrics[name], evaluation.step) for name in names]
     return [*scores, ("epoch", evaluation.epoch, evaluation.step), *training_points(evaluation.curve)]
 
 
@@ -114,10 +120,29 @@ def final_metrics(finals: Finals) -> dict[str, float]:
             ("test_difference", reading.differences),
         ):
             for name, estimate in scores.items():
-                told |= _interval(f"{of}/{name}", estimate)
-        told |= {f"test_p_value/{name}": difference.p_value for name, difference in reading.differences.items()}
+                told |= _interval(of, metric_name(name), estimate)
+        told |= {f"test_p_value/{metric_name(name)}": each.p_value for name, each in reading.differences.items()}
     return told
 
 
-def _interval(name: str, estimate: Estimate) -> dict[str, float]:
-    return {name: estimate.value, f"{name}/low": estimate.low, f"{name}/high": estimate.high}
+def _interval(of: str, name: str, estimate: Estimate) -> dict[str, float]:
+    """MLflow shows a section of charts for what stands before the `/`: intervals have one of their own."""
+    ends = {f"{of}_interval/{name}_low": estimate.low, f"{of}_interval/{name}_high": estimate.high}
+    return {f"{of}/{name}": estimate.value, **ends}
+
+
+def trial_note(state: str, reason: str | None, result: Mapping[str, Any], params: Mapping[str, Any]) -> str:
+    """A trial in a sentence of Markdown: how it ended, and with what it was trained.
+
+    Args:
+        state: Optuna's.
+        params: as they were drawn.
+    """
+    steps = (
+        f"{result['optimizer_steps']:,} of {result['total_steps']:,} steps" if result.get("total_steps") else "0 steps"
+    )
+    why = f" ({reason.replace('_', ' ')})" if reason else ""
+    drawn = ", ".join(
+        f"{name} = {value:.4g}" if isinstance(value, float) else f"{name} = {value}" for name, value in params.items()
+    )
+    return f"**{state.capitalize()}**{markdown_cell(why)} after {steps}." + (f" {markdown(drawn)}" if drawn else "")

@@ -43,7 +43,7 @@ from hpo.study import (
     stored_spec,
     total_trials,
 )
-from hpo.study_logging import study_inputs, study_note, winner_of
+from hpo.study_logging import runs_table, study_inputs, study_note, winner_of
 from hpo.supervisor import Supervisor, end_dead, end_runs, parent_run, trial_runs
 from hpo.tracking import Tracker, tracker_of
 from hpo.training.device import return_unused_memory
@@ -191,7 +191,7 @@ def storage_notes(workers: int, storage: str | None) -> list[str]:
 def _start_parent(study: optuna.Study, spec: StudySpec, tracker: Tracker) -> str:
     tags = {"fallback_for": spec.fallback_for} if spec.fallback_for else {}
     known = study.user_attrs.get("mlflow_parent_run_id")
-    run_id = tracker.start_study(spec.name, known, markdown(spec.description), tags)
+    run_id = tracker.start_study(spec.name, known, markdown(spec.description), tags, table=runs_table(spec))
     study.set_user_attr("mlflow_parent_run_id", run_id)
     return run_id
 
@@ -212,7 +212,7 @@ def _finish(
     report = _export_and_report(study, folder)
     best_yaml = folder / BEST_YAML if best else None
     scores = best.user_attrs["result"]["metrics"] if best else {}
-    metrics = {name.replace("eval/", "study/best_"): value for name, value in scores.items()}
+    metrics = {name.replace("eval/", "validation/best_"): value for name, value in scores.items()}
     if finals:
         metrics |= final_metrics(finals)
     view, notes = view_of(study), list[str]()
