@@ -127,8 +127,10 @@ class Stopwatch:
     def header(self, study: optuna.Study, facts: StudyFacts, notes: list[str]) -> None:
         self.console.header(study, facts, notes)
 
+    def status(self, text: str) -> None: ...
+
     @contextmanager
-    def running(self, title: str, total: int, done: int) -> Iterator[OnEvent]:
+    def running(self, title: str = "search", total: int | None = None, done: int = 0) -> Iterator[OnEvent]:
         with self.console.running(title, total, done) as tell:
 
             def on_event(told: Event) -> None:

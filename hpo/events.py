@@ -9,7 +9,7 @@ class TrialStarted:
     number: int
     params: dict[str, object]
     label: str | None = None
-    """What it is called instead of its number."""
+    """What it is called where it is not a trial of the search, such as `finalist 12, seed 3`."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class TrialEnded:
     retried: bool = False
     """It failed, and is tried again."""
     label: str | None = None
-    """What it is called instead of its number."""
+    """As it started."""
 
 
 @dataclass(frozen=True)

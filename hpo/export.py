@@ -23,10 +23,10 @@ HEADER = """\
 # which also saves a model folder for transformers.pipeline("text-classification", model=FOLDER).
 # {caveat}
 """
-SEARCHED = "The best trial"
-SEARCHED_CAVEAT = "The score is the best of {n} trials on the validation split that selected it: an optimistic number."
-FINALIST = "The winner"
-FINALIST_CAVEAT = "Of its fresh seeds this one is the best on validation; what to expect of it stands under `claim`."
+BEST, WINNER = "The best trial", "The winner"
+SEARCHED = "The score is the best of {n} trials on the validation split that selected it: an optimistic number."
+FRESH = "Of its fresh seeds this one is the best on validation; what to expect of it stands under `claim`."
+REFIT = "It learned from train and validation, so its score says nothing; what to expect of it stands under `claim`."
 
 
 class Exported(Settings):
@@ -88,7 +88,9 @@ def export_trial(study: optuna.Study, trial: FrozenTrial, path: Path, claim: Cla
         claim=claim,
     )
     ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-    what, caveat = (FINALIST, FINALIST_CAVEAT) if claim else (SEARCHED, SEARCHED_CAVEAT.format(n=ended))
+    what, caveat = BEST, SEARCHED.format(n=ended)
+    if claim:
+        what, caveat = WINNER, REFIT if config.train_on_validation else FRESH
     text = HEADER.format(what=what, study=exported.study, path=shell_word(str(path)), caveat=caveat)
     text += yaml.safe_dump(exported.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
     path.parent.mkdir(parents=True, exist_ok=True)

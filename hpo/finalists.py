@@ -1,44 +1,35 @@
-"""The best trials and the untuned default trained again over fresh seeds, and the one reading of the test split.
+"""The best trials of a search and its untuned default, trained again over fresh seeds.
 
 They are a study of their own beside the search's, of queued trials only: so they run in any executor, are resumed,
-tried again and tracked as all trials are. The winner is the best on validation, as a mean over its seeds.
+tried again and tracked as all trials are. What they come to is in `conclusion.py`.
 """
 
-import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-import numpy as np
 import optuna
-from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.data.splits import Splits, load_splits
+from hpo.conclusion import FINALS, conclude, finalists_of, stored_finals
 from hpo.events import Note, OnEvent
 from hpo.executors import Executor
 from hpo.interrupt import CtrlC
-from hpo.mistakes import find_errors, mean_confusion
 from hpo.output import FINALISTS
-from hpo.results import Finalist, Finals, Reading
-from hpo.score_estimates import score_differences, score_estimates
+from hpo.results import Finals
 from hpo.search import derive_seed
 from hpo.search_spec import NoPruner, RandomSampler
 from hpo.spec import FinalistsSpec, StudySpec
-from hpo.statistics import METHOD
 from hpo.storage import exclusive
 from hpo.study import (
     FINALIST,
     ended_trials,
-    failure_reason,
     finalist_of,
     is_default,
-    is_retried,
-    rank,
+    is_refit,
     remaining_trials,
     running_trials,
     stored_spec,
@@ -46,17 +37,21 @@ from hpo.study import (
 )
 from hpo.supervisor import Supervisor, end_runs
 from hpo.tracking import tracker_of
-from hpo.training.predictions import PREDICTIONS, unpacked
 from hpo.trial import Job, weights_path
 
-# The study's attribute that holds its `Finals`.
-FINALS = "finals"
 # What the study of finalists has of its search's attributes: the facts that its trials share.
 SHARED = ("data", "model", "models", "machine")
 
 
+# A trial of the search, the index of its seed, and whether it is trained on validation too.
+Wanted = tuple[FrozenTrial, int, bool]
+
+
 class Shows(Protocol):
     """Who shows trainings as they run."""
+
+    def status(self, text: str) -> None:
+        """What is being done, until something else is shown."""
 
     def running(self, title: str, total: int, done: int) -> AbstractContextManager[OnEvent]:
         """Around them; gives what takes their events."""
@@ -74,38 +69,76 @@ def run_finalists(
 ) -> Finals | None:
     """Trains the finalists and says what they come to; None if there are none, or others are not done yet.
 
+    What they came to stands as long as nothing that they follow from has changed, also where their time was over.
+
     Args:
         read_again: the test split, though it was read for another winner.
-    """
-    if spec.finalists is None or running_trials(search):  # the last of a search's drivers does it
-        return None
-    study = train_finalists(search, spec, job, executor, shows, ctrl_c)
-    if study is None or running_trials(study):
-        return None
-    return conclude(search, study, spec, job, read_again=read_again)
-
-
-def train_finalists(
-    search: optuna.Study, spec: StudySpec, job: Job, executor: Executor, shows: Shows, ctrl_c: CtrlC
-) -> optuna.Study | None:
-    """Trains what is missing of the finalists, and returns their study; None while the search has no complete trial.
 
     Raises:
         HpoError: what would break every training alike.
         KeyboardInterrupt: it was stopped; the same again goes on with it.
     """
-    assert spec.finalists
-    candidates = finalists_of(search, spec.finalists.n_trials)
-    if not candidates:
+    asked = spec.finalists
+    if asked is None or running_trials(search):  # the last of a search's drivers does it
         return None
-    with exclusive(job.output, spec.name, job.storage):  # or two drivers would queue them twice
-        study = _open(search, spec, spec.finalists, candidates)
+    before = stored_finals(search)
+    finals = before if before and not read_again and _stands(before, search, asked) else None
+    if finals is None:
+        candidates = finalists_of(search, asked.n_trials)
+        if not candidates:
+            return None
+        with exclusive(job.output, spec.name, job.storage):  # or two drivers would queue them twice
+            study = _open(search, spec)
+            # Seed by seed, so that whenever the time is over they have as many seeds each.
+            seeds = range(1, asked.n_seeds + 1)
+            _queue(search, study, spec, [(trial, index, False) for index in seeds for trial in candidates])
+        if not _train(study, job, executor, shows, ctrl_c):
+            return None
+        shows.status("choosing the winner, and reading the test split")
+        finals = conclude(search, study, spec, job, read_again=read_again)
+    if finals and asked.refit:
+        finals = _refit(search, finals, spec, job, executor, shows, ctrl_c)
+    return finals
+
+
+def _stands(finals: Finals, search: optuna.Study, asked: FinalistsSpec) -> bool:
+    return (finals.ended_trials, finals.asked_trials, finals.asked_seeds) == (
+        len(ended_trials(search)),
+        asked.n_trials,
+        asked.n_seeds,
+    )
+
+
+def _refit(
+    search: optuna.Study,
+    finals: Finals,
+    spec: StudySpec,
+    job: Job,
+    executor: Executor,
+    shows: Shows,
+    ctrl_c: CtrlC,
+) -> Finals:
+    """Trains the winner on train and validation, with the first of its seeds, and has that model exported."""
+    with exclusive(job.output, spec.name, job.storage):
+        study, winner = _open(search, spec), search.get_trials(deepcopy=False)[finals.winner]
+        _queue(search, study, spec, [(winner, 1, True)])
+    if not _train(study, job, executor, shows, ctrl_c):
+        return finals
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if trained := [run for run in complete if is_refit(run) and finalist_of(run) == finals.winner]:
+        finals = finals.model_copy(update={"exported": trained[-1].number})
+        search.set_user_attr(FINALS, finals.model_dump(mode="json"))
+    return finals
+
+
+def _train(study: optuna.Study, job: Job, executor: Executor, shows: Shows, ctrl_c: CtrlC) -> bool:
+    """Trains what is queued of the finalists. Returns whether nobody else still does."""
     own = stored_spec(study)
     left, total = remaining_trials(study, own), total_trials(own)
     if not left:
-        return study
+        return True
     tracker, known = tracker_of(job.output), study.user_attrs.get("mlflow_parent_run_id")
-    told = f"The best trials of `{spec.name}` and its untuned default, trained again over fresh seeds."
+    told = "The best trials and the untuned default, trained again over fresh seeds."
     run_id = tracker.start_study("finalists", known, told, {}, below=job.parent_run_id)
     study.set_user_attr("mlflow_parent_run_id", run_id)
     status = "FAILED"
@@ -122,47 +155,44 @@ def train_finalists(
         raise
     finally:
         end_runs(study, tracker, run_id)
-        tracker.end_study(run_id, None if running_trials(study) else status)
+        others = bool(running_trials(study))
+        tracker.end_study(run_id, None if others else status)
+    return not others
+
+
+def _open(search: optuna.Study, spec: StudySpec) -> optuna.Study:
+    """The study of finalists, whose spec follows with what is queued."""
+    study = optuna.create_study(
+        study_name=f"{spec.name}{FINALISTS}",
+        storage=search._storage,
+        direction=search.direction,
+        load_if_exists=True,
+    )
+    for shared in SHARED:
+        study.set_user_attr(shared, search.user_attrs[shared])
     return study
 
 
-def finalists_of(search: optuna.Study, n_trials: int) -> list[FrozenTrial]:
-    """The untuned default, and the best complete trials of a search beside it; none while none is complete."""
-    trials = search.get_trials(deepcopy=False)
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and math.isfinite(trial.value or 0.0)]
-    defaults = [trial for trial in trials if is_default(search, trial)]
-    complete.sort(key=lambda trial: rank(search.direction, trial.value or 0.0, trial.number))
-    tuned = [trial for trial in complete if trial not in defaults][:n_trials]
-    # One that failed is tried again here all the same: without it there is nothing to compare with.
-    default = next((trial for trial in defaults if trial in complete), defaults[-1] if defaults else None)
-    return [*([default] if default else []), *tuned] if complete else []
-
-
-def _open(
-    search: optuna.Study, spec: StudySpec, asked: FinalistsSpec, candidates: Sequence[FrozenTrial]
-) -> optuna.Study:
-    """The study of finalists with everything queued that was not before: seed by seed, so that time may end it."""
-    name = f"{spec.name}{FINALISTS}"
-    study = optuna.create_study(
-        study_name=name, storage=search._storage, direction=search.direction, load_if_exists=True
-    )
-    there = {(trial.user_attrs[FINALIST]["trial"], trial.user_attrs[FINALIST]["index"]) for trial in study.trials}
-    for index in range(1, asked.n_seeds + 1):
-        for trial in candidates:
-            if (trial.number, index) not in there:
-                finalist = {
-                    "trial": trial.number,
-                    "index": index,
-                    "seed": derive_seed(spec.seed, FINALIST, index),
-                    "is_default": is_default(search, trial),
-                }
-                there.add((trial.number, index))
-                study.enqueue_trial(trial.params, user_attrs={FINALIST: finalist})
+def _queue(search: optuna.Study, study: optuna.Study, spec: StudySpec, wanted: Sequence[Wanted]) -> None:
+    """Queues what was not before, each to be trained as its search's trial was, with another seed."""
+    there = {_key(trial.user_attrs[FINALIST]) for trial in study.get_trials(deepcopy=False)}
+    for trial, index, refit in wanted:
+        finalist = {
+            "trial": trial.number,
+            "index": index,
+            "refit": refit,
+            "seed": derive_seed(spec.seed, FINALIST, index),
+            "is_default": is_default(search, trial),
+        }
+        if _key(finalist) not in there:
+            there.add(_key(finalist))
+            study.enqueue_trial(trial.params, user_attrs={FINALIST: finalist})
+    assert spec.finalists
     own = spec.model_copy(
         update={
-            "name": name,
+            "name": study.study_name,
             "n_trials": len(there),
-            "timeout": asked.timeout,
+            "timeout": spec.finalists.timeout,
             "sampler": RandomSampler(name="random"),  # nothing is drawn
             "pruner": NoPruner(name="none"),
             "finalists": None,
@@ -170,62 +200,10 @@ def _open(
         }
     )
     study.set_user_attr("spec", own.model_dump(mode="json"))
-    for shared in SHARED:
-        study.set_user_attr(shared, search.user_attrs[shared])
-    return study
 
 
-def conclude(
-    search: optuna.Study, study: optuna.Study, spec: StudySpec, job: Job, *, read_again: bool
-) -> Finals | None:
-    """Chooses the winner, has the test split read if it was not before, and keeps the result with the search.
-
-    Args:
-        read_again: the test split, where it was read for another winner, or for other seeds.
-
-    Returns:
-        None if no finalist was trained to its end.
-    """
-    assert spec.finalists
-    candidates = finalists_of(search, spec.finalists.n_trials)
-    runs = {trial.number: _runs(study, trial) for trial in candidates}
-    reasons = {trial.number: _why_not(study, trial) for trial in candidates}
-    kept = [trial for trial in candidates if reasons[trial.number] is None]
-    notes = [f"Trial {number} is no finalist: {reason}." for number, reason in reasons.items() if reason]
-    if not kept:
-        return None
-    indices = sorted(set.intersection(*(set(runs[trial.number]) for trial in kept)))
-    if len(indices) < spec.finalists.n_seeds:
-        notes.append(f"{len(indices)} of the {spec.finalists.n_seeds} seeds that were asked for: the time was over.")
-    finalists = [_finalist(search, trial, [runs[trial.number][index] for index in indices]) for trial in kept]
-    best_first = sorted(finalists, key=lambda each: rank(search.direction, each.mean, each.trial))
-    winner = best_first[0]
-    with exclusive(job.output, spec.name, job.storage):  # or two drivers would read the test split
-        before = stored_finals(search)
-        finals = Finals(
-            ended_trials=len(ended_trials(search)),
-            asked_seeds=spec.finalists.n_seeds,
-            seeds=[derive_seed(spec.seed, FINALIST, index) for index in indices],
-            finalists=best_first,
-            winner=winner.trial,
-            exported=_best_run(search, winner),
-            readings=before.readings if before else [],
-            notes=notes,
-        )
-        splits = load_splits(spec.data, spec.seed)
-        if default := finals.default:
-            logits = [_logits(study, each, "validation") for each in (winner, default)]
-            errors = find_errors(splits.validation.texts, splits.validation.labels, splits.labels, *logits)
-            finals = finals.model_copy(update={"errors": errors})
-        finals = _read_once(finals, study, splits, read_again=read_again)
-        search.set_user_attr(FINALS, finals.model_dump(mode="json"))
-    return finals
-
-
-def stored_finals(search: optuna.Study) -> Finals | None:
-    """What the finalists of a study came to, as it is kept with it."""
-    kept = search.user_attrs.get(FINALS)
-    return None if kept is None else Finals.model_validate(kept)
+def _key(finalist: Mapping[str, Any]) -> tuple[Any, ...]:
+    return finalist["trial"], finalist["index"], finalist["refit"]
 
 
 def keep_model(finals: Finals, folder: Path) -> None:
@@ -241,78 +219,3 @@ def keep_model(finals: Finals, folder: Path) -> None:
 def model_path(folder: Path) -> Path:
     """The winner's model in a study's folder: where `hpo.train` would save it."""
     return folder / "model"
-
-
-def _runs(study: optuna.Study, candidate: FrozenTrial) -> dict[int, FrozenTrial]:
-    """The complete trainings of a finalist by the index of their seed."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return {run.user_attrs[FINALIST]["index"]: run for run in complete if finalist_of(run) == candidate.number}
-
-
-def _why_not(study: optuna.Study, candidate: FrozenTrial) -> str | None:
-    """Why a finalist that was trained with several seeds cannot be chosen; None if it can."""
-    runs = [run for run in study.get_trials(deepcopy=False) if finalist_of(run) == candidate.number]
-    for run in runs:
-        if run.state in (TrialState.PRUNED, TrialState.FAIL) and not is_retried(run):
-            return f"with seed {run.user_attrs[FINALIST]['index']} it ended as {failure_reason(run)}"
-    return None if any(run.state == TrialState.COMPLETE for run in runs) else "there was no time left for it"
-
-
-def _finalist(search: optuna.Study, trial: FrozenTrial, runs: Sequence[FrozenTrial]) -> Finalist:
-    scores = [run.value or 0.0 for run in runs]
-    return Finalist(
-        trial=trial.number,
-        is_default=is_default(search, trial),
-        searched=trial.value,
-        scores=scores,
-        mean=float(np.mean(scores)),
-        runs=[run.number for run in runs],
-    )
-
-
-def _best_run(search: optuna.Study, winner: Finalist) -> int:
-    """The winner's training whose model is kept: the best on validation, of equal ones the first."""
-    pairs = zip(winner.scores, winner.runs, strict=True)
-    return min(pairs, key=lambda pair: rank(search.direction, *pair))[1]
-
-
-def _logits(study: optuna.Study, finalist: Finalist, split: str) -> NDArray[np.float32]:
-    """[seeds, rows, classes] of what a finalist predicts."""
-    trials = study.get_trials(deepcopy=False)
-    return np.stack([unpacked(trials[run].user_attrs[PREDICTIONS][split]) for run in finalist.runs])
-
-
-def _read_once(finals: Finals, study: optuna.Study, splits: Splits, *, read_again: bool) -> Finals:
-    """With a reading of the test split by this winner, unless another one had it."""
-    if (default := finals.default) is None:
-        return finals.model_copy(update={"refused": "The untuned default is missing, so there is nothing to compare."})
-    if finals.readings:
-        last = finals.readings[-1]
-        if (last.winner, last.default, last.seeds) == (finals.winner, default.trial, finals.seeds):
-            return finals
-        if not read_again:
-            refused = (
-                f"The test split was read on {last.at[:10]} for trial {last.winner} and {len(last.seeds)} seeds. Who "
-                "reads it again for another winner begins to choose by it: --read-test-again does, and it is recorded."
-            )
-            return finals.model_copy(update={"refused": refused})
-    reading = read_test(finals, default, study, splits)
-    return finals.model_copy(update={"readings": [*finals.readings, reading]})
-
-
-def read_test(finals: Finals, default: Finalist, study: optuna.Study, splits: Splits) -> Reading:
-    """Holds the predictions of winner and default against the labels of the test split. Nothing else looks at them."""
-    labels, classes, winner = splits.test.labels, splits.labels, finals.chosen
-    logits, others = (_logits(study, each, "test") for each in (winner, default))
-    return Reading(
-        at=datetime.now().astimezone().isoformat(timespec="seconds"),
-        winner=winner.trial,
-        default=default.trial,
-        seeds=finals.seeds,
-        rows=len(labels),
-        method=METHOD,
-        winner_scores=score_estimates(logits, labels, classes),
-        default_scores=score_estimates(others, labels, classes),
-        differences={} if winner == default else score_differences(logits, others, labels, classes),
-        confusion=mean_confusion(labels, logits),
-    )

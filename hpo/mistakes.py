@@ -99,8 +99,8 @@ def _disagreements(
 def _by_length(words: Sequence[int], own: NDArray[np.float64], other: NDArray[np.float64]) -> list[Group]:
     """Groups of about as many rows, cut between two lengths."""
     lengths = np.array(words)
-    inner = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_GROUPS + 1)[1:-1], method="inverted_cdf"))
-    groups = np.searchsorted(inner, lengths)  # up to and with each of them
+    last = -(-np.arange(1, LENGTH_GROUPS) * len(lengths) // LENGTH_GROUPS) - 1  # of each group but the last one
+    groups = np.searchsorted(np.unique(np.sort(lengths)[last]), lengths)
     made = []
     for group in np.unique(groups):
         chosen = groups == group

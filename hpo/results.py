@@ -46,8 +46,8 @@ class Reading(Settings):
     """When, as ISO 8601 has it."""
     winner: int
     """Its number in the search."""
-    default: int
-    """Its number in the search."""
+    default: int | None
+    """Its number in the search; None: it could not be trained again."""
     seeds: list[int]
     """On which both were trained."""
     rows: int
@@ -57,8 +57,9 @@ class Reading(Settings):
     winner_scores: dict[str, Estimate]
     """By metric: `accuracy`, `f1_macro`, `f1/<class>`, ..., `loss`, `calibration_error`."""
     default_scores: dict[str, Estimate]
+    """Empty where there is no default."""
     differences: dict[str, Difference]
-    """The winner's less the default's, by metric; empty where the default is itself the winner."""
+    """The winner's less the default's, by metric; empty where there is no default, or where it is the winner."""
     confusion: list[list[float]]
     """[label][prediction] The winner's rows, as a mean over its seeds."""
 
@@ -119,6 +120,7 @@ class Finals(Settings):
 
     ended_trials: int
     """Of the search, when they were chosen from it."""
+    asked_trials: int
     asked_seeds: int
     seeds: list[int]
     """On which every finalist was trained: fewer than were asked for where the time was over."""
@@ -127,7 +129,8 @@ class Finals(Settings):
     winner: int
     """Its number in the search."""
     exported: int
-    """The winner's run whose model is kept and registered, by its number in the study of finalists."""
+    """The training whose model is kept and registered, by its number in the study of finalists: the winner's best one
+    on validation, or that on train and validation together."""
     readings: list[Reading] = Field(default=[])
     """Of the test split, the first first: one, unless a second was asked for."""
     refused: str | None = None

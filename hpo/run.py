@@ -15,6 +15,7 @@ from hpo.command_line import (
     storage_address,
 )
 from hpo.hub_choice import FALLBACK_MODES, choose_study
+from hpo.output import require_written
 from hpo.study_file import study_path
 
 EXECUTORS = ("serial", "processes", "ray")  # as `hpo.executors` has them, which is imported late
@@ -25,9 +26,9 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m hpo.run",
         description="Search the hyperparameters of one study; run it again to continue where it stopped.",
     )
-    made.add_argument(
-        "--study", required=True, metavar="NAME|PATH", help="studies/NAME.yaml, or a path to a study file"
-    )
+    what = made.add_mutually_exclusive_group(required=True)
+    what.add_argument("--study", metavar="NAME|PATH", help="studies/NAME.yaml, or a path to a study file")
+    what.add_argument("--list", action="store_true", help="list the studies that were run: state, trials, best score")
     made.add_argument(
         "--set",
         action="append",
@@ -79,16 +80,37 @@ def main(arguments: list[str] | None = None) -> int:
     hide_arguments()
     options = parser().parse_args(arguments)
     quiet(options.verbose)
-    trials = [] if options.trials is None else [f"n_trials={options.trials}"]
+    return exit_code(lambda: list_studies(options) if options.list else search(options))
 
-    def command() -> int:
-        overrides = [*options.overrides, *trials]
-        spec, notice = choose_study(study_path(options.study), overrides, options.fallback)
+
+def list_studies(options: argparse.Namespace) -> int:
+    """Shows the studies in storage. Raises `StorageError` if there is none, or it cannot be used."""
+    storage = storage_address(options.storage)
+    if storage is None:
+        require_written(options.output / "optuna.db")
+    with importing():
+        from hpo.listing import show
+        from hpo.live import standard_output
+        from hpo.storage import open_storage
+
+    show(open_storage(options.output, storage), standard_output())
+    return 0
+
+
+def search(options: argparse.Namespace) -> int:
+    """Searches, or goes on where it stopped; the exit code."""
+    trials = [] if options.trials is None else [f"n_trials={options.trials}"]
+    spec, notice = choose_study(study_path(options.study), [*options.overrides, *trials], options.fallback)
+    from hpo.live import Status, standard_output
+
+    with Status(standard_output()) as status:
+        status.tell("loading libraries")
         with importing():  # only now what takes seconds: a mistake in the study file has answered already
             from hpo.console import StudyConsole
             from hpo.tune import tune
 
-        console = StudyConsole(spec, options.output, notice, workers=options.workers)
+        status.tell("reading data and models, trying the extremes of the space")
+        console = StudyConsole(spec, options.output, notice, status.console, workers=options.workers, status=status)
         outcome = tune(
             spec,
             options.output,
@@ -100,12 +122,10 @@ def main(arguments: list[str] | None = None) -> int:
             read_test_again=options.read_test_again,
             call=_call(options),
         )
-        console.summary(outcome)
-        if outcome.interrupted:
-            return 130
-        return 0 if outcome.best_yaml else 1
-
-    return exit_code(command)
+    console.summary(outcome)
+    if outcome.interrupted:
+        return 130
+    return 0 if outcome.best_yaml else 1
 
 
 if __name__ == "__main__":

@@ -183,6 +183,9 @@ class FinalistsSpec(Settings):
     """Fresh seeds on which each of them is trained. With one only, an interval says nothing about seeds."""
     timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds after which no further training starts: there are fewer seeds then, and that is said."""
+    refit: bool = False
+    """Train the winner once more in the end, on train and validation together: that model is exported. Nothing is left
+    to measure it by but what the finalists say of its configuration."""
 
 
 class FallbackSpec(Settings):
@@ -302,6 +305,8 @@ class TrialConfig(Settings):
     """Of the new head's weights, the order of the examples and dropout."""
     data_seed: Annotated[int, Field(ge=0)]
     """Of the splits: the study's seed, so that all its trials see the same ones."""
+    train_on_validation: bool = False
+    """Train on train and validation together. Scores on validation say nothing then."""
 
     @property
     def models(self) -> list[ModelSpec]:

@@ -32,7 +32,11 @@ DEVICE_FAILED = "device_failed"
 # is not here is the trial's own, and would only happen again. Whoever kills a trial may be the kernel, for its memory.
 MAX_RETRIES: dict[str, float] = {INTERRUPTED: math.inf, DISK_FULL: math.inf, KILLED: 3, DEVICE_FAILED: 1}
 # What a trial took, in its stored result.
-COSTS = ("optimizer_steps", "total_steps", "seconds", "examples_per_second", "peak_memory_mib")
+COSTS = (
+    *("optimizer_steps", "total_steps"),
+    *("seconds", "training_seconds", "evaluation_seconds", "cpu_seconds", "gpu_seconds"),
+    *("examples_per_second", "peak_memory_mib"),
+)
 # Of a trial of a study's finalists: which trial of the search it trains again, and with which seed.
 FINALIST = "finalist"
 # The optimizer step from which an attempt went on.
@@ -212,13 +216,22 @@ def is_best(study: optuna.Study, trial: optuna.Trial | FrozenTrial, score: float
 def rivals(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> list[FrozenTrial]:
     """The complete trials of which one's weights are kept: all of a search, of a finalist those on its other seeds."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [other for other in complete if other.value is not None and finalist_of(other) == finalist_of(trial)]
+    return [
+        other
+        for other in complete
+        if other.value is not None and (finalist_of(other), is_refit(other)) == (finalist_of(trial), is_refit(trial))
+    ]
 
 
 def finalist_of(trial: optuna.Trial | FrozenTrial) -> int | None:
     """The trial of the search that a finalist trains again; None for one of a search."""
     finalist = trial.user_attrs.get(FINALIST)
     return None if finalist is None else int(finalist["trial"])
+
+
+def is_refit(trial: optuna.Trial | FrozenTrial) -> bool:
+    """Whether a trial trains the winner on train and validation together, so that its score says nothing."""
+    return bool(trial.user_attrs.get(FINALIST, {}).get("refit"))
 
 
 def rank(direction: StudyDirection, score: float, number: int) -> tuple[float, int]:

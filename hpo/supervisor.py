@@ -29,6 +29,7 @@ from hpo.study import (
     end_dead_trials,
     finalist_of,
     first_attempt,
+    is_refit,
     is_retried,
     rank,
     remaining_trials,
@@ -205,9 +206,9 @@ def leftover_weights(study: optuna.Study, folder: Path) -> list[Path]:
 def best_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Those whose weights are kept: the best of a search, and the best seed of each finalist."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    best: dict[int | None, FrozenTrial] = {}
+    best: dict[tuple[int | None, bool], FrozenTrial] = {}
     for trial in sorted(complete, key=lambda each: rank(study.direction, each.value or 0.0, each.number)):
-        best.setdefault(finalist_of(trial), trial)
+        best.setdefault((finalist_of(trial), is_refit(trial)), trial)
     return list(best.values())
 
 

@@ -5,7 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +38,7 @@ from hpo.study import (
     first_attempt,
     is_best,
     is_default,
+    is_refit,
     is_retried,
     load_study,
     may_retry,
@@ -148,7 +149,9 @@ class _Attempt:
     ) -> None:
         self.spec, self.job, self.study, self.trial = spec, job, study, trial
         self.on_event, self.check = on_event, check
-        self.started = time.perf_counter()
+        self.started, self.cpu_started = time.perf_counter(), time.process_time()
+        self.before = Progress()
+        """How far the attempts before this one came, as it goes on from there."""
         self.is_default = is_default(study, trial)
         self.folder = study_folder(job.output, spec.name)
         self.checkpoints = Checkpoints(checkpoint_path(self.folder, first_attempt(study, trial)), spec.checkpoint_every)
@@ -179,7 +182,7 @@ class _Attempt:
             self.on_event(TrialStarted(self.trial.number, dict(params), finalist_label(self.trial)))
             claimed()
             score = self._train(self._start(params))
-            if FINALIST in self.trial.user_attrs:
+            if FINALIST in self.trial.user_attrs and not is_refit(self.trial):
                 self._predict()
         except optuna.TrialPruned:
             return _End("PRUNED", FELL_BEHIND, self.progress.step)
@@ -198,6 +201,8 @@ class _Attempt:
         """Settles the configuration and opens the run."""
         spec, trial, number = self.spec, self.trial, self.trial.number
         config = space.trial_config(spec, dict(params), self._seed())
+        if is_refit(trial):
+            config = config.model_copy(update={"train_on_validation": True})
         trial.set_user_attr("config", config.model_dump(mode="json"))
         trial.set_user_attr("versions", versions())
         trial.set_user_attr("git_commit", git_commit())
@@ -226,6 +231,7 @@ class _Attempt:
         with _own_faults():
             self.setup = setup = set_up(config, self.job.output / "cache")
             self.progress = self.checkpoints.restore(setup) or self.progress
+            self.before = replace(self.progress)
         stands_at = self.progress.step  # evaluations before it are told again, and were passed
         fingerprint = setup.pretrained.fingerprint
         require_unchanged(self.study, setup.splits.fingerprint, {config.model.reference: fingerprint})
@@ -265,7 +271,8 @@ class _Attempt:
             while time.monotonic() < pause:
                 self.check()
                 time.sleep(0.1)
-        self.started = time.perf_counter()  # its time is its own, not that of those before it
+        # Its time is its own, not that of those before it.
+        self.started, self.cpu_started = time.perf_counter(), time.process_time()
 
     def _admitted(self, config: TrialConfig, place: str, device: Device) -> bool:
         with exclusive(self.job.output, self.spec.name, self.job.storage):  # or two would count on the same memory
@@ -332,7 +339,11 @@ class _Attempt:
             "step": end.step,
             "retried": retried,
             "metrics": dict(last.metrics) if last else {},
-            "seconds": time.perf_counter() - self.started,
+            "seconds": (seconds := time.perf_counter() - self.started),
+            "training_seconds": self.progress.seconds - self.before.seconds,
+            "evaluation_seconds": self.progress.evaluating - self.before.evaluating,
+            "cpu_seconds": time.process_time() - self.cpu_started,
+            "gpu_seconds": seconds if self.setup and self.setup.device.type == "cuda" else 0.0,
             "optimizer_steps": self.progress.global_step,
             "total_steps": self._total_steps,
             "examples_per_second": last.examples_per_second if last else 0.0,
@@ -407,7 +418,10 @@ def start_tags(study: optuna.Study, spec: StudySpec, trial: optuna.Trial | Froze
 def finalist_label(trial: optuna.Trial | FrozenTrial) -> str | None:
     """What a finalist is called, also its run in MLflow; None for a trial of a search, which goes by its number."""
     finalist = trial.user_attrs.get(FINALIST)
-    return f"finalist {finalist['trial']}, seed {finalist['index']}" if finalist else None
+    if not finalist:
+        return None
+    how = "train + validation" if is_refit(trial) else f"seed {finalist['index']}"
+    return f"finalist {finalist['trial']}, {how}"
 
 
 def started_at(trial: optuna.Trial | FrozenTrial) -> int:

@@ -13,12 +13,13 @@ import yaml
 from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
 
+from hpo.conclusion import stored_finals
 from hpo.errors import HpoError, StorageError
 from hpo.events import OnEvent
 from hpo.executors import EXECUTORS
 from hpo.export import export_trial
 from hpo.facts import StudyFacts, study_facts
-from hpo.finalists import keep_model, model_path, run_finalists, stored_finals
+from hpo.finalists import keep_model, model_path, run_finalists
 from hpo.interrupt import CtrlC
 from hpo.lease import Watch
 from hpo.output import FINALISTS, prepare_output, require_addressable, write_atomically
@@ -41,7 +42,6 @@ from hpo.study import (
     running_trials,
     set_aside,
     stored_spec,
-    total_trials,
 )
 from hpo.study_logging import runs_table, study_inputs, study_note, winner_of
 from hpo.supervisor import Supervisor, end_dead, end_runs, parent_run, trial_runs
@@ -78,13 +78,18 @@ class Display(Protocol):
     def header(self, study: optuna.Study, facts: StudyFacts, notes: list[str]) -> None:
         """Told once, before the first trial: the study as it stands in storage, and what is worth saying."""
 
-    def running(self, title: str, total: int, done: int) -> AbstractContextManager[OnEvent]:
+    def status(self, text: str) -> None:
+        """What is being done, until something else is shown."""
+
+    def running(
+        self, title: str = "search", total: int | None = None, done: int = 0
+    ) -> AbstractContextManager[OnEvent]:
         """Around the trials of the search, then around those of its finalists; gives what takes their events.
 
         Args:
             title: which of the two, in a word.
-            total: the trials wanted.
-            done: those that had ended before.
+            total: the trials of the finalists.
+            done: those of them that had ended before.
         """
 
 
@@ -125,10 +130,12 @@ def tune(
     # On a server drivers share a study, as workers do.
     alone = only_driver(output, spec.name) if storage is None else nullcontext()
     with alone, EXECUTORS[chosen](spec, output, storage, workers, ctrl_c.check) as running:
+        display.status("opening the databases")
         opened = open_storage(output, storage)
         tracker = tracker_of(output)
         notes = tracker.send_waiting()
         pinned_spec = spec if fresh else pinned(spec, opened)
+        display.status("reading data and models, and trying what the space may draw")
         facts = study_facts(pinned_spec, output / "cache")
         gc.collect()  # the models that it tried: a trial's own collection leaves alone what was there before
         return_unused_memory()  # for the workers
@@ -149,14 +156,14 @@ def tune(
                 notes.append("Nothing is left to run: raise n_trials (--trials) to go on.")
             display.header(study, facts, notes)
             stopped: HpoError | KeyboardInterrupt | None = None
-            total = total_trials(spec)
             try:
                 with ctrl_c:
-                    with display.running("search", total, total - remaining_trials(study, spec)) as on_event:
+                    with display.running() as on_event:
                         supervisor.run(on_event, ctrl_c)
                     run_finalists(study, pinned_spec, job, running, display, ctrl_c, read_again=read_test_again)
             except (HpoError, KeyboardInterrupt) as error:
                 stopped = error
+            display.status("writing the report")
             outcome = _finish(study, folder, tracker, job.parent_run_id, stopped, supervisor.timed_out)
         except BaseException as error:  # also a second Ctrl-C, while the report is written
             status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"

@@ -3,15 +3,18 @@
 import dataclasses
 import io
 import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 import pytest
 from rich.console import Console
 
-from hpo.console import StudyConsole, fold, format_seconds, parameters, score_text, short, ui_command
+from hpo.console import StudyConsole, fold, parameters, short, ui_command
 from hpo.events import Evaluated, StepDone, TrialEnded, TrialStarted, Waits
 from hpo.facts import DataFacts, MachineFacts, ModelFacts, StudyFacts
+from hpo.live import format_seconds, score_text
 from hpo.spec import StudySpec
 
 FACTS = StudyFacts(
@@ -127,23 +130,77 @@ def test_an_interrupted_trial_is_not_counted(spec: StudySpec) -> None:
     console.header(optuna.create_study(direction="maximize"), FACTS, [])
     with console.running() as on_event:
         on_event(dataclasses.replace(ended(0, "FAIL", None, "interrupted"), retried=True))
-        assert console.done == 0
+        assert console.search.done == 0
         assert re.search(r"trial 0 +stopped .* interrupted at 25%", stream.getvalue())
         on_event(ended(1, "FAIL", None, "crashed"))
-        assert console.done == 1
+        assert console.search.done == 1
 
 
-def test_live_bar_shows_trial_step_scores_and_time_left(spec: StudySpec) -> None:
+def screen(text: str) -> list[str]:
+    """The lines of a stream for a terminal, without what moves its cursor."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).replace("\r", "\n").splitlines()
+
+
+def test_the_live_view_shows_steps_scores_the_median_and_the_time_left(spec: StudySpec) -> None:
     console, stream = shown(spec, terminal=True)
     console.header(optuna.create_study(direction="maximize"), FACTS, [])
     with console.running() as on_event:
+        on_event(TrialStarted(0, {}))
+        on_event(Evaluated(0, 1, 0.7))
         on_event(ended(0, "COMPLETE", 0.8))
         on_event(TrialStarted(1, {}))
         on_event(Evaluated(1, 1, 0.6))
         on_event(StepDone(1, 5, 10))
-    text = stream.getvalue()
-    assert "trial 1 step 5/10 now 0.6000 best 0.8000" in text
-    assert "1:32 left" in text  # one trial and a half of a minute and a second
+    lines = screen(stream.getvalue())
+    assert any(re.fullmatch(r"search +\S+ +1/3 50% 0s so far, about \d.* left *", line) for line in lines)
+    assert any(re.fullmatch(r"trial 1 +\S+ +5/10 50% 0.6000 \(median 0.7000, below\) *", line) for line in lines)
+    assert any(re.fullmatch(r"best +trial 0  0.8000 *", line) for line in lines)
+    assert any(re.fullmatch(r"last +trial 0  complete  0.8000 *", line) for line in lines)
+    assert max(len(line) for line in lines) <= 80
+
+
+def test_a_second_series_has_names_totals_and_scores_of_its_own(spec: StudySpec) -> None:
+    console, stream = shown(spec, terminal=True)
+    console.header(optuna.create_study(direction="maximize"), FACTS, [])
+    with console.running() as on_event:
+        on_event(TrialStarted(0, {}))
+        on_event(ended(0, "COMPLETE", 0.8))
+    stream.seek(0)
+    stream.truncate()
+    with console.running("finalists", total=4, done=1) as on_event:
+        on_event(TrialStarted(0, {}, label="finalist 12, seed 3"))
+        on_event(Waits(0, None, 0.0))
+        on_event(Evaluated(0, 1, 0.9))
+        on_event(dataclasses.replace(ended(0, "COMPLETE", 0.9), label="finalist 12, seed 3", is_default=False))
+        on_event(TrialStarted(1, {}, label="finalist 12, seed 4"))
+    lines = [line.rstrip() for line in screen(stream.getvalue())]
+    assert any(re.fullmatch(r"finalists +\S+ +2/4 50% 0s so far, about .* left", line) for line in lines)
+    assert "finalist 12, seed 3 waits     until the trials before it have taken their memory" in lines
+    assert "finalist 12, seed 3 complete  accuracy 0.9000   1:01" in lines  # of several seeds none is the best
+    assert not any(re.search(r"best|trial \d", line) for line in lines)
+    assert console.search.done == 1 and console.search.best == ("trial 0", 0.8)
+
+
+def test_a_log_is_told_what_runs_while_nothing_else_is_said(spec: StudySpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpo.live.SILENCE", 0.1)
+    console, stream = shown(spec, terminal=False)
+    console.header(optuna.create_study(direction="maximize"), FACTS, [])
+    with console.running() as on_event:
+        on_event(TrialStarted(0, {}))
+        on_event(StepDone(0, 5, 10))
+        on_event(Evaluated(0, 1, 0.6))
+        wait_until(lambda: stream.getvalue().count("so far") >= 2)
+    lines = stream.getvalue().splitlines()
+    assert any(re.fullmatch(r"search    0 of 3 trials, 17%, 0s so far, about \d+s left", line) for line in lines)
+    assert "running   trial 0 step 5/10, 0.6000" in lines
+    assert "\x1b" not in stream.getvalue()
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,10 @@ class Recorder:
     def header(self, study: optuna.Study, facts: StudyFacts, notes: list[str]) -> None:
         self.facts, self.notes = facts, notes
 
+    def status(self, text: str) -> None: ...
+
     @contextmanager
-    def running(self, title: str, total: int, done: int) -> Iterator[OnEvent]:
+    def running(self, title: str = "search", total: int | None = None, done: int = 0) -> Iterator[OnEvent]:
         yield self.take
 
     def take(self, event: Event) -> None:

@@ -36,6 +36,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def joined(self, other: "Split") -> "Split":
+        """These rows, then those of another split."""
+        return Split((*self.texts, *other.texts), np.concatenate([self.labels, other.labels]))
+
     def take(self, rows: Indices) -> "Split":
         """The rows with these numbers, in this order."""
         return Split(tuple(self.texts[row] for row in rows), self.labels[rows])

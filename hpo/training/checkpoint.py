@@ -16,8 +16,10 @@ from hpo.output import replacing, temporaries
 from hpo.training.finetune import CurvePoint, Evaluation, Progress
 from hpo.training.setup import Setup
 
+# What of a `Progress` is a number.
+PLAIN = ("global_step", "examples", "seconds", "evaluating", "memory_mib")
 # Of what is written. Another one is no mistake: the trial then starts from its beginning.
-FORMAT = 1
+FORMAT = 2
 
 
 class Checkpoints:
@@ -99,7 +101,7 @@ def _state(setup: Setup, progress: Progress) -> dict[str, Any]:
     random = {"cpu": torch.get_rng_state()}
     if setup.device.type == "cuda":
         random["cuda"] = torch.cuda.get_rng_state()
-    stored = {name: getattr(progress, name) for name in ("global_step", "examples", "seconds", "memory_mib")}
+    stored = {name: getattr(progress, name) for name in PLAIN}
     return {
         "format": FORMAT,
         "of": _identity(setup),

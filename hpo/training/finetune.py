@@ -60,6 +60,8 @@ class Progress:
     examples: int = 0
     seconds: float = 0.0
     """Of training alone, until it was last looked at."""
+    evaluating: float = 0.0
+    """Seconds of evaluation."""
     since: float | None = None
     """When it was, by `time.perf_counter`, while it trains; None while it evaluates or stands still."""
     memory_mib: float = 0.0
@@ -126,7 +128,9 @@ def finetune(
             now.since = None
             if not all(math.isfinite(point.loss) for point in points):
                 raise Diverged(f"the training loss was not finite at step {now.global_step}", due, points)
+            began = time.perf_counter()
             metrics = evaluate(setup, between_batches)
+            now.evaluating += time.perf_counter() - began
             if not math.isfinite(metrics["eval/loss"]):
                 raise Diverged(f"the validation loss was not finite at step {now.global_step}", due, points)
             now.memory_mib = max(now.memory_mib, device.memory_mib())

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.training.finetune import predict
-from hpo.training.setup import Setup, test_tokens, trained_model
+from hpo.training.setup import Setup, held_back_tokens, trained_model
 
 # The attribute of a finalist that has them.
 PREDICTIONS = "predictions"
@@ -24,7 +24,7 @@ def predictions(
 ) -> dict[str, Any]:
     """The logits of validation and test, as a trial's attribute keeps them. Ends the setup's training."""
     trained_model(setup)  # with the whole vocabulary: the test split has words of its own
-    splits = {"validation": setup.validation, "test": test_tokens(setup, cache_dir)}
+    splits = {"validation": setup.validation, "test": held_back_tokens(setup, cache_dir)}
     return {name: packed(predict(setup, tokens, between_batches)) for name, tokens in splits.items()}
 
 

@@ -73,10 +73,13 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
         _checkpoint_activations(pretrained.model, config.model.name)
 
     # 3. Tokenize, once for each text and tokenizer.
+    learned = ("train", splits.train)
+    if config.train_on_validation:
+        learned = ("train+validation", splits.train.joined(splits.validation))
     train, validation = (
         _tokens(split, pretrained.tokenizer, training.max_length, splits.fingerprint, name, lengths, cache_dir, device)
         for name, split, lengths in (
-            ("train", splits.train, MOST_LENGTHS),
+            (*learned, MOST_LENGTHS),
             ("validation", splits.validation, MOST_EVALUATION_LENGTHS),
         )
     )
@@ -117,7 +120,7 @@ def _tokens(
     return DeviceTokens(tokens, tokenizer.pad_token_id, device.type, most_lengths, device.multiple_of)
 
 
-def test_tokens(setup: Setup, cache_dir: Path | None) -> DeviceTokens:
+def held_back_tokens(setup: Setup, cache_dir: Path | None) -> DeviceTokens:
     """The test split, which no training loads."""
     return _tokens(
         setup.splits.test,

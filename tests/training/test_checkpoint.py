@@ -15,7 +15,7 @@ import torch
 
 from hpo import space
 from hpo.spec import StudySpec, TrialConfig
-from hpo.training.checkpoint import Checkpoints
+from hpo.training.checkpoint import FORMAT, Checkpoints
 from hpo.training.finetune import Progress, finetune
 from hpo.training.graphs import GraphedStep
 from hpo.training.setup import set_up
@@ -194,7 +194,7 @@ def test_a_damaged_one_is_none(config: TrialConfig, tmp_path: Path) -> None:
     path = tmp_path / "0.pt"
     stop_and_save(config, path, 10)
     whole = path.read_bytes()
-    for content in (b"", b"no checkpoint", whole[: len(whole) // 2], pickle.dumps({"format": 1}, protocol=2)):
+    for content in (b"", b"no checkpoint", whole[: len(whole) // 2], pickle.dumps({"format": FORMAT}, protocol=2)):
         path.write_bytes(content)
         assert Checkpoints(path, every=60).restore(set_up(config, None)) is None
 
@@ -219,7 +219,7 @@ class Evil:
 
 def test_nothing_in_it_is_run(config: TrialConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save({"format": 1, "of": Evil()}, tmp_path / "0.pt")
+    torch.save({"format": FORMAT, "of": Evil()}, tmp_path / "0.pt")
     assert Checkpoints(tmp_path / "0.pt", every=60).restore(set_up(config, None)) is None
     assert not (tmp_path / "evil-was-run").exists()
 
