@@ -20,6 +20,7 @@ import hypothesis
 import pytest
 import torch
 import yaml
+from playwright.sync_api import Browser, sync_playwright
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks.mlflow_server import MlflowServer
@@ -140,6 +141,21 @@ def address(request: pytest.FixtureRequest) -> str | None:
         return None
     database: Database = request.getfixturevalue("postgres")
     return database.url
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """Chromium without a window; where it is not installed, what needs it is skipped as for PostgreSQL."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        told = "Chromium is not installed: apt-get install chromium"
+        if os.environ.get("HPO_REQUIRE_SERVERS"):
+            pytest.fail(told)
+        pytest.skip(told)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])  # root has no sandbox
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

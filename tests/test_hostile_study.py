@@ -9,6 +9,7 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 from mlflow import MlflowClient
+from playwright.sync_api import Browser
 
 from benchmarks.tiny import sentences
 from conftest import StudyMaker
@@ -23,7 +24,9 @@ OBEYED = set("\x00\x07\x08\x1b\x9b\u202e")
 
 
 @pytest.mark.timeout(300)
-def test_nothing_of_it_is_obeyed(raw_study: StudyMaker, model_folder: Path, output: Path, tmp_path: Path) -> None:
+def test_nothing_of_it_is_obeyed(
+    raw_study: StudyMaker, model_folder: Path, output: Path, tmp_path: Path, chromium: Browser
+) -> None:
     hostile_model = tmp_path / "m <script>|`$x^$ ](x) \x1b[31m"
     shutil.copytree(model_folder, hostile_model)
     data = tmp_path / "d <script>|``` ](x) \x1b]0;x\x07.jsonl"
@@ -54,6 +57,7 @@ def test_nothing_of_it_is_obeyed(raw_study: StudyMaker, model_folder: Path, outp
     assert not OBEYED & set(page)
     assert all((folder / "figures" / f"{name}.png").is_file() for name in ("history", "parameters"))
     _its_commands_are_read_back_by_a_shell(page, path, folder)
+    _is_shown_by_a_browser(chromium, folder / "report.html")
 
     client = MlflowClient(tracking_uri(output))
     experiment = client.get_experiment_by_name("tiny")
@@ -88,13 +92,32 @@ def _shows_only_text(page: str) -> None:
         for child in token.children or []:
             assert child.type not in {"html_inline", "s_open"}
             if child.type == "link_open":
-                assert child.attrs["href"] == "trials.csv"
+                assert child.attrs["href"] in {"trials.csv", "report.html"}
             if child.type == "image":
                 assert str(child.attrs["src"]).startswith("figures/")
 
 
+def _is_shown_by_a_browser(chromium: Browser, path: Path) -> None:
+    """Word for word, with no script, image or request of its own."""
+    page = chromium.new_page()
+    told: list[str] = []
+    page.on("dialog", lambda dialog: told.append(dialog.message))
+    page.on("console", lambda message: told.append(message.text))
+    page.on("request", lambda request: told.append(request.url) if request.url != path.as_uri() else None)
+    page.goto(path.as_uri())
+    page.locator("#trial-table tbody a").first.click()
+    text = page.locator("main").inner_text()
+    assert "<script>alert(1)</script>" in text and "[red]c[/]" in text
+    assert not OBEYED & set(text)
+    page.emulate_media(media="print")  # draws every figure
+    page.locator(".plot .main-svg").first.wait_for()
+    assert page.locator("main script, main img, main svg a").count() == 0
+    assert told == []
+    page.close()
+
+
 def _its_commands_are_read_back_by_a_shell(page: str, path: Path, folder: Path) -> None:
-    (block,) = (token for token in MarkdownIt().parse(page) if token.type == "fence")
+    (block,) = (token for token in MarkdownIt().parse(page) if token.type == "fence" and token.info == "sh")
     script = f"python() {{ printf '%s\\0' \"$@\"; }}\n{block.content}"
     words = subprocess.run(["bash", "-c", script], capture_output=True, check=True).stdout.decode().split("\0")
     assert words[: words.index("--output")] == [

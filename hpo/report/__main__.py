@@ -1,37 +1,60 @@
-"""`python -m hpo.report --study NAME` writes a study's report anew from storage, also while the study runs."""
+"""`python -m hpo.report --study NAME` writes a study's report anew from storage, also while the study runs.
+
+`--compare NAME NAME ...` puts several studies side by side.
+"""
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage
 
 from hpo.command_line import add_output, add_storage, exit_code, hide_arguments, storage_address
 from hpo.output import require_written, study_folder
 from hpo.plain_text import printable
 from hpo.report import write_report
+from hpo.report.compare import write_comparison
 from hpo.storage import open_storage
 from hpo.study import load_study
 
 
 def main(arguments: list[str] | None = None) -> int:
     hide_arguments()
-    parser = argparse.ArgumentParser(prog="python -m hpo.report", description=__doc__)
-    parser.add_argument("--study", required=True, metavar="NAME", help="the name of a study that was run")
+    parser = argparse.ArgumentParser(prog="python -m hpo.report", description=(__doc__ or "").splitlines()[0])
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--study", metavar="NAME", help="the name of a study that was run")
+    which.add_argument("--compare", nargs="+", metavar="NAME", help="several, side by side, into the output folder")
     add_output(parser)
     add_storage(parser)
     options = parser.parse_args(arguments)
-    return exit_code(lambda: report(options.study, options.output, storage_address(options.storage)))
+    storage = storage_address(options.storage)
+    if options.compare:
+        return exit_code(lambda: comparison(options.compare, options.output, storage))
+    return exit_code(lambda: report(options.study, options.output, storage))
 
 
 def report(name: str, output: Path, storage: str | None) -> int:
-    """Writes report, table and figures. Raises `StorageError` if there is no such study."""
-    import optuna
+    """Writes page, table and figures. Raises `StorageError` if there is no such study."""
+    files = write_report(load_study(_opened(output, storage), name), study_folder(output, name))
+    print(printable(f"report  {files.page}\n        {files.markdown}\ntable   {files.table}"))
+    return 0
 
+
+def comparison(names: Sequence[str], output: Path, storage: str | None) -> int:
+    """Writes the comparison. Raises `StorageError` if there is no such study."""
+    opened = _opened(output, storage)
+    files = write_comparison([load_study(opened, name) for name in dict.fromkeys(names)], output)
+    print(printable(f"report  {files.page}\n        {files.markdown}"))
+    return 0
+
+
+def _opened(output: Path, storage: str | None) -> BaseStorage:
     if storage is None:
         require_written(output / "optuna.db")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    files = write_report(load_study(open_storage(output, storage), name), study_folder(output, name))
-    print(printable(f"report  {files.markdown}\ntable   {files.table}"))
-    return 0
+    return open_storage(output, storage)
 
 
 if __name__ == "__main__":

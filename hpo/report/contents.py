@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from hpo.output import output_option
-from hpo.plain_text import shell_word
+from hpo.plain_text import printable, shell_word
 from hpo.report import answers, formats, tables, worktime
 from hpo.report.answers import state_of
 from hpo.report.tables import PARAM, View
@@ -48,6 +48,11 @@ class Matrix:
         """Of the label's rows, those predicted so."""
         total = math.fsum(self.rows[label])
         return self.rows[label][prediction] / total if total else 0.0
+
+    def table(self) -> Table:
+        """The same where cells have no colour."""
+        body = [[name, *(f"{found:,.1f}" for found in row)] for name, row in zip(self.labels, self.rows, strict=True)]
+        return Table(header=["", *self.labels], rows=body)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +162,7 @@ def _scores(reading: Reading | None) -> Table:
         row = [formats.first_up(formats.metric(name)), formats.estimate(winner)]
         row += [formats.estimate(reading.default_scores[name])] if name in reading.default_scores else [""]
         if found := reading.differences.get(name):
-            row += [formats.difference(found), formats.p_value(found.p_value).removeprefix("p ").removeprefix("= ")]
+            row += [formats.difference(found), formats.p_cell(found.p_value)]
         else:
             row += ["", ""]
         rows.append(row)
@@ -169,15 +174,11 @@ def _scores(reading: Reading | None) -> Table:
 def _finalists(finals: Finals | None) -> Table:
     if finals is None:
         return Table(header=[], rows=[])
-    rows = [
-        [
-            f"{each.trial}{' (default)' if each.is_default else ''}{' (winner)' if each.trial == finals.winner else ''}",
-            "" if each.searched is None else formats.score(each.searched),
-            formats.score(each.mean),
-            *(formats.score(found) for found in each.scores),
-        ]
-        for each in finals.finalists
-    ]
+    rows = []
+    for each in finals.finalists:
+        marks = " (default)" * each.is_default + " (winner)" * (each.trial == finals.winner)
+        searched = "" if each.searched is None else formats.score(each.searched)
+        rows.append([f"{each.trial}{marks}", searched, formats.score(each.mean), *map(formats.score, each.scores)])
     at = [each.trial for each in finals.finalists].index(finals.winner)
     header = ["Trial", "In the search", "Mean", *(f"Seed {seed}" for seed in finals.seeds)]
     header = header[: 3 + max(len(each.scores) for each in finals.finalists)]
@@ -309,7 +310,7 @@ def _facts(view: View) -> Iterator[tuple[str, str]]:
     """What the study ran on, known before its first trial."""
     data, model, machine = (view.attributes.get(name, {}) for name in ("data", "model", "machine"))
     if view.spec:
-        yield "Data", source(view.spec.data)
+        yield "Source", source(view.spec.data)
     if data:
         yield "Rows", ", ".join(f"{split} {rows:,}" for split, rows in data["rows"].items())
         yield "Labels", ", ".join(data["labels"])
@@ -367,7 +368,9 @@ def _cell(given: Any) -> str:
 
 def commands(view: View, folder: Path) -> list[tuple[str, str]]:
     """What to call, quoted for a shell."""
-    stands_in_for = view.spec.fallback_for if view.spec else None
+    if view.spec is None:
+        return []
+    stands_in_for = view.spec.fallback_for
     call = view.attributes.get("call") or ["--study", stands_in_for or view.study.study_name]
     if stands_in_for and "--fallback" not in call:  # or it would be the other study, once the Hub is there again
         call = [*call, "--fallback", "always"]
@@ -384,7 +387,10 @@ def _configuration(view: View, number: int | None) -> str:
     if row is None:
         return ""
     given = row.user_attrs.get("config") if view.spec else None
-    return yaml.safe_dump(given or dict(row.params), sort_keys=False, allow_unicode=True, width=100)
+    shown = given or dict(row.params)
+    text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100)
+    # What a terminal or a page would obey is spelt out, in YAML's own way.
+    return text if printable(text) == text else yaml.safe_dump(shown, sort_keys=False, width=100)
 
 
 def _provenance(view: View, number: int | None) -> Iterator[tuple[str, str]]:
@@ -448,14 +454,17 @@ def _cost(view: View) -> Iterator[tuple[str, str]]:
         yield "Examples per second", f"{middle} in the median trial{spread}"
     savings = tables.pruning_savings(table)
     if savings.seconds_saved:
-        yield "Saved by pruning", f"about {formats.duration(savings.seconds_saved)}, {savings.share_saved:.0%} of the steps"
+        yield (
+            "Saved by pruning",
+            f"about {formats.duration(savings.seconds_saved)}, {savings.share_saved:.0%} of the steps",
+        )
     lost = float(table.loc[table["state"] == "FAIL", "seconds"].sum())
     if (table["state"] == "FAIL").any():
         failed = formats.count(int((table["state"] == "FAIL").sum()), "failed or interrupted trial")
         yield "Lost to failures", f"{formats.duration(lost)} in {failed}"
     if (overhead := worktime.overhead(view)) is not None:
         seconds, of = overhead
-        yield "Overhead", (
-            f"{formats.duration(seconds)}, {seconds / of:.1%} of the workers' time: between trials, and at their ends"
+        yield (
+            "Overhead",
+            (f"{formats.duration(seconds)}, {seconds / of:.1%} of the workers' time, between trials and at their ends"),
         )
-

@@ -37,7 +37,12 @@ def signed(value: float) -> str:
 
 def p_value(p: float) -> str:
     """`p = 0.013`, `p < 0.001`."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.0995 else f"p = {p:.2f}"
+    return f"p {p_cell(p)}" if p < 0.001 else f"p = {p_cell(p)}"
+
+
+def p_cell(p: float) -> str:
+    """The same in a column of its own: `0.013`, `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
 
 
 def value(given: object) -> str:

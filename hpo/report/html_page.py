@@ -8,7 +8,9 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -37,8 +39,7 @@ def page(view: View, said: Contents) -> str:
         "parameters": interactive.parameters(view),
         "cost": charts(view, [interactive.pruning]),
     }
-    address = view.attributes.get("mlflow_address") or MLFLOW
-    address = address if address.startswith(("http://", "https://")) else MLFLOW
+    address = mlflow_address(view)
     trials = _trials(view) if len(view.table) else None
     return document(
         "report.html.j2",
@@ -54,8 +55,34 @@ def page(view: View, said: Contents) -> str:
     )
 
 
+def mlflow_address(view: View) -> str:
+    """Where its runs are looked at: the server that they were logged to, else that of `python -m hpo.ui`."""
+    known = str(view.attributes.get("mlflow_address", ""))
+    if not re.fullmatch(r"https?://[!-~]+", known):  # nor is a SQLite file one
+        return MLFLOW
+    return re.sub(r"//[^/@]*@", "//", known).rstrip("/")  # its user and masked password
+
+
 def document(template: str, drawn: list[Chart], *, trials: dict[str, Any] | None = None, **said: Any) -> str:
     """A whole page, with its style, scripts and data."""
+    scripts = {"plotly": plotly_script() if drawn else "", "script": _file("report.js")}
+    text = (
+        _environment()
+        .get_template(template)
+        .render(
+            style=Markup(_file("report.css")),
+            hashes=" ".join(f"'sha256-{_digest(text)}'" for text in scripts.values() if text),
+            **{name: Markup(text) for name, text in scripts.items()},
+            figures=Markup(in_script(figures_json(drawn))),
+            trials=Markup(in_script(_json(trials))) if trials else "",
+            **said,
+        )
+    )
+    return text.strip() + "\n"
+
+
+@cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hpo.report"),
         undefined=jinja2.StrictUndefined,
@@ -65,16 +92,8 @@ def document(template: str, drawn: list[Chart], *, trials: dict[str, Any] | None
         keep_trailing_newline=True,
         finalize=_plain,
     )
-    environment.filters |= {"count": formats.count}
-    scripts = {"plotly": plotly_script() if drawn else "", "script": _file("report.js")}
-    return environment.get_template(template).render(
-        style=Markup(_file("report.css")),
-        hashes=" ".join(f"'sha256-{_digest(text)}'" for text in scripts.values() if text),
-        **{name: Markup(text) for name, text in scripts.items()},
-        figures=Markup(in_script(figures_json(drawn))),
-        trials=Markup(in_script(_json(trials))) if trials else "",
-        **said,
-    )
+    environment.filters |= {"count": formats.count, "first_up": formats.first_up, "tied": _tied, "joined": _joined}
+    return environment
 
 
 def in_script(text: str) -> str:
@@ -92,6 +111,16 @@ def plotly_script() -> str:
 def _plain(given: Any) -> Any:
     """Without what changes the order of the letters around it, or ends a page."""
     return given if isinstance(given, Markup) or not isinstance(given, str) else printable(given)
+
+
+def _joined(texts: Sequence[str], by: str = " ") -> str:
+    """Jinja's own `join` would escape them, and what comes after it once more."""
+    return by.join(texts)
+
+
+def _tied(sentence: str) -> str:
+    """With no line's end between a number and its unit, nor within `p = 0.01`."""
+    return re.sub(r"(?<=\d) (?=(?:s|min|h|%)(?!\w))|(?<=\bp) (?=[=<])|(?<=[=<]) (?=\d)", "\N{NO-BREAK SPACE}", sentence)
 
 
 def _file(name: str) -> str:
@@ -136,7 +165,7 @@ def _trial(
     result = attributes.get("result", {})
     yield "number", trial.number
     yield "state", "RETRIED" if row["retried"] else trial.state.name
-    yield "told", state_of(row)
+    yield "told", printable(state_of(row))
     yield "scores", [_number(row[name]) for name in scores]
     yield "params", [_value(row[name]) for name in params]
     metrics = {formats.first_up(words): _number(row[name]) for name, words in METRICS.items()}

@@ -71,7 +71,7 @@ def history(view: View) -> Chart | None:
     if view.shown.empty:
         return None
     data = [
-        _points("pruned, at its last score", view.pruned, GREY, symbol="triangle-down-open", size=7, opacity=0.75),
+        _points("pruned", view.pruned, GREY, symbol="triangle-down-open", size=7, line=1.2, opacity=0.85),
         _points("complete", view.complete, BLUE, size=7),
         *([_running_best(view)] if not view.complete.empty else []),
         _points("best", view.only(view.best), RED, size=12),
@@ -86,6 +86,7 @@ def history(view: View) -> Chart | None:
         )
     level = view.complete.loc[view.complete["number"] == view.default, "score"]
     lines = [_line_across(float(score)) for score in level]
+    last = int(view.table["number"].max())
     scale = {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}
     return Chart(
         name="history",
@@ -98,7 +99,7 @@ def history(view: View) -> Chart | None:
         height=400,
         data=[trace for trace in data if trace["x"]],
         layout={
-            "xaxis": {"title": {"text": "Trial (number)"}, "rangemode": "tozero"},
+            "xaxis": {"title": {"text": "Trial (number)"}, "range": [-0.5 - 0.01 * last, 0.5 + 1.01 * last]},
             "yaxis": {"title": {"text": _score_axis(view)}},
             "yaxis2": scale,
             "shapes": lines,
@@ -114,7 +115,7 @@ def _points(name: str, rows: pd.DataFrame, colour: str, across: Sequence[Any] | 
         "mode": "markers",
         "name": name,
         "x": numbers if across is None else list(across),
-        "y": [_rounded(score) for score in rows["score"]],
+        "y": [rounded(score) for score in rows["score"]],
         "customdata": numbers,
         "opacity": style.get("opacity", 1.0),
         "marker": marker | {"line": {"width": style.get("line", 0), "color": colour}},
@@ -133,7 +134,7 @@ def _running_best(view: View) -> Json:
         "mode": "lines",
         "name": "best so far",
         "x": numbers,
-        "y": [_rounded(score) for score in [*best[changes], best.iloc[-1]]],
+        "y": [rounded(score) for score in [*best[changes], best.iloc[-1]]],
         "line": {"color": RED, "width": 1.8, "shape": "hv"},
         "hoverinfo": "skip",
     }
@@ -217,8 +218,8 @@ def _curves(kind: _Kind, curves: Sequence[Curve], budget: int | None) -> list[Js
     up: list[float | None] = []
     numbers: list[int | None] = []
     for number, curve in curves:
-        across += [*(_rounded(step * unit) for step in curve), None]
-        up += [*map(_rounded, curve.values()), None]
+        across += [*(rounded(step * unit) for step in curve), None]
+        up += [*map(rounded, curve.values()), None]
         numbers += [*([number] * len(curve)), None]
     hover = "trial %{customdata}: %{y:.4f}<extra>" + kind.name + "</extra>"
     shared: Json = {"type": "scatter", "name": kind.name, "legendgroup": kind.name, "opacity": kind.opacity}
@@ -230,8 +231,8 @@ def _curves(kind: _Kind, curves: Sequence[Curve], budget: int | None) -> list[Js
         | {"mode": "lines", "x": across, "y": up, "customdata": numbers, "line": line, "hovertemplate": hover}
         | {"connectgaps": False},
         shared
-        | {"mode": "markers", "x": [_rounded(step * unit) for _, step, _ in ends], "showlegend": False}
-        | {"y": [_rounded(score) for *_, score in ends], "customdata": [number for number, *_ in ends]}
+        | {"mode": "markers", "x": [rounded(step * unit) for _, step, _ in ends], "showlegend": False}
+        | {"y": [rounded(score) for *_, score in ends], "customdata": [number for number, *_ in ends]}
         | {"marker": marker, "hovertemplate": hover},
     ]
 
@@ -256,8 +257,8 @@ def timeline(view: View) -> Chart | None:
                     "orientation": "h",
                     "name": WORDS[state],
                     "y": [each.worker for each in own],
-                    "x": [_rounded((each.end - each.start) / unit) for each in own],
-                    "base": [_rounded(each.start / unit) for each in own],
+                    "x": [rounded((each.end - each.start) / unit) for each in own],
+                    "base": [rounded(each.start / unit) for each in own],
                     "width": 0.62,
                     "customdata": [each.trial.number for each in own],
                     "text": [label(places[each.worker]) for each in own],
@@ -316,7 +317,7 @@ def importance(view: View) -> Chart | None:
                 "type": "bar",
                 "orientation": "h",
                 "y": list(range(len(names))),
-                "x": [_rounded(100 * shares[name]) for name in names],
+                "x": [rounded(100 * shares[name]) for name in names],
                 "width": 0.62,
                 "text": [f"{shares[name]:.0%}" for name in names],
                 "textposition": "outside",
@@ -351,8 +352,8 @@ def _parameter(view: View, at: int, name: str, kind: BaseDistribution) -> Chart:
     places: dict[str, int] | None = None
     if isinstance(kind, CategoricalDistribution):
         names = [NONE if choice is None else str(choice) for choice in kind.choices]
-        places = {text: index for index, text in enumerate(names)}
-        axis |= {"tickvals": list(range(len(names))), "ticktext": [label(text, 18) for text in names]}
+        places, room = {text: index for index, text in enumerate(names)}, max(7, 34 // len(names))
+        axis |= {"tickvals": list(range(len(names))), "ticktext": [label(text, room) for text in names]}
         axis |= {"range": [-0.6, len(names) - 0.4], "showgrid": False, "zeroline": False}
     elif getattr(kind, "log", False):
         axis |= {"type": "log", "dtick": 1, "exponentformat": "power", "minor": {"ticks": "outside", "ticklen": 2}}
@@ -360,8 +361,12 @@ def _parameter(view: View, at: int, name: str, kind: BaseDistribution) -> Chart:
             axis |= {"dtick": "D2", "exponentformat": "e"}
     elif isinstance(kind, IntDistribution):
         axis |= {"tickformat": "d"}
-    groups = [
-        ("pruned", view.pruned, {"colour": GREY, "symbol": "triangle-down-open", "size": 6, "opacity": 0.6}),
+    groups: list[tuple[str, pd.DataFrame, Json]] = [
+        (
+            "pruned",
+            view.pruned,
+            {"colour": GREY, "symbol": "triangle-down-open", "size": 6, "line": 1.1, "opacity": 0.7},
+        ),
         ("complete", view.complete, {"colour": BLUE, "size": 6}),
         ("best", view.only(view.best), {"colour": RED, "size": 10}),
         ("untuned default", view.only(view.default), {"colour": BLACK, "symbol": "diamond-open", "size": 9, "line": 2}),
@@ -371,7 +376,10 @@ def _parameter(view: View, at: int, name: str, kind: BaseDistribution) -> Chart:
         own = rows[rows[PARAM + name].notna()]
         if len(own):
             across = own[PARAM + name] if places is None else _jittered(own, PARAM + name, places)
-            data.append(_points(words, own, across=[_rounded(value) for value in across], **style))
+            points = _points(words, own, across=[rounded(value) for value in across], **style)
+            drawn = [label(formats.value(value)) for value in own[PARAM + name]]
+            hover = "trial %{customdata}: %{y:.4f}<br>%{text}<extra>" + words + "</extra>"
+            data.append(points | {"text": drawn, "hovertemplate": hover})
     return Chart(
         name=f"parameter_{at}",
         title=formats.value(printable(name)),
@@ -409,7 +417,7 @@ def differences(view: View) -> Chart | None:
                     "type": "scatter",
                     "mode": "markers",
                     "name": words,
-                    "x": [_rounded(100 * each.value) for each in values],
+                    "x": [rounded(each.value) for each in values],
                     "y": own,
                     "marker": {"color": colour, "size": 9},
                     "text": [f"{formats.difference(each)}, {formats.p_value(each.p_value)}" for each in values],
@@ -417,8 +425,8 @@ def differences(view: View) -> Chart | None:
                     "error_x": {
                         "type": "data",
                         "symmetric": False,
-                        "array": [_rounded(100 * (each.high - each.value)) for each in values],
-                        "arrayminus": [_rounded(100 * (each.value - each.low)) for each in values],
+                        "array": [rounded(each.high - each.value) for each in values],
+                        "arrayminus": [rounded(each.value - each.low) for each in values],
                         "color": colour,
                         "thickness": 2,
                         "width": 0,
@@ -436,7 +444,7 @@ def differences(view: View) -> Chart | None:
         data=data,
         layout={
             "xaxis": {
-                "title": {"text": "Winner less default (percentage points)"},
+                "title": {"text": "Winner less default (points of 0 to 1)"},
                 "zeroline": True,
                 "zerolinewidth": 2,
                 "zerolinecolor": BLACK,
@@ -466,19 +474,19 @@ def finalists(view: View) -> Chart | None:
     return Chart(
         name="finalists",
         title="The finalists on validation: by seed, on average, and as the search saw them",
-        caption="The score of the search is one run's, and of the best trial a maximum: it is expected to lie too high.",
+        caption="The score of the search is one run's, and of the best trial a maximum: expected to lie too high.",
         height=120 + 42 * len(ordered),
         data=[
             shared
-            | {"name": "one seed", "x": [_rounded(score) for *_, score in seeds], "y": [at for at, *_ in seeds]}
+            | {"name": "one seed", "x": [rounded(score) for *_, score in seeds], "y": [at for at, *_ in seeds]}
             | {"text": [f"seed {known[seed] if seed < len(known) else seed}" for _, seed, _ in seeds]}
             | {"marker": {"color": BLUE, "size": 8}, "opacity": 0.6, "hovertemplate": hover},
             shared
-            | {"name": "mean", "x": [_rounded(each.mean) for each in ordered], "y": list(range(len(ordered)))}
+            | {"name": "mean", "x": [rounded(each.mean) for each in ordered], "y": list(range(len(ordered)))}
             | {"text": ["mean"] * len(ordered), "hovertemplate": hover}
             | {"marker": {"color": BLACK, "size": 20, "symbol": "line-ns", "line": {"width": 3, "color": BLACK}}},
             shared
-            | {"name": "in the search", "x": [_rounded(score) for _, score in searched], "hovertemplate": hover}
+            | {"name": "in the search", "x": [rounded(score) for _, score in searched], "hovertemplate": hover}
             | {"y": [at for at, _ in searched], "text": ["in the search"] * len(searched)}
             | {"marker": {"color": RED, "size": 11, "symbol": "circle-open", "line": {"width": 2, "color": RED}}},
         ],
@@ -524,7 +532,7 @@ def pruning(view: View) -> Chart | None:
                     "x": [number + (width - 1) / 2 for number in heights.index],
                     "y": [int(height) for height in heights],
                     "width": 0.85 * width,
-                    "marker": {"color": colour},
+                    "marker": {"color": colour, "line": {"width": 0}},
                     "hovertemplate": "%{y:,} steps<extra>" + name + "</extra>",
                 }
             )
@@ -546,7 +554,7 @@ def _score_axis(view: View) -> str:
     return formats.first_up(view.metric)
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
     """Five digits: what a figure can show, in as few bytes."""
     return float(f"{value:.5g}")
 

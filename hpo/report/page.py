@@ -5,7 +5,9 @@ What is said stands in `contents.py`, how it looks in `templates/`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import optuna
@@ -80,6 +82,17 @@ def render(view: View, folder: Path, drawn: set[str]) -> str:
 
 def markdown_page(said: Contents, drawn: set[str], metric: str) -> str:
     """The same of contents that are made already."""
+    fence = code_fence("".join(command for _, command in said.commands) + said.configuration)
+    return markdown_of("report.md.j2", said=said, metric=metric, drawn=drawn, most_trials=MOST_TRIALS, fence=fence)
+
+
+def markdown_of(template: str, **said: Any) -> str:
+    """A page of Markdown."""
+    return _environment().get_template(template).render(**said).rstrip() + "\n"
+
+
+@cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hpo.report"),
         undefined=jinja2.StrictUndefined,
@@ -89,11 +102,7 @@ def markdown_page(said: Contents, drawn: set[str], metric: str) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"md": markdown, "cell": markdown_cell, "code": markdown_code, "table": markdown_table}
-    fence = code_fence("".join(command for _, command in said.commands) + said.configuration)
-    page = environment.get_template("report.md.j2").render(
-        said=said, metric=metric, drawn=drawn, most_trials=MOST_TRIALS, fence=fence
-    )
-    return page.rstrip() + "\n"
+    return environment
 
 
 def markdown_table(table: Table) -> str:

@@ -6,8 +6,9 @@ The score of a trial is its last evaluation. Trials that only wait in the queue 
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,13 +89,10 @@ class View:
     """The number of the best complete trial."""
     default: int | None
     """The number of the untuned default's attempt that counts."""
-    finals: Finals | None = None
+    attributes: Mapping[str, Any]
+    """What `hpo.tune` stored with the study; what another tool stored under the same names means something else."""
+    finals: Finals | None
     """How the finalists came out; None for a study that is not so far, or has none."""
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        """What `hpo.tune` stored with the study; what another tool stored under the same names means something else."""
-        return self.study.user_attrs if self.spec else {}
 
     @property
     def reading(self) -> Reading | None:
@@ -110,17 +108,17 @@ class View:
     def direction(self) -> str:
         return self.study.direction.name.lower()
 
-    @property
+    @cached_property
     def shown(self) -> pd.DataFrame:
         """The complete and pruned trials with a finite score: those that say something about their parameters."""
         finite = self.table["score"].abs() < math.inf
         return self.table[finite & self.table["state"].isin(["COMPLETE", "PRUNED"])]
 
-    @property
+    @cached_property
     def complete(self) -> pd.DataFrame:
         return self.shown[self.shown["state"] == "COMPLETE"]
 
-    @property
+    @cached_property
     def pruned(self) -> pd.DataFrame:
         return self.shown[self.shown["state"] == "PRUNED"]
 
@@ -142,7 +140,7 @@ def view_of(study: optuna.Study) -> View:
         )
     spec, trials = _spec(study), _started(study)
     table = _table(study, spec, trials)
-    best = _best(trials, study.direction)
+    best, attributes = _best(trials, study.direction), study.user_attrs if spec else {}
     return View(
         study=study,
         spec=spec,
@@ -150,7 +148,8 @@ def view_of(study: optuna.Study) -> View:
         table=table,
         best=None if best is None else best.number,
         default=_default(table),
-        finals=_finals(study) if spec else None,
+        attributes=attributes,
+        finals=_finals(attributes),
     )
 
 
@@ -166,8 +165,8 @@ def _spec(study: optuna.Study) -> StudySpec | None:
     return stored_spec(study) if "spec" in study.user_attrs else None
 
 
-def _finals(study: optuna.Study) -> Finals | None:
-    stored = study.user_attrs.get("finals")
+def _finals(attributes: Mapping[str, Any]) -> Finals | None:
+    stored = attributes.get("finals")
     return None if stored is None else Finals.model_validate_json(json.dumps(stored))
 
 

@@ -88,7 +88,7 @@
   const drawMissing = () => plots().filter((plot) => !drawn.has(plot)).forEach(draw);
   const redraw = () => plots().filter((plot) => drawn.has(plot)).forEach(draw);
 
-  if (window.Plotly) {
+  const begin = () => {
     // Those in sight first; the others when there is nothing else to do, so that scrolling meets none that is blank.
     const seen = new IntersectionObserver((entries) => {
       for (const { isIntersecting, target } of entries) {
@@ -101,9 +101,19 @@
       const plot = plots().find((each) => !drawn.has(each));
       if (plot) { draw(plot); later(next); }
     };
-    addEventListener("load", () => setTimeout(() => later(next), 400));
+    setTimeout(() => later(next), 400);
     dark.addEventListener("change", redraw);
-  }
+  };
+
+  // Plotly is as long as a book: it is read when the text stands on the screen.
+  const load = () => {
+    const text = document.getElementById("plotly");
+    if (!text || window.Plotly) return;
+    document.head.append(element("script", { textContent: text.textContent }));
+    begin();
+    plots().filter((plot) => plot.figure).forEach(draw);
+  };
+  requestAnimationFrame(() => setTimeout(load, 0));
 
   const print = (begins) => {
     if (printing === begins) return;
@@ -113,6 +123,7 @@
     } else {
       document.querySelectorAll("details[data-closed]").forEach((each) => { each.open = false; delete each.dataset.closed; });
     }
+    if (begins) load();
     if (!window.Plotly) return;
     redraw();
     if (begins) drawMissing();
@@ -142,8 +153,10 @@
     if (typeof value !== "number") return value.length > 32 ? `${value.slice(0, 15)}…${value.slice(-16)}` : value;
     if (Number.isInteger(value)) return String(value);
     const size = Math.abs(value);
-    return size && (size < 1e-4 || size >= 1e6) ? value.toExponential(2).replace(/\.?0+e/, "e") : String(Number(value.toPrecision(3)));
+    return size && (size < 1e-3 || size >= 1e6) ? value.toExponential(2).replace(/\.?0+e/, "e") : String(Number(value.toPrecision(3)));
   };
+  const exact = (value) =>
+    typeof value === "number" && value && Math.abs(value) < 1e-3 ? value.toExponential() : value === null ? "" : String(value);
   const score = (value) => (value === null || value === undefined ? "" : value.toFixed(4).replace("-", "−"));
   const time = (seconds) => {
     if (seconds === undefined) return "";
@@ -152,10 +165,9 @@
     return minutes < 60 ? `${minutes} min ${whole % 60} s` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
   };
 
-  const marks = (trial) =>
-    (trial.number === found.best ? " best" : "") + (trial.number === found.default ? " default" : "");
+  const marks = (trial) => [trial.number === found.best && "best", trial.number === found.default && "default"].filter(Boolean);
   const columns = [
-    { name: "Trial", raw: (trial) => trial.number, text: (trial) => `${trial.number}${marks(trial)}`, number: false },
+    { name: "Trial", raw: (trial) => trial.number, text: (trial) => [trial.number, ...marks(trial)].join(" ") },
     { name: "State", raw: (trial) => trial.told, text: (trial) => trial.told },
     ...found.scores.map((name, at) => ({
       name, raw: (trial) => trial.scores[at], text: (trial) => score(trial.scores[at]), number: true, down: true,
@@ -214,10 +226,10 @@
     const link = element("a", { href: `#trial-${trial.number}`, textContent: String(trial.number) });
     const made = element("tr", { className: location.hash === `#trial-${trial.number}` ? "open" : "" });
     made.dataset.number = trial.number;
-    if (trial.number === found.best) made.classList.add("strong");
+    made.classList.toggle("strong", trial.number === found.best);
     columns.forEach((column, at) => {
       const cell = element("td", { className: column.number ? "number" : "" });
-      if (at === 0) cell.append(link, marks(trial));
+      if (at === 0) cell.append(link, ...marks(trial).map((mark) => element("span", { className: `mark ${mark}`, textContent: mark })));
       else cell.textContent = column.text(trial);
       const whole = column.whole?.(trial);
       if (typeof whole === "string" && whole.length > 32) cell.title = whole;
@@ -315,7 +327,7 @@
     const plot = trial.curve && element("div", { className: "plot" });
     const figure = plot && element("figure", {},
       element("h4", { textContent: `Its score while training, beside ${trial.number === found.best ? "the default" : "the best and the default"}` }), plot);
-    const searched = found.params.map((name, index) => [name, shown(trial.params[index]) && String(trial.params[index])]);
+    const searched = found.params.map((name, index) => [name, exact(trial.params[index])]);
     const steps = trial.steps && `${grouped(trial.steps[0])} of ${grouped(trial.steps[1])}`;
     section.replaceChildren(...[
       head, element("p", { className: "told" }, `${told.join(", ")}. `, run || ""),

@@ -1,0 +1,119 @@
+from pathlib import Path
+
+import pytest
+from test_page import section, table
+
+from hpo.report.answers import NO_EVIDENCE, answer, verdict
+from hpo.report.contents import contents
+from hpo.report.page import render
+from hpo.report.tables import View, view_of
+from hpo.results import Difference, Finals
+from synthetic import synthetic_finals, synthetic_study
+
+BEST = 10  # of 30 synthetic trials
+
+
+def view(finals: Finals | None, n: int = 30) -> View:
+    return view_of(synthetic_study(n, finals=finals))
+
+
+def changed(finals: Finals, **values: object) -> Finals:
+    return finals.model_copy(update=values)
+
+
+def test_two_sentences_with_intervals_where_tuning_helped() -> None:
+    told = answer(view(synthetic_finals(winner=BEST)))
+    assert told.headline == [
+        "The winner, trial 10, has test accuracy 0.823 (0.802 to 0.845), the untuned default 0.802 (0.780 to 0.825), "
+        "each with a 95 % interval.",
+        "Tuning helped: the difference of +0.021 (+0.007 to +0.035) is more than chance would give (p = 0.004).",
+    ]
+    beside = " ".join(told.beside)
+    assert "5 fresh seeds, of 1,066 test rows" in beside
+    assert (
+        "the maximum of 10 complete trials and therefore optimistic; trained again on 5 fresh seeds, 0.8308" in beside
+    )
+
+
+def test_no_evidence_is_said_in_those_words() -> None:
+    first, second = answer(view(synthetic_finals(winner=BEST, difference=0.006))).headline
+    assert "trial 10" in first
+    assert second == (
+        "There is no evidence that tuning helped: the difference of +0.006 (−0.008 to +0.020) could as well be none "
+        "(p = 0.34)."
+    )
+    itself = answer(view(synthetic_finals(winner=0)))
+    assert itself.headline[0].startswith("The untuned default itself came out best: test accuracy 0.823")
+    assert NO_EVIDENCE in itself.headline[1]
+
+
+@pytest.mark.parametrize(
+    ("metric", "low", "value", "high", "p", "said"),
+    [
+        ("accuracy", 0.01, 0.02, 0.03, 0.001, "Tuning helped"),
+        ("accuracy", -0.01, 0.02, 0.05, 0.2, NO_EVIDENCE),
+        ("accuracy", 0.001, 0.02, 0.03, 0.05, NO_EVIDENCE),  # the two methods may differ at the edge
+        ("accuracy", -0.001, 0.02, 0.03, 0.04, NO_EVIDENCE),
+        ("accuracy", -0.03, -0.02, -0.01, 0.001, "it did harm"),
+        ("loss", -0.03, -0.02, -0.01, 0.001, "Tuning helped"),
+        ("loss", 0.01, 0.02, 0.03, 0.001, "it did harm"),
+        ("calibration_error", 0.01, 0.02, 0.03, 0.0001, "p < 0.001"),
+    ],
+)
+def test_the_verdict(metric: str, low: float, value: float, high: float, p: float, said: str) -> None:
+    assert said in verdict(metric, Difference(value=value, low=low, high=high, p_value=p))
+
+
+def test_without_a_reading_validation_is_told_with_what_it_is() -> None:
+    finals = changed(synthetic_finals(winner=BEST), readings=[])
+    first, second = answer(view(finals)).headline
+    assert first == (
+        "The winner, trial 10, has validation accuracy 0.8308, the untuned default 0.8096, as means over 5 fresh seeds."
+    )
+    assert second == "The test split has not been read."
+    refused = changed(synthetic_finals(winner=BEST), refused="it was read for trial 3.")
+    assert answer(view(refused)).headline[1] == "The test split was not read for it: it was read for trial 3."
+    assert "Readings of the test split" in render(view(refused), Path("mlruns/films"), set())
+
+
+def test_repeated_readings_and_fewer_seeds_are_said() -> None:
+    finals = synthetic_finals(winner=BEST)
+    beside = " ".join(answer(view(changed(finals, readings=finals.readings * 3, asked_seeds=9))).beside)
+    assert "has been read 3 times" in beside
+    assert "9 seeds were asked for; the time was enough for 5." in beside
+
+
+def test_the_markdown_has_the_answer_the_table_and_the_errors() -> None:
+    page = render(view(synthetic_finals(winner=BEST)), Path("mlruns/films"), set())
+    assert "\n\n\n" not in page
+    answered = section(page, "Answer")
+    assert (
+        "**The winner, trial 10, has test accuracy 0.823 (0.802 to 0.845)" in answered and "Tuning helped" in answered
+    )
+    scores, finalists = section(page, "Winner against default").split("The finalists on validation")
+    rows = {row[0]: row[1:] for row in table(scores)[1:]}
+    assert rows["Accuracy"] == [
+        "0.823 (0.802 to 0.845)",
+        "0.802 (0.780 to 0.825)",
+        "+0.021 (+0.007 to +0.035)",
+        "0.004",
+    ]
+    assert rows["Loss"][2] == "−0.021 (−0.035 to −0.007)"
+    assert "F1 of positive" in rows and "Calibration error" in rows
+    assert "bootstrap" in scores
+    assert [row[0] for row in table(finalists)[1:]] == ["**10 (winner)**", "3", "9", "0 (default)"]
+    errors = section(page, "Errors")
+    assert "the winner alone is right about 71 rows, the default alone about 48 rows" in errors
+    for told in ("| negative | 436.4 | 96.6 |", "### By class", "13 to 20 words", "you'll probably love it.", "Row |"):
+        assert told in errors
+
+
+def test_many_labels_are_told_by_their_largest_confusions() -> None:
+    finals = synthetic_finals(winner=BEST)
+    assert finals.errors
+    labels = [f"label {at}" for at in range(40)]
+    confusion = [[100.0 if row == at else 9.0 if (row, at) == (3, 4) else 0.0 for at in range(40)] for row in range(40)]
+    many = finals.errors.model_copy(update={"labels": labels, "confusion": confusion})
+    said = contents(view(changed(finals, errors=many)), Path("mlruns/films"))
+    assert said.errors and said.errors.matrix is None
+    assert list(said.errors.confused.rows) == [["label 3", "label 4", "9.0"]]

@@ -1,0 +1,80 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+
+from hpo.report.__main__ import main
+from hpo.report.compare import by_time, by_trials, compare, write_comparison
+from hpo.report.tables import view_of
+from synthetic import synthetic_finals, synthetic_study
+
+
+def finished(name: str, difference: float = 0.021) -> optuna.Study:
+    return synthetic_study(20, name=name, finals=synthetic_finals(winner=3, difference=difference))
+
+
+def test_studies_on_the_same_data_are_compared_on_test() -> None:
+    said = compare([view_of(finished("one")), view_of(finished("two", 0.006))])
+    assert said.warnings == []
+    assert said.headline == [
+        "one has the highest test accuracy of its winner, 0.823 (0.802 to 0.845) with a 95 % interval.",
+        "Its interval overlaps with that of two: that may be chance.",
+    ]
+    rows = {row[0]: row[1:] for row in said.scores.rows}
+    assert rows["Difference"] == ["+0.021 (+0.007 to +0.035)", "+0.006 (−0.008 to +0.020)"]
+    assert rows["Trials"] == ["20", "20"]
+    assert [row[0] for row in said.configurations.rows][:2] == ["learning_rate", "train_batch_size"]
+
+
+def test_studies_of_which_not_all_have_read_the_test_split_are_compared_with_the_caveat() -> None:
+    first, second = compare([view_of(finished("one")), view_of(synthetic_study(60, name="two"))]).headline
+    assert first.startswith("The best trial of all is one of two: validation accuracy 0.83")
+    assert "maximum" in second and "Not all have read the test split" in second
+
+
+def test_other_data_or_metrics_are_not_compared() -> None:
+    other = finished("two")
+    other.set_user_attr("data", other.user_attrs["data"] | {"fingerprint": "0" * 64})
+    said = compare([view_of(finished("one")), view_of(other)])
+    assert "cannot be compared" in said.headline[0] and "data or splits differ" in said.warnings[0]
+    loss = synthetic_study(20, name="two", metric="eval/f1_macro")
+    assert (
+        "different scores: validation accuracy, validation macro F1"
+        in compare([view_of(finished("one")), view_of(loss)]).warnings[0]
+    )
+
+
+def test_curves_only_get_better() -> None:
+    views = [view_of(finished("one")), view_of(synthetic_study(60, name="two"))]
+    for chart in (by_trials(views), by_time(views)):
+        assert chart is not None and chart.json()
+        for trace in chart.data:
+            assert trace["y"] == sorted(trace["y"]) and trace["x"] == sorted(trace["x"])
+    assert by_trials([view_of(synthetic_study(0))]) is None
+
+
+def test_nothing_yet_and_no_spec_are_compared_too(tmp_path: Path) -> None:
+    files = write_comparison([synthetic_study(0), optuna.create_study(study_name="<b>theirs</b>")], tmp_path)
+    text = files.page.read_text(encoding="utf-8")
+    assert "&lt;b&gt;theirs&lt;/b&gt;" in text and "<b>theirs" not in text
+    assert 'href="%3Cb%3Etheirs%3C%2Fb%3E/report.html"' in text
+    assert "\\<b>theirs" in files.markdown.read_text(encoding="utf-8")
+
+
+def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one", "two"):
+        synthetic_study(6, name=name, storage=f"sqlite:///{tmp_path / 'optuna.db'}")
+    assert main(["--compare", "one", "two", "--output", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert str(tmp_path / "comparison.html") in told and (tmp_path / "comparison.html").is_file()
+    assert main(["--compare", "one", "none", "--output", str(tmp_path)]) == 2
+    assert "There are: one, two" in capsys.readouterr().err
+    assert main(["--study", "one", "--output", str(tmp_path)]) == 0
+    assert (tmp_path / "one" / "report.html").is_file()
+
+
+def test_plotly_is_not_loaded_before_a_figure_is_written() -> None:
+    code = "import sys, hpo.report.__main__; sys.exit('plotly' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
