@@ -74,13 +74,14 @@ def winner_of(view: View, folder: Path, page: Path) -> Winner:
     assert spec and finals
     finalists = load_study(study._storage, f"{study.study_name}{FINALISTS}")
     trained = finalists.get_trials(deepcopy=False)[finals.exported]
-    splits = load_splits(spec.data, spec.seed)
+    config, splits = stored_config(trained), load_splits(spec.data, spec.seed)
     return Winner(
         study=study.study_name,
         trial=finals.winner,
         run=trained.user_attrs["mlflow_run_id"],
+        trained_on="train and validation" if config.train_on_validation else "train",
         folder=folder,
-        max_length=stored_config(trained).training.max_length,
+        max_length=config.training.max_length,
         labels=splits.labels,
         examples=splits.validation.texts[:EXAMPLES],
         versions=trained.user_attrs["versions"],

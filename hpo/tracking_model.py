@@ -52,6 +52,8 @@ class Winner:
     """Its number in the search."""
     run: str
     """The run of the training that it comes from."""
+    trained_on: str
+    """The splits that it learned from: `train`, or `train and validation`, of which no score is known."""
     folder: Path
     """As transformers saves a model."""
     max_length: int
@@ -81,6 +83,7 @@ class Winner:
     def tags(self) -> dict[str, str]:
         """Of its version: what it is compared by, and where it comes from."""
         told = {KEY: self.run, "study": self.study, "trial": str(self.trial), "report": str(self.report)}
+        told["trained_on"] = self.trained_on
         if score := self.score:
             told |= {
                 "test.metric": score.metric,

@@ -163,7 +163,7 @@ def tune(
                     run_finalists(study, pinned_spec, job, running, display, ctrl_c, read_again=read_test_again)
             except (HpoError, KeyboardInterrupt) as error:
                 stopped = error
-            display.status("writing the report")
+            display.status("writing the report, and registering the model")
             outcome = _finish(study, folder, tracker, job.parent_run_id, stopped, supervisor.timed_out)
         except BaseException as error:  # also a second Ctrl-C, while the report is written
             status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"

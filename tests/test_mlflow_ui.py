@@ -7,12 +7,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
@@ -21,8 +19,6 @@ from scipy.special import softmax
 
 from benchmarks.tiny import tiny_study
 from hpo.data.splits import load_splits
-from hpo.events import OnEvent
-from hpo.facts import StudyFacts
 from hpo.output import FINALISTS
 from hpo.spec import StudySpec
 from hpo.storage import open_storage
@@ -32,21 +28,11 @@ from hpo.tracking import tracking_uri
 from hpo.training.predictions import PREDICTIONS, unpacked
 from hpo.tune import Outcome, tune
 from hpo.ui import free_port
+from test_tune import Recorder
 
 ROOT = Path(__file__).parent.parent
 CHROMIUM = Path("/usr/bin/chromium")
 pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("mlflow_ui")]
-
-
-class Quiet:
-    """A display that shows nothing."""
-
-    def header(self, study: optuna.Study, facts: StudyFacts, notes: list[str]) -> None:
-        pass
-
-    @contextmanager
-    def running(self, title: str, total: int, done: int) -> Iterator[OnEvent]:
-        yield lambda event: None
 
 
 Finished = tuple[StudySpec, Path, Outcome]
@@ -63,7 +49,7 @@ def finished(
     raw["pruner"] = {"name": "none"}
     spec, output = parse_study(raw, "tiny.yaml"), tmp_path_factory.mktemp("ui")
     (output / "mlflow.db").write_bytes(migrated_database.read_bytes())
-    return spec, output, tune(spec, output, Quiet())
+    return spec, output, tune(spec, output, Recorder())
 
 
 def test_mlflow_predicts_what_the_finalist_did(finished: Finished, tmp_path: Path) -> None:
@@ -107,9 +93,7 @@ def test_the_description_has_the_answer_and_the_inputs_the_data(finished: Finish
     contexts = {run.info.run_name: {each.tags[0].value for each in run.inputs.dataset_inputs} for run in runs}
     assert contexts["tiny"] == {"train", "validation", "test"}
     assert contexts["trial-0000"] == contexts["finalist 0, seed 1"] == {"train", "validation"}
-    rows = {
-        each.tags[0].value: json.loads(each.dataset.profile)["num_rows"] for each in parent.inputs.dataset_inputs
-    }
+    rows = {each.tags[0].value: json.loads(each.dataset.profile)["num_rows"] for each in parent.inputs.dataset_inputs}
     assert rows == {name: len(getattr(load_splits(spec.data, spec.seed), name)) for name in rows}
     told = next(run for run in runs if run.info.run_name == "trial-0001").data.tags["mlflow.note.content"]
     assert re.match(r"\*\*Complete\*\* after \d+ of \d+ steps. learning_rate = ", told)
@@ -148,10 +132,10 @@ def page(address: str) -> Iterator[Page]:
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": 1600, "height": 1200})
-        opened.set_default_timeout(45_000)
-        opened.on("request", note)
-        yield opened
+        context = browser.new_context(viewport={"width": 1600, "height": 1200})
+        context.set_default_timeout(45_000)
+        context.on("request", note)
+        yield context.new_page()
         browser.close()
     assert outside == []  # no telemetry, no font, no picture
 
@@ -179,13 +163,19 @@ def test_a_browser_finds_trials_study_comparison_and_registered_model(
     page.get_by_text("the untuned default").first.wait_for()
     page.get_by_role("cell", name="accuracy", exact=True).wait_for()  # of the table in its description
 
-    page.get_by_role("link", name="Compare the best 3 trials").click()
-    page.get_by_text("Comparing 3 Runs from 1 Experiment").wait_for()
-    page.get_by_text("trial-0002").first.wait_for()
-    page.go_back()
-    page.get_by_role("link", name="Report", exact=True).click()
-    page.frame_locator("iframe").get_by_role("heading", name="tiny").wait_for()
+    compared = _opened_by(page, "Compare the best 3 trials")
+    compared.get_by_text("Comparing 3 Runs from 1 Experiment").wait_for()
+    compared.get_by_text("trial-0002").first.wait_for()
+    report = _opened_by(page, "Report")
+    report.frame_locator("iframe").get_by_role("heading", name="tiny").wait_for()
 
     page.goto(f"{server}/#/models/hpo-tiny")
     page.get_by_role("link", name="Version 1").wait_for()
     page.get_by_text("@ champion").wait_for()
+
+
+def _opened_by(page: Page, link: str) -> Page:
+    """The tab that MLflow opens for a link of a description."""
+    with page.expect_popup() as popup:
+        page.get_by_role("link", name=link, exact=True).click()
+    return popup.value

@@ -43,6 +43,7 @@ def winner_of(folder: Path, run: str, score: TestScore | None = SCORE) -> Winner
         study="study",
         trial=3,
         run=run,
+        trained_on="train",
         folder=folder,
         max_length=16,
         labels=["negative", "positive"],
