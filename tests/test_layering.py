@@ -39,7 +39,7 @@ FLOORS: dict[str, int] = {
     "hpo.tracking_store": 2,
     "hpo.tracking_run": 3,
     "hpo.tracking_model": 4,
-    "hpo.tracking": 4,
+    "hpo.tracking": 5,
     "hpo.data": 3,
     "hpo.data.sources": 3,
     "hpo.data.hold_out": 3,

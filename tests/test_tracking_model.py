@@ -76,11 +76,11 @@ def test_a_winner_is_registered_once_with_all_that_is_known_of_it(output: Path, 
     assert expected.items() <= version.tags.items()
     assert version.tags["test.data"] == "a data set" and version.tags["report"].endswith("report.html")
     assert version.run_id == parent
-    model = client.get_logged_model(version.model_id)
+    (model,) = client.search_logged_models([client.get_run(parent).info.experiment_id])
     assert (model.source_run_id, model.status) == (run, LoggedModelStatus.READY)
     assert {metric.key: metric.value for metric in model.metrics} == {"test/accuracy": 0.8, "test/f1/c__": 0.5}
     for of in (run, parent):
-        assert [output.model_id for output in client.get_run(of).outputs.model_outputs] == [version.model_id]
+        assert [output.model_id for output in client.get_run(of).outputs.model_outputs] == [model.model_id]
     saved = Path(version.source.removeprefix("file://"))
     described = yaml.safe_load((saved / "MLmodel").read_text())
     assert described["metadata"]["labels"] == ["negative", "positive"]
