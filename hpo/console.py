@@ -149,6 +149,8 @@ class StudyConsole:
                 "[dim]The best of several trials on the split that chose it is an optimistic number; "
                 "the test split has not been read.[/]"
             )
+        for note in outcome.notes:
+            self.console.print(markup(note))
         self._notice()
         pointers = {
             "report": outcome.report.markdown,

@@ -9,15 +9,17 @@ A trial's state is told truly: COMPLETE is FINISHED, PRUNED is KILLED with the t
 """
 
 import functools
+import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 from uuid import uuid4
 
-from mlflow.entities import LifecycleStage, Run, ViewType
+from mlflow.entities import Experiment, LifecycleStage, Run, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils import mlflow_tags
 from sqlalchemy.exc import DatabaseError
@@ -26,10 +28,14 @@ from hpo.addresses import hide_passwords, masked
 from hpo.errors import StorageError
 from hpo.output import opening
 from hpo.provenance import git_commit, versions
-from hpo.tracking_run import Point, TrialRun, metric_points, now, tag_values
+from hpo.tracking_model import Winner, register
+from hpo.tracking_run import NOTE, Dataset, Point, TrialRun, inputs_entry, metric_points, now, tag_values
 from hpo.tracking_spool import LOG_BATCH, Entry, Spool
 from hpo.tracking_store import (
     PATIENCE,
+    RUNS_PAGE,
+    VIEW,
+    VIEW_KEY,
     TrackingStore,
     is_away,
     is_database,
@@ -48,14 +54,48 @@ from hpo.tracking_writer import Writer, send_all
 MAX_COMPARED = 50
 # The tag of a trial's run, with its number.
 NUMBER = "trial.number"
+# The tag of an experiment in which the UI keeps a view that somebody shared.
+SHARED_VIEW = "mlflow.sharedViewState."
+MAX_NOTE = 5000  # with the links 8,000 characters at most, which MLflow takes
+MAX_VIEW = 5000  # characters of such a tag that MLflow takes
 T = TypeVar("T")
 
-__all__ = ["Point", "Tracker", "TrialRun", "tracker_of", "tracking_uri"]
+__all__ = ["Dataset", "Point", "RunsTable", "Tracker", "TrialRun", "tracker_of", "tracking_uri"]
 
 
 def tracking_uri(output: Path) -> str:
     """MLflow's address: `MLFLOW_TRACKING_URI` where it is set, else `mlflow.db` in the output folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(output / 'mlflow.db').resolve()}"
+
+
+@dataclass(frozen=True)
+class RunsTable:
+    """How MLflow's UI is to show the trials of a study: the best first, with the columns that tell them apart.
+
+    Of itself it shows the study's run alone, folded, and no score.
+    """
+
+    metric: str
+    maximize: bool
+    metrics: Sequence[str]
+    params: Sequence[str]
+
+    def view(self, parent_run_id: str) -> str:
+        """The same as the UI keeps a view that somebody shares."""
+        columns = [f"metrics.`{name}`" for name in self.metrics]
+        params = [f"params.`{name}`" for name in self.params]
+        while len(view := self._state(parent_run_id, [*columns, *params, "tags.`trial.state`"])) > MAX_VIEW:
+            params.pop()
+        return view
+
+    def _state(self, parent_run_id: str, columns: Sequence[str]) -> str:
+        state = {
+            "searchFilter": f"tags.`{mlflow_tags.MLFLOW_PARENT_RUN_ID}` = '{parent_run_id}'",
+            "orderByKey": f"metrics.`{self.metric}`",
+            "orderByAsc": not self.maximize,
+            "selectedColumns": list(columns),
+        }
+        return json.dumps(state)
 
 
 class Tracker:
@@ -157,17 +197,24 @@ class Tracker:
         return refused
 
     def studies(self) -> dict[str, str]:
-        """The studies' experiments, the newest first: name -> id."""
+        """Their pages within MLflow's UI, the newest first: name -> page."""
         client = self._store.client
         experiments = self._ask(lambda: client.search_experiments(order_by=["creation_time DESC"]))
-        return {experiment.name: experiment.experiment_id for experiment in experiments if experiment.name != "Default"}
+        return {each.name: _page(each) for each in experiments if each.name != "Default"}
 
     def start_study(
-        self, name: str, run_id: str | None, description: str, tags: Mapping[str, str], below: str | None = None
+        self,
+        name: str,
+        run_id: str | None,
+        description: str,
+        tags: Mapping[str, str],
+        below: str | None = None,
+        table: RunsTable | None = None,
     ) -> str:
         """Creates the parent run, or sets the one of a resumed study running again. Returns its id.
 
         Args:
+            table: how the UI is to show its trials.
             below: another run, of which this one is to be a child: that of the study whose finalists it holds.
 
         A run that is not there any more, since a user deleted it or moved the database away, is created anew.
@@ -179,7 +226,7 @@ class Tracker:
 
         def start() -> str:
             above = None if below is None else client.get_run(below)
-            experiment_id = self._experiment(name) if above is None else above.info.experiment_id
+            experiment_id: str = self._experiment(name) if above is None else above.info.experiment_id
             if run_id is not None and self._find(run_id):
                 client.update_run(run_id, status="RUNNING")
                 started = run_id
@@ -188,7 +235,9 @@ class Tracker:
                 started = self._store.create_once(
                     key, experiment_id, name=name, tags={**_source_tags(), **nested}, start_time=started_at
                 )
-            client.set_tag(started, mlflow_tags.MLFLOW_RUN_NOTE, description)
+            client.set_tag(started, NOTE, description)
+            if table is not None:
+                client.set_experiment_tag(experiment_id, f"{SHARED_VIEW}{VIEW_KEY}", table.view(started))
             return started
 
         started = self._ask(start)
@@ -228,12 +277,16 @@ class Tracker:
         metrics: Mapping[str, float] = MappingProxyType({}),
         files: Iterable[Path] = (),
         compare: Sequence[str] = (),
+        note: str | None = None,
+        inputs: Iterable[Dataset] = (),
     ) -> None:
         """Gives the parent run its end state, and what there is to show.
 
         Args:
             status: None where others go on with it, who will end it.
             metrics: the best scores.
+            note: its description in Markdown, instead of the one that it has.
+            inputs: the data that it read.
             files: to be kept with it; folders keep their name.
             compare: runs, the best first, of which the description links to MLflow's comparison.
         """
@@ -241,6 +294,10 @@ class Tracker:
         if metrics:
             points = metric_points((name, value, 0) for name, value in metrics.items())
             entries.append(Entry(LOG_BATCH, run_id, {"metrics": points}))
+        if note is not None:
+            entries.append(Entry(LOG_BATCH, run_id, {"tags": tag_values({NOTE: note[:MAX_NOTE]})}))
+        if datasets := list(inputs):
+            entries.append(inputs_entry(run_id, datasets))
         if compare:
             entries.append(Entry("link_comparison", run_id, {"compare": list(compare[:MAX_COMPARED])}))
         if status is not None:
@@ -248,6 +305,28 @@ class Tracker:
         self._writer.later(*entries)
         self.flush()
         self._writer.catch_up()
+
+    def register(self, winner: Winner, parent_run_id: str) -> str:
+        """Registers a study's winner, if that is not done yet, and says in sentences what came of it.
+
+        Nothing waits for a server that is away, and nothing fails by it: the next call does what is left.
+        """
+        client = self._store.client
+
+        def ask() -> str:
+            parent = client.get_run(parent_run_id)
+            return register(client, winner, self._find(self._store.run_id(winner.run)) or parent, parent)
+
+        try:
+            return self._ask(ask, patience=0)
+        except StorageError:
+            return (
+                f"The winner's model is not in MLflow's registry yet, for {self._address} does not answer. "
+                "The same command registers it."
+            )
+        except MlflowException as error:
+            why = hide_passwords(str(error).splitlines()[0])
+            return f"MLflow did not take the winner's model into its registry: {why}"
 
     def start_trial(
         self, parent_run_id: str, number: int, tags: Mapping[str, str], at: int, name: str | None = None
@@ -375,6 +454,12 @@ def _creation(parent_run_id: str, number: int, tags: Mapping[str, str], at: int,
     told = {**_source_tags(), NUMBER: str(number), "trial.state": "RUNNING", **tags}
     arguments = {"parent": parent_run_id, "name": name or f"trial-{number:04d}", "tags": told, "start_time": at}
     return Entry("create_run", stand_in(f"{parent_run_id}-{number}-{at}"), arguments)
+
+
+def _page(experiment: Experiment) -> str:
+    """With the study's own view, where it has one."""
+    view = f"&{VIEW}" if f"{SHARED_VIEW}{VIEW_KEY}" in experiment.tags else ""
+    return f"experiments/{experiment.experiment_id}/{RUNS_PAGE}{view}"
 
 
 def _open(database: Path, store: TrackingStore) -> None:

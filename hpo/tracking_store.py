@@ -21,10 +21,12 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # for e
 # Of themselves requests are tried for minutes, while the caller, or what was logged later, waits.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # for each model that is copied
+os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # a project in the working folder is none of the model's
 
 import requests
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.utils import mlflow_tags
 from sqlalchemy.engine import make_url
@@ -35,6 +37,9 @@ from hpo.tracking_spool import Entry
 
 KEY = "hpo.key"
 COMPARE = "[Compare the best"
+# Of the pages of MLflow's UI: as one of training, for it opens as one of generative AI; and as the study says.
+KIND, VIEW_KEY = "workflowType=machine_learning", "hpo"
+RUNS_PAGE, VIEW = f"runs?{KIND}&compareRunsMode=CHART", f"viewStateShareKey={VIEW_KEY}"
 PATIENCE = 10.0  # seconds that somebody waits for an answer
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 T = TypeVar("T")
@@ -101,6 +106,14 @@ class TrackingStore:
             [RunTag(*tag) for tag in tags],
         )
 
+    def log_inputs(self, run: str, *, datasets: Sequence[Mapping[str, str]]) -> None:
+        inputs = []
+        for dataset in datasets:
+            fields = dict(dataset)
+            context = InputTag(mlflow_tags.MLFLOW_DATASET_CONTEXT, fields.pop("context"))
+            inputs.append(DatasetInput(Dataset(**fields), [context]))
+        self.client.log_inputs(self.run_id(run), inputs)
+
     def log_text(self, run: str, *, text: str, file: str) -> None:
         self.client.log_text(self.run_id(run), text, file)
 
@@ -120,8 +133,13 @@ class TrackingStore:
         told = parent.data.tags.get(mlflow_tags.MLFLOW_RUN_NOTE, "").partition(COMPARE)[0].rstrip()
         ids = [run_id for run_id in map(self.run_id, compare) if not is_stand_in(run_id)]
         runs, experiments = (quote(json.dumps(which)) for which in (ids, [parent.info.experiment_id]))
-        link = f"{COMPARE} {len(ids)} trials](#/compare-runs?runs={runs}&experiments={experiments})"
-        self.client.set_tag(parent.info.run_id, mlflow_tags.MLFLOW_RUN_NOTE, f"{told}\n\n{link}".strip())
+        of = f"#/experiments/{parent.info.experiment_id}"
+        links = (
+            f"{COMPARE} {len(ids)} trials](#/compare-runs?runs={runs}&experiments={experiments}&{KIND})",
+            f"[All trials]({of}/{RUNS_PAGE}&{VIEW})",
+            f"[Report]({of}/runs/{parent.info.run_id}/artifacts/report.html?{KIND})",
+        )
+        self.client.set_tag(parent.info.run_id, mlflow_tags.MLFLOW_RUN_NOTE, f"{told}\n\n{' · '.join(links)}".strip())
 
     def known_id(self, run: str) -> str:
         """The run's id, or its stand-in as long as this process has not created the run."""

@@ -55,7 +55,7 @@ from hpo.training.device import Device, choose_device, device_failed, is_out_of_
 from hpo.training.finetune import Evaluation, Progress, finetune
 from hpo.training.predictions import PREDICTIONS, predictions
 from hpo.training.setup import Setup, keep_best, set_up
-from hpo.trial_logging import curve_points, flat_params, setup_tags, training_points
+from hpo.trial_logging import curve_points, datasets, flat_params, setup_tags, training_points, trial_note
 
 FELL_BEHIND = "fell behind"
 # Seconds between two looks at the memory of a device that has none for a trial.
@@ -236,6 +236,7 @@ class _Attempt:
         fingerprint = setup.pretrained.fingerprint
         require_unchanged(self.study, setup.splits.fingerprint, {config.model.reference: fingerprint})
         track.set_tags(setup_tags(setup))
+        track.log_inputs(datasets(config.data, setup.splits))
         if resumed := self.progress.global_step:
             trial.set_user_attr(RESUMED_STEP, resumed)
             track.set_tags({"trial.resumed_step": str(resumed)})
@@ -244,7 +245,7 @@ class _Attempt:
         done = len(self.progress.evaluations)  # by the attempt before: they take no memory now
         for index, evaluation in enumerate(self._evaluations(setup)):
             score = evaluation.metrics[spec.metric]
-            track.log_points(curve_points(evaluation))
+            track.log_points(curve_points(evaluation, spec.metric))
             trial.report(score, evaluation.step)
             if index == done:
                 trial.set_user_attr(MEMORY, taken(place_of(device), device.held_mib()))
@@ -439,7 +440,9 @@ def end_run(run: TrialRun, trial: FrozenTrial, details: str | None = None) -> No
     tags = {name: str(value) for name, value in known.items() if value is not None}
     costs = {name: result[name] for name in COSTS if name in result}
     at = milliseconds(trial.datetime_complete) if trial.datetime_complete else None
-    run.end(trial.state.name, reason=failure_reason(trial), tags=tags, metrics=costs, at=at, traceback=details)
+    state, reason = trial.state.name, failure_reason(trial)
+    note = trial_note(state, reason, result, trial.params)
+    run.end(state, reason=reason, tags=tags, metrics=costs, at=at, traceback=details, note=note)
 
 
 def trial_ended(study: optuna.Study, spec: StudySpec, trial: FrozenTrial) -> TrialEnded:

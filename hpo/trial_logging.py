@@ -1,13 +1,24 @@
 """What MLflow is told of a trial, in its words: params, tags, and metrics by step."""
 
-from collections.abc import Sequence
+import functools
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hpo.data.splits import Splits
+from hpo.plain_text import markdown, markdown_cell
+from hpo.references import local_path
 from hpo.results import Estimate, Finals
-from hpo.spec import TrialConfig
-from hpo.tracking import Point
+from hpo.spec import DataSpec, TrialConfig
+from hpo.tracking import Dataset, Point
+from hpo.tracking_run import metric_name
 from hpo.training.finetune import CurvePoint, Evaluation
 from hpo.training.setup import Setup
+
+# Of a data set's fingerprint MLflow takes 36 characters, and shows them all beside its name.
+DIGEST = 12
+MAX_NAME = 100
 
 
 def flat_params(config: TrialConfig) -> dict[str, Any]:
@@ -38,9 +49,49 @@ def setup_tags(setup: Setup) -> dict[str, str]:
     }
 
 
-def curve_points(evaluation: Evaluation) -> list[Point]:
-    """Scores by evaluation (the k of the k-th share of the budget, as the pruner sees it), curves by optimizer step."""
-    scores: list[Point] = [(name, value, evaluation.step) for name, value in evaluation.metrics.items()]
+def datasets(data: DataSpec, splits: Splits, contexts: Sequence[str] = ("train", "validation")) -> list[Dataset]:
+    """Splits of a study's data, as inputs of a run that reads them."""
+    return [_dataset(data, splits, context) for context in contexts]
+
+
+def _dataset(data: DataSpec, splits: Splits, context: str) -> Dataset:
+    source = data.sources.get(context, data.train)
+    if local_path(source.source) is None:
+        chosen = {"path": source.source, "config_name": source.subset, "split": source.split or context}
+        source_type, place = "hugging_face", {name: value for name, value in chosen.items() if value is not None}
+    else:
+        source_type, place = "local", {"uri": source.source}
+    held_out = {} if context in data.sources else {"held_out_of": "train"}
+    classes = splits.class_counts[context]
+    columns = [{"name": name, "type": "string", "required": True} for name in (data.text_column, data.label_column)]
+    fingerprint = split_fingerprint(splits, context)
+    profile = {"num_rows": sum(classes.values()), "classes": classes, **held_out, "fingerprint": fingerprint}
+    return Dataset(
+        context=context,
+        name=source.source.rpartition("/")[2][:MAX_NAME],
+        digest=fingerprint[:DIGEST],
+        source_type=source_type,
+        source=json.dumps(place),
+        schema=json.dumps({"mlflow_colspec": columns}),
+        profile=json.dumps(profile),
+    )
+
+
+@functools.lru_cache(maxsize=16)
+def split_fingerprint(splits: Splits, name: str) -> str:
+    """SHA-256 of one split's texts, labels and class names: it stays when only the others change."""
+    split = getattr(splits, name)
+    content = [splits.labels, split.texts, split.labels.tolist()]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def curve_points(evaluation: Evaluation, metric: str) -> list[Point]:
+    """Scores by evaluation (the k of the k-th share of the budget, as the pruner sees it), curves by optimizer step.
+
+    The study's metric stands first: MLflow's comparison opens with the first that was logged.
+    """
+    names = dict.fromkeys([metric, *evaluation.metrics])
+    scores: list[Point] = [(name, evaluation.metrics[name], evaluation.step) for name in names]
     return [*scores, ("epoch", evaluation.epoch, evaluation.step), *training_points(evaluation.curve)]
 
 
@@ -69,10 +120,29 @@ def final_metrics(finals: Finals) -> dict[str, float]:
             ("test_difference", reading.differences),
         ):
             for name, estimate in scores.items():
-                told |= _interval(f"{of}/{name}", estimate)
-        told |= {f"test_p_value/{name}": difference.p_value for name, difference in reading.differences.items()}
+                told |= _interval(of, metric_name(name), estimate)
+        told |= {f"test_p_value/{metric_name(name)}": each.p_value for name, each in reading.differences.items()}
     return told
 
 
-def _interval(name: str, estimate: Estimate) -> dict[str, float]:
-    return {name: estimate.value, f"{name}/low": estimate.low, f"{name}/high": estimate.high}
+def _interval(of: str, name: str, estimate: Estimate) -> dict[str, float]:
+    """MLflow shows a section of charts for what stands before the `/`: intervals have one of their own."""
+    ends = {f"{of}_interval/{name}_low": estimate.low, f"{of}_interval/{name}_high": estimate.high}
+    return {f"{of}/{name}": estimate.value, **ends}
+
+
+def trial_note(state: str, reason: str | None, result: Mapping[str, Any], params: Mapping[str, Any]) -> str:
+    """A trial in a sentence of Markdown: how it ended, and with what it was trained.
+
+    Args:
+        state: Optuna's.
+        params: as they were drawn.
+    """
+    steps = (
+        f"{result['optimizer_steps']:,} of {result['total_steps']:,} steps" if result.get("total_steps") else "0 steps"
+    )
+    why = f" ({reason.replace('_', ' ')})" if reason else ""
+    drawn = ", ".join(
+        f"{name} = {value:.4g}" if isinstance(value, float) else f"{name} = {value}" for name, value in params.items()
+    )
+    return f"**{state.capitalize()}**{markdown_cell(why)} after {steps}." + (f" {markdown(drawn)}" if drawn else "")

@@ -26,6 +26,7 @@ from hpo.output import FINALISTS, prepare_output, require_addressable, write_ato
 from hpo.plain_text import markdown
 from hpo.report import best_trial, leaderboard, trials_table, write_report
 from hpo.report.page import ReportFiles
+from hpo.report.tables import view_of
 from hpo.results import Finals, claim
 from hpo.search import first_pruning
 from hpo.search_spec import NoPruner
@@ -40,7 +41,9 @@ from hpo.study import (
     require_unchanged,
     running_trials,
     set_aside,
+    stored_spec,
 )
+from hpo.study_logging import runs_table, study_inputs, study_note, winner_of
 from hpo.supervisor import Supervisor, end_dead, end_runs, parent_run, trial_runs
 from hpo.tracking import Tracker, tracker_of
 from hpo.training.device import return_unused_memory
@@ -65,6 +68,8 @@ class Outcome:
     """The winner's model folder, or the best trial's, where this machine has it."""
     interrupted: bool
     timed_out: bool
+    notes: list[str]
+    """What is worth saying of its end, in sentences."""
 
 
 class Display(Protocol):
@@ -158,7 +163,7 @@ def tune(
                     run_finalists(study, pinned_spec, job, running, display, ctrl_c, read_again=read_test_again)
             except (HpoError, KeyboardInterrupt) as error:
                 stopped = error
-            display.status("writing the report")
+            display.status("writing the report, and registering the model")
             outcome = _finish(study, folder, tracker, job.parent_run_id, stopped, supervisor.timed_out)
         except BaseException as error:  # also a second Ctrl-C, while the report is written
             status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
@@ -193,7 +198,7 @@ def storage_notes(workers: int, storage: str | None) -> list[str]:
 def _start_parent(study: optuna.Study, spec: StudySpec, tracker: Tracker) -> str:
     tags = {"fallback_for": spec.fallback_for} if spec.fallback_for else {}
     known = study.user_attrs.get("mlflow_parent_run_id")
-    run_id = tracker.start_study(spec.name, known, markdown(spec.description), tags)
+    run_id = tracker.start_study(spec.name, known, markdown(spec.description), tags, table=runs_table(spec))
     study.set_user_attr("mlflow_parent_run_id", run_id)
     study.set_user_attr("mlflow_address", tracker.address)  # for the report's links
     return run_id
@@ -215,9 +220,12 @@ def _finish(
     report = _export_and_report(study, folder)
     best_yaml = folder / BEST_YAML if best else None
     scores = best.user_attrs["result"]["metrics"] if best else {}
-    metrics = {name.replace("eval/", "study/best_"): value for name, value in scores.items()}
+    metrics = {name.replace("eval/", "validation/best_"): value for name, value in scores.items()}
     if finals:
         metrics |= final_metrics(finals)
+    view, notes = view_of(study), list[str]()
+    if finals and not stopped and model_path(folder).is_dir():
+        notes.append(tracker.register(winner_of(view, model_path(folder), report.page), parent_run_id))
     files = [study_file(study, folder), report.page, report.markdown, report.table, folder / "figures"]
     status = {type(None): "FINISHED", KeyboardInterrupt: "KILLED"}.get(type(stopped), "FAILED")
     others = bool(running_trials(study))
@@ -229,10 +237,12 @@ def _finish(
         metrics,
         files=[*files, *([best_yaml] if best_yaml else [])],
         compare=[runs[number] for number in ranked if number in runs],
+        note=study_note(view, report.page, notes),
+        inputs=study_inputs(stored_spec(study), finals),
     )
     kept = [model_path(folder)] if finals else [weights_path(folder, best.number)] if best else []
     model = next((path for path in kept if path.is_dir()), None)
-    return Outcome(study, report, finals, best_yaml, model, isinstance(stopped, KeyboardInterrupt), timed_out)
+    return Outcome(study, report, finals, best_yaml, model, isinstance(stopped, KeyboardInterrupt), timed_out, notes)
 
 
 def study_file(study: optuna.Study, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""`python -m hpo.ui` opens the MLflow UI over a study's database, on this machine only, or says where it is already."""
+"""`python -m hpo.ui` opens MLflow and the reports: MLflow's UI on this machine only, or says where it is already."""
 
 import argparse
 import contextlib
@@ -9,13 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import webbrowser
 from collections.abc import Mapping
 from pathlib import Path
 
 from hpo.addresses import hide_passwords, masked
 from hpo.command_line import add_output, exit_code
 from hpo.errors import StorageError
-from hpo.output import require_written
+from hpo.output import require_written, study_folder
 from hpo.plain_text import printable
 
 HOST = "127.0.0.1"
@@ -31,12 +32,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hpo.ui", description=__doc__)
     add_output(parser)
     parser.add_argument("--port", type=int, default=5000, help="default: 5000, or the next free one")
+    parser.add_argument("--no-browser", action="store_true", help="only say where they are")
     options = parser.parse_args(arguments)
-    return exit_code(lambda: serve(options.output, options.port))
+    return exit_code(lambda: serve(options.output, options.port, browse=not options.no_browser and has_display()))
 
 
-def serve(output: Path, port: int) -> int:
+def has_display() -> bool:
+    """Whether somebody at this machine's own screen has asked: over ssh a browser would open where nobody looks."""
+    windows = sys.platform in ("darwin", "win32") and "SSH_CONNECTION" not in os.environ
+    return sys.stdout.isatty() and (windows or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))))
+
+
+def serve(output: Path, port: int, *, browse: bool = False) -> int:
     """Runs the server until Ctrl-C; where `MLFLOW_TRACKING_URI` names one that runs, only says so.
+
+    Args:
+        browse: open the newest study's page and its report in a browser.
 
     Raises:
         StorageError: there is no database yet, or the server does not answer.
@@ -51,7 +62,7 @@ def serve(output: Path, port: int) -> int:
         print(note, flush=True)
     studies, uri = tracker.studies(), tracking_uri(output)
     if not is_database(uri):
-        _print_pages(masked(uri).rstrip("/"), studies)
+        _show_pages(masked(uri).rstrip("/"), studies, output, browse=browse)
         return 0
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the server would outlive this process
     port = free_port(port)
@@ -67,18 +78,29 @@ def serve(output: Path, port: int) -> int:
                 log.seek(0)
                 told = hide_passwords(log.read()[-2000:])
                 raise StorageError(f"the MLflow server did not start over {masked(uri)}:\n{told}")
-            _print_pages(f"http://{HOST}:{port}", studies, "  (Ctrl-C ends it)")
+            _show_pages(f"http://{HOST}:{port}", studies, output, "  (Ctrl-C ends it)", browse=browse)
             return process.wait()
         finally:
             process.terminate()
             process.wait()
 
 
-def _print_pages(address: str, studies: Mapping[str, str], way_out: str = "") -> None:
+def _show_pages(address: str, studies: Mapping[str, str], output: Path, way_out: str = "", *, browse: bool) -> None:
+    """Each study's page in MLflow, and its report where this machine has it; the newest study's in a browser."""
     print(f"MLflow: {address}{way_out}", flush=True)
-    for name, experiment_id in studies.items():
-        page = f"experiments/{experiment_id}/runs?workflowType=machine_learning&compareRunsMode=CHART"
-        print(f"  {printable(name)}: {address}/#/{page}", flush=True)
+    shown: list[str] = []
+    for name, page in studies.items():
+        pages = [f"{address}/#/{page}"]
+        print(f"  {printable(name)}: {pages[0]}", flush=True)
+        with contextlib.suppress(StorageError):  # a name that is none of ours, in the database of others
+            report = (study_folder(output, name) / "report.html").resolve()
+            if report.is_file():
+                pages.append(report.as_uri())
+                print(f"    report: {pages[1]}", flush=True)
+        shown = shown or pages
+    if browse:
+        for page in shown or [address]:
+            webbrowser.open(page)
 
 
 def _answers(process: subprocess.Popen[bytes], port: int) -> bool:

@@ -280,7 +280,6 @@ def synthetic_finals(*, difference: float = 0.021, winner: int = 17, texts: tupl
         asked_seeds=5,
         seeds=[11, 12, 13, 14, 15],
         finalists=finalists,
-        asked_trials=3,
         ended_trials=1000,
         winner=winner,
         exported=0,

@@ -226,7 +226,8 @@ def test_in_mlflow_they_are_children_of_a_run_of_their_own(kept: Searched) -> No
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     reading, told = kept.finals.reading, runs["tiny"].data.metrics
     assert reading and told["test/accuracy"] == reading.winner_scores["accuracy"].value
-    assert told["test/accuracy/low"] <= told["test/accuracy"] <= told["test/accuracy/high"]
+    low, high = (told[f"test_interval/accuracy_{end}"] for end in ("low", "high"))
+    assert low <= told["test/accuracy"] <= high
     assert told["test_default/accuracy"] == reading.default_scores["accuracy"].value
     assert told["validation/maximum"] == kept.finals.chosen.searched
 

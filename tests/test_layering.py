@@ -15,6 +15,7 @@ FLOORS: dict[str, int] = {
     "hpo.plain_text": 0,
     "hpo.settings": 0,
     "hpo.addresses": 0,
+    "hpo.served_model": 0,
     "hpo.interrupt": 1,
     "hpo.events": 1,
     "hpo.provenance": 1,
@@ -37,7 +38,8 @@ FLOORS: dict[str, int] = {
     "hpo.tracking_writer": 2,
     "hpo.tracking_store": 2,
     "hpo.tracking_run": 3,
-    "hpo.tracking": 4,
+    "hpo.tracking_model": 4,
+    "hpo.tracking": 5,
     "hpo.data": 3,
     "hpo.data.sources": 3,
     "hpo.data.hold_out": 3,
@@ -95,6 +97,7 @@ FLOORS: dict[str, int] = {
     "hpo.progress": 7,
     "hpo.facts": 8,
     "hpo.trial_logging": 8,
+    "hpo.study_logging": 9,
     "hpo.memory": 6,
     "hpo.trial": 9,
     "hpo.divergence": 7,
@@ -121,7 +124,8 @@ FLOORS: dict[str, int] = {
     "hpo.ui": 15,
 }
 LIBRARIES = {
-    "mlflow": ("hpo.tracking", "hpo.tracking_store"),
+    # `served_model` is none of ours when it runs: MLflow loads a registered model with it, without `hpo`.
+    "mlflow": ("hpo.tracking", "hpo.tracking_store", "hpo.tracking_model", "hpo.served_model"),
     "torch": ("hpo.training", "hpo.tasks"),
     "optuna": (
         "hpo.storage",
@@ -144,7 +148,7 @@ LIBRARIES = {
         "hpo.progress",
         "hpo.listing",
     ),
-    "transformers": ("hpo.training", "hpo.tasks", "hpo.data.tokens", "hpo.facts"),
+    "transformers": ("hpo.training", "hpo.tasks", "hpo.data.tokens", "hpo.facts", "hpo.served_model"),
     "datasets": ("hpo.data.sources", "hpo.hub"),
     "matplotlib": ("hpo.report.figures",),
     "plotly": ("hpo.report.interactive",),

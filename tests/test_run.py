@@ -75,10 +75,10 @@ def test_from_a_study_file_to_a_model_that_labels(prunable: Path, output: Path) 
     parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
     children = {run.info.run_name: run for run in runs if run is not parent}
     assert parent.info.status == "FINISHED"
-    assert parent.data.metrics["study/best_accuracy"] == study.best_value
+    assert parent.data.metrics["validation/best_accuracy"] == study.best_value
     assert "[Compare the best 3 trials]" in parent.data.tags["mlflow.note.content"]
     files = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
-    assert files == {"study.yaml", "report.md", "trials.csv", "figures", "best.yaml"}
+    assert files == {"study.yaml", "report.html", "report.md", "trials.csv", "figures", "best.yaml"}
     assert sorted(children) == ["trial-0000", "trial-0001", "trial-0002"]
     assert sorted(run.info.status for run in children.values()) == ["FINISHED", "FINISHED", "KILLED"]
     assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}

@@ -17,8 +17,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from hpo.errors import StorageError
-from hpo.tracking import Tracker, TrialRun, tracking_uri
-from hpo.tracking_run import now
+from hpo.tracking import Dataset, RunsTable, Tracker, TrialRun, tracking_uri
+from hpo.tracking_run import metric_name, now
 
 
 @pytest.fixture
@@ -67,10 +67,74 @@ def test_the_parent_run_links_to_a_comparison_of_its_trials(output: Path, client
     note = client.get_run(parent).data.tags["mlflow.note.content"]
     text, link = note.split("\n\n")
     assert text == "what it asks"
-    found = re.fullmatch(r"\[Compare the best 50 trials\]\(#/compare-runs\?runs=(.+)&experiments=(.+)\)", link)
+    found = re.match(r"\[Compare the best 50 trials\]\(#/compare-runs\?runs=(.+?)&experiments=(.+?)&", link)
     assert found
     assert json.loads(unquote(found[1])) == ids[:50]
-    assert json.loads(unquote(found[2])) == [client.get_run(parent).info.experiment_id]
+    experiment_id = client.get_run(parent).info.experiment_id
+    assert json.loads(unquote(found[2])) == [experiment_id]
+    assert f"[All trials](#/experiments/{experiment_id}/runs?" in link
+    assert f"[Report](#/experiments/{experiment_id}/runs/{parent}/artifacts/report.html?" in link
+
+
+def test_the_longest_description_and_comparison_are_taken(output: Path, client: MlflowClient) -> None:
+    tracker = Tracker(output)
+    parent = tracker.start_study("study", None, "", {})
+    tracker.end_study(parent, "FINISHED", compare=[f"{number:032x}" for number in range(60)], note="so " * 4000)
+    note = client.get_run(parent).data.tags["mlflow.note.content"]
+    assert note.startswith("so so") and "[Compare the best 50 trials]" in note
+
+
+def test_the_page_of_a_study_shows_its_trials_the_best_first(output: Path, client: MlflowClient) -> None:
+    tracker = Tracker(output)
+    table = RunsTable("eval/loss", False, ["eval/loss", "seconds"], [f"parameter_{n}" for n in range(500)])
+    parent = tracker.start_study("study", None, "", {}, table=table)
+    tracker.start_study("plain", None, "", {})
+    pages = tracker.studies()
+    assert "viewStateShareKey=hpo" in pages["study"] and "viewStateShareKey" not in pages["plain"]
+    view = json.loads(client.get_experiment_by_name("study").tags["mlflow.sharedViewState.hpo"])
+    assert (view["orderByKey"], view["orderByAsc"]) == ("metrics.`eval/loss`", True)
+    assert view["searchFilter"] == f"tags.`mlflow.parentRunId` = '{parent}'"
+    assert view["selectedColumns"][:3] == ["metrics.`eval/loss`", "metrics.`seconds`", "params.`parameter_0`"]
+
+
+def test_the_data_of_a_run_are_its_inputs_once(output: Path, client: MlflowClient) -> None:
+    tracker = Tracker(output)
+    run = new_run(tracker)
+    for _ in range(2):  # as a spool that is sent again does
+        run.log_inputs([data_set("train", "1"), data_set("validation", "2")])
+    tracker.flush()
+    inputs = client.get_run(run.run_id).inputs.dataset_inputs
+    found = {each.tags[0].value: (each.dataset.name, each.dataset.digest, each.tags[0].key) for each in inputs}
+    assert len(inputs) == 2
+    assert found == {
+        "train": ("reviews", "1", "mlflow.data.context"),
+        "validation": ("reviews", "2", "mlflow.data.context"),
+    }
+
+
+def data_set(context: str, digest: str) -> Dataset:
+    return Dataset(context, "reviews", digest, "local", '{"uri": "reviews.csv"}', "{}", "{}")
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("f1/positive", "f1/positive"),
+        ("f1/c++", "f1/c__"),
+        ("f1/R&D costs", "f1/R_D costs"),
+        ("f1/..", "f1/_"),
+        ("f1/", "f1/_"),
+        ("f1/très bon", "f1/très bon"),
+        (f"f1/{'x' * 300}", f"f1/{'x' * 197}"),
+    ],
+)
+def test_a_metric_of_any_class_is_taken(output: Path, client: MlflowClient, name: str, taken: str) -> None:
+    assert metric_name(name) == taken
+    tracker = Tracker(output)
+    run = new_run(tracker)
+    run.log_points([(metric_name(name), 0.5, 0)])
+    tracker.flush()
+    assert client.get_run(run.run_id).data.metrics == {taken: 0.5}
 
 
 def new_run(tracker: Tracker, study: str = "study") -> TrialRun:

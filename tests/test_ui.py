@@ -69,6 +69,26 @@ def test_says_where_the_server_is_that_the_study_logged_to(
     assert "MLFLOW_TRACKING_URI" in told and "hush" not in told
 
 
+def test_the_newest_study_and_its_report_are_opened(server: MlflowServer, tmp_path: Path) -> None:
+    """By the browser that is set, here one that writes down what it is to open."""
+    for name in ("older study", "newer-study"):
+        Tracker(tmp_path).start_study(name, None, "", {})
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.html").write_text("<h1>report</h1>")
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/opened\n')
+    browser.chmod(0o755)
+    command = f"from pathlib import Path; from hpo.ui import serve; serve(Path({str(tmp_path)!r}), 5600, browse=True)"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "BROWSER": f"{browser} %s"}
+    told = subprocess.run(
+        [sys.executable, "-c", command], env=environment, check=True, capture_output=True, text=True, timeout=50
+    ).stdout
+    page, report = (tmp_path / "opened").read_text().split()
+    assert f"  newer-study: {page}\n    report: {report}\n" in told
+    assert report == (tmp_path / "newer-study" / "report.html").as_uri()
+    assert "  older study: " in told
+
+
 def _listens_here_only(process: subprocess.Popen[str], port: int) -> None:
     servers = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
     listening = [

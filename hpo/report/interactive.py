@@ -409,7 +409,10 @@ def importance(view: View) -> Chart | None:
         ],
         layout={
             # With room for the last number.
-            "xaxis": {"title": {"text": "Share of the importance (%)"}, "range": [0, 118 * max(shares.values())]},
+            "xaxis": {
+                "title": {"text": "Share of the importance (%)"},
+                "range": [0, 105 * max(max(one.share, one.high) for one in shown)],
+            },
             "yaxis": {
                 "tickvals": list(range(len(shown))),
                 "ticktext": [label(one.name) for one in shown],

@@ -86,7 +86,7 @@ def test_a_default_that_could_not_be_trained_again_is_no_gap() -> None:
     seen = view(changed(finals, readings=[alone, alone], finalists=others))
     assert answer(seen).headline == [
         "The winner, trial 10, has test accuracy 0.823 (0.802 to 0.845), with a 95 % interval.",
-        "The untuned default could not be trained again, so there is no evidence that tuning helped.",
+        "The untuned default could not be trained again, so nothing says whether tuning helped.",
     ]
     said = contents(seen, Path("mlruns/films"))
     assert "could not be trained again" in page(seen, said)

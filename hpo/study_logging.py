@@ -1,0 +1,99 @@
+"""What MLflow is told of a study, in its words: a description with the answer, its data, and the winner's model."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hpo.data.splits import Splits, load_splits
+from hpo.output import FINALISTS
+from hpo.plain_text import markdown, markdown_cell, markdown_code
+from hpo.report.answers import LOSSES, answer, headline_metric
+from hpo.report.tables import View
+from hpo.results import Estimate, Finals, Reading
+from hpo.spec import StudySpec
+from hpo.study import load_study, stored_config
+from hpo.tracking import Dataset, RunsTable
+from hpo.tracking_model import TestScore, Winner
+from hpo.trial_logging import datasets, split_fingerprint
+
+# Examples of the winner's input that its registered model shows.
+EXAMPLES = 3
+# Scores in the description, where a reading has them, after the study's own metric.
+SCORES = ("accuracy", "f1_macro", "mcc", "loss")
+
+
+def study_inputs(spec: StudySpec, finals: Finals | None) -> list[Dataset]:
+    """The data that a study read: the test split only if it did."""
+    contexts = ["train", "validation", *(["test"] if finals and finals.readings else [])]
+    return datasets(spec.data, load_splits(spec.data, spec.seed), contexts)
+
+
+def runs_table(spec: StudySpec) -> RunsTable:
+    """How MLflow's UI is to show a study's trials."""
+    metrics = list(dict.fromkeys([spec.metric, "eval/accuracy", "eval/f1_macro", "eval/loss", "seconds"]))
+    return RunsTable(spec.metric, spec.direction == "maximize", metrics, list(spec.search_space))
+
+
+def study_note(view: View, page: Path, also: Sequence[str] = ()) -> str:
+    """The description of a study's run: what it asks, the answer, the winner beside the default, where to read on.
+
+    Args:
+        also: what else there is to say, in sentences.
+    """
+    said = answer(view)
+    asked = markdown(view.spec.description) if view.spec else ""
+    parts = [asked, f"**{' '.join(map(markdown_cell, said.headline))}**", " ".join(map(markdown_cell, said.beside))]
+    if view.reading:
+        parts.append("\n".join(_table(view, view.reading)))
+    parts += map(markdown, also)
+    parts.append(f"The whole report is {markdown_code(str(page))}, and among this run's artifacts.")
+    return "\n\n".join(filter(None, parts))
+
+
+def _table(view: View, reading: Reading) -> Iterator[str]:
+    yield f"| on {reading.rows:,} test rows | winner, trial {reading.winner} | untuned default | difference |"
+    yield "|---|---|---|---|"
+    for name in dict.fromkeys([headline_metric(view, reading), *SCORES]):
+        if name in reading.winner_scores:
+            winner, default = reading.winner_scores[name], reading.default_scores[name]
+            difference = reading.differences.get(name)
+            gain = f"{_interval(difference, '+')}, p = {difference.p_value:.2g}" if difference else ""
+            yield f"| {markdown_cell(name)} | {_interval(winner)} | {_interval(default)} | {gain} |"
+
+
+def _interval(score: Estimate, sign: str = "") -> str:
+    return f"{score.value:{sign}.4f} ({score.low:{sign}.4f} to {score.high:{sign}.4f})"
+
+
+def winner_of(view: View, folder: Path, page: Path) -> Winner:
+    """The winner's model as MLflow's registry is to know it; the study has finals.
+
+    Args:
+        folder: with its weights.
+    """
+    study, spec, finals, reading = view.study, view.spec, view.finals, view.reading
+    assert spec and finals
+    finalists = load_study(study._storage, f"{study.study_name}{FINALISTS}")
+    trained = finalists.get_trials(deepcopy=False)[finals.exported]
+    config, splits = stored_config(trained), load_splits(spec.data, spec.seed)
+    return Winner(
+        study=study.study_name,
+        trial=finals.winner,
+        run=trained.user_attrs["mlflow_run_id"],
+        trained_on="train and validation" if config.train_on_validation else "train",
+        folder=folder,
+        max_length=config.training.max_length,
+        labels=splits.labels,
+        examples=splits.validation.texts[:EXAMPLES],
+        versions=trained.user_attrs["versions"],
+        score=_test_score(view, reading, splits) if reading else None,
+        scores={name: score.value for name, score in reading.winner_scores.items()} if reading else {},
+        test=datasets(spec.data, splits, ["test"])[0] if reading else None,
+        report=page.resolve(),
+        description=" ".join(map(markdown_cell, answer(view).headline)),
+    )
+
+
+def _test_score(view: View, reading: Reading, splits: Splits) -> TestScore:
+    name = headline_metric(view, reading)
+    score, data = reading.winner_scores[name], split_fingerprint(splits, "test")
+    return TestScore(name, name not in LOSSES, score.value, score.low, score.high, data)
