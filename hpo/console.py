@@ -18,7 +18,8 @@ from hpo.output import output_option
 from hpo.plain_text import markup, shell_word
 from hpo.progress import StudyProgress, name_of, pruning_of
 from hpo.report import leaderboard, pruning_savings
-from hpo.report.page import against_default, count
+from hpo.report.answers import answer
+from hpo.report.formats import count
 from hpo.report.tables import RETRIED, state_counts, view_of
 from hpo.search_view import NAME_WIDTH, STOPPED, WORDS, colour, drawn, told, why
 from hpo.spec import StudySpec
@@ -142,18 +143,17 @@ class StudyConsole:
             )
         if outcome.interrupted:
             self.console.print("Interrupted. The same command goes on from here.")
-        best = outcome.best_yaml
-        if best:
-            self.console.print(against_default(view))
-            self.console.print(
-                "[dim]The best of several trials on the split that chose it is an optimistic number; "
-                "the test split has not been read.[/]"
-            )
         for note in outcome.notes:
-            self.console.print(markup(note))
+            self.console.print(f"[dim]note[/]    {markup(note)}")
+        best, found = outcome.best_yaml, answer(view)
+        self.console.print()
+        self.console.print(f"[bold]{markup(' '.join(found.headline))}[/]")
+        for sentence in found.beside:
+            self.console.print(f"[dim]{markup(sentence)}[/]")
+        self.console.print()
         self._notice()
         pointers = {
-            "report": outcome.report.markdown,
+            "report": outcome.report.page,
             "best": best,
             "model": outcome.model,
             "train": f"python -m hpo.train --config {shell_word(str(best))}" if best else None,

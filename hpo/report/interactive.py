@@ -378,6 +378,7 @@ def importance(view: View) -> Chart | None:
     if found is None:
         return None
     shown = list(reversed(found))
+    widest = max(max(one.share, one.high) for one in shown)
     return Chart(
         name="importance",
         title=f"How much each parameter seems to matter, over {len(view.shown)} trials",
@@ -411,7 +412,7 @@ def importance(view: View) -> Chart | None:
             # With room for the last number.
             "xaxis": {
                 "title": {"text": "Share of the importance (%)"},
-                "range": [0, 105 * max(max(one.share, one.high) for one in shown)],
+                "range": [0, 105 * widest],
             },
             "yaxis": {
                 "tickvals": list(range(len(shown))),

@@ -16,14 +16,12 @@ from hpo.errors import StorageError
 from hpo.output import write_atomically
 from hpo.plain_text import code_fence, markdown, markdown_cell, markdown_code
 from hpo.report import html_page, tables
-from hpo.report.answers import against_default
 from hpo.report.contents import MOST_TRIALS, Contents, contents
 from hpo.report.figures import FIGURES, png
-from hpo.report.formats import count
 from hpo.report.parts import Table
 from hpo.report.tables import View
 
-__all__ = ["MOST_TRIALS", "ReportFiles", "against_default", "count", "render", "write_report"]
+__all__ = ["MOST_TRIALS", "ReportFiles", "render", "write_report"]
 
 
 @dataclass(frozen=True, kw_only=True)
