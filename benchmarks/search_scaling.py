@@ -33,6 +33,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 from unittest import mock
 
+import numpy as np
 import optuna
 from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, TrialState
@@ -43,6 +44,7 @@ from sqlalchemy.exc import SADeprecationWarning
 from benchmarks.measure import ROOT, machine, software
 from hpo import space
 from hpo.console import StudyConsole
+from hpo.data.splits import Split, Splits
 from hpo.events import Event, OnEvent, TrialEnded, TrialStarted
 from hpo.facts import DataFacts, MachineFacts, ModelFacts, StudyFacts
 from hpo.provenance import versions
@@ -69,6 +71,10 @@ FACTS = StudyFacts(
     MachineFacts("cpu", "fp32", dict(versions())),
     {"distilbert/distilbert-base-uncased": "sha256:model"},
 )
+
+
+_TWO = Split(("bad", "good"), np.array([0, 1]))
+PLAYED_SPLITS = Splits(_TWO, _TWO, _TWO, ("negative", "positive"), FACTS.data.fingerprint, ())
 
 
 @dataclass
@@ -197,14 +203,15 @@ def measure(spec: StudySpec, size: int, repeats: int, folder: Path) -> Measured:
 
 def run_study(spec: StudySpec, n_trials: int, folder: Path, clock: Clock) -> tuple[Stopwatch, Outcome]:
     """The driver as `hpo.run` calls it, where only what loads and trains is played."""
-    wanted = spec.model_copy(update={"n_trials": n_trials})
+    wanted = spec.model_copy(update={"n_trials": n_trials, "finalists": None})
     console = StudyConsole(wanted, folder, None, Console(file=io.StringIO(), width=100))
     stopwatch = Stopwatch(console, clock)
     with ExitStack() as patches:
         patches.enter_context(mock.patch("hpo.tune.study_facts", lambda spec, cache: FACTS))
+        patches.enter_context(mock.patch("hpo.tune.study_datasets", lambda spec: []))
         patches.enter_context(mock.patch("hpo.trial.set_up", played_setup))
         patches.enter_context(mock.patch("hpo.trial.finetune", played_training))
-        patches.enter_context(mock.patch("hpo.trial.keep_best", lambda setup, folder: None))  # there are no weights
+        patches.enter_context(mock.patch("hpo.trial.keep_best", lambda *arguments, **named: None))  # no weights
         return stopwatch, tune(wanted, folder, stopwatch)
 
 
@@ -214,9 +221,9 @@ def played_setup(config: TrialConfig, cache: Path) -> Setup:
         Setup,
         SimpleNamespace(
             config=config,
-            device=SimpleNamespace(name=FACTS.machine.device, precision=FACTS.machine.precision),
+            device=SimpleNamespace(name=FACTS.machine.device, precision=FACTS.machine.precision, type="cpu"),
             pretrained=SimpleNamespace(fingerprint=FACTS.model.fingerprint, num_parameters=FACTS.model.num_parameters),
-            splits=SimpleNamespace(fingerprint=FACTS.data.fingerprint),
+            splits=PLAYED_SPLITS,
             num_training_steps=STEPS,
         ),
     )
@@ -434,7 +441,7 @@ def main() -> None:
     for choice in chosen:
         sampler, _, size = choice.partition(":")
         # The study's own sampler has settings that another one does not know.
-        spec = read_study(ROOT / "studies" / "sst2.yaml", [f"sampler={{name: {sampler}}}", "finalists=null"])
+        spec = read_study(ROOT / "studies" / "sst2.yaml", [f"sampler={{name: {sampler}}}"])
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             measured.append(measure(spec, int(size), options.repeats, Path(folder)))
         print(f"measured {choice}", file=sys.stderr, flush=True)

@@ -271,7 +271,7 @@ def _left_over(soaked: Soaked) -> Iterator[str]:
     yield from (f"process {process} is alive" for process in soaked.seen.left)
     best = best_trial(soaked.study)
     weights = weights_path(soaked.folder, best.number) if best else None
-    reports = {soaked.folder / name for name in ("best.yaml", "trials.csv", "report.md", "study.yaml")}
+    reports = {soaked.folder / name for name in ("best.yaml", "trials.csv", "report.html", "report.md", "study.yaml")}
     databases = {soaked.output / f"{name}{log}" for name in DATABASES for log in ("", *LOGS)}
     locks = {f".{name}.lock" for name in (*DATABASES, soaked.name, f"{soaked.name}.claim")}
     wanted = reports | databases | {soaked.output / lock for lock in locks}

@@ -139,7 +139,8 @@ def _train(study: optuna.Study, job: Job, executor: Executor, shows: Shows, ctrl
         return True
     tracker, known = tracker_of(job.output), study.user_attrs.get("mlflow_parent_run_id")
     told = "The best trials and the untuned default, trained again over fresh seeds."
-    run_id = tracker.start_study("finalists", known, told, {}, below=job.parent_run_id)
+    tags = {"fallback_for": own.fallback_for} if own.fallback_for else {}
+    run_id = tracker.start_study("finalists", known, told, tags, below=job.parent_run_id)
     study.set_user_attr("mlflow_parent_run_id", run_id)
     status = "FAILED"
     try:

@@ -21,10 +21,14 @@ EXAMPLES = 3
 SCORES = ("accuracy", "f1_macro", "mcc", "loss")
 
 
-def study_inputs(spec: StudySpec, finals: Finals | None) -> list[Dataset]:
+def study_datasets(spec: StudySpec) -> list[Dataset]:
+    """The splits of a study, looked at before its first trial: its files may not be there in the end."""
+    return datasets(spec.data, load_splits(spec.data, spec.seed), ("train", "validation", "test"))
+
+
+def study_inputs(found: Sequence[Dataset], finals: Finals | None) -> list[Dataset]:
     """The data that a study read: the test split only if it did."""
-    contexts = ["train", "validation", *(["test"] if finals and finals.readings else [])]
-    return datasets(spec.data, load_splits(spec.data, spec.seed), contexts)
+    return [each for each in found if each.context != "test" or (finals and finals.readings)]
 
 
 def runs_table(spec: StudySpec) -> RunsTable:

@@ -41,11 +41,11 @@ from hpo.study import (
     require_unchanged,
     running_trials,
     set_aside,
-    stored_spec,
 )
-from hpo.study_logging import runs_table, study_inputs, study_note, winner_of
+from hpo.study_logging import runs_table, study_datasets, study_inputs, study_note, winner_of
 from hpo.supervisor import Supervisor, end_dead, end_runs, parent_run, trial_runs
 from hpo.tracking import Tracker, tracker_of
+from hpo.tracking_run import Dataset
 from hpo.training.device import return_unused_memory
 from hpo.trial import Job, weights_path
 from hpo.trial_logging import final_metrics
@@ -137,6 +137,7 @@ def tune(
         pinned_spec = spec if fresh else pinned(spec, opened)
         display.status("reading data and models, and trying what the space may draw")
         facts = study_facts(pinned_spec, output / "cache")
+        inputs = study_datasets(pinned_spec)
         gc.collect()  # the models that it tried: a trial's own collection leaves alone what was there before
         return_unused_memory()  # for the workers
         with exclusive(output, spec.name, storage):  # or two that begin at once would queue two defaults
@@ -164,7 +165,7 @@ def tune(
             except (HpoError, KeyboardInterrupt) as error:
                 stopped = error
             display.status("writing the report, and registering the model")
-            outcome = _finish(study, folder, tracker, job.parent_run_id, stopped, supervisor.timed_out)
+            outcome = _finish(study, folder, tracker, job.parent_run_id, stopped, supervisor.timed_out, inputs)
         except BaseException as error:  # also a second Ctrl-C, while the report is written
             status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
             tracker.end_study(job.parent_run_id, status)
@@ -211,6 +212,7 @@ def _finish(
     parent_run_id: str,
     stopped: HpoError | KeyboardInterrupt | None,
     timed_out: bool,
+    inputs: Sequence[Dataset],
 ) -> Outcome:
     """Report and export of whatever has finished."""
     end_runs(study, tracker, parent_run_id)
@@ -238,7 +240,7 @@ def _finish(
         files=[*files, *([best_yaml] if best_yaml else [])],
         compare=[runs[number] for number in ranked if number in runs],
         note=study_note(view, report.page, notes),
-        inputs=study_inputs(stored_spec(study), finals),
+        inputs=study_inputs(inputs, finals),
     )
     kept = [model_path(folder)] if finals else [weights_path(folder, best.number)] if best else []
     model = next((path for path in kept if path.is_dir()), None)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
-from playwright.sync_api import Page, Request, sync_playwright
+from playwright.sync_api import Browser, Page, Request
 from scipy.special import softmax
 
 from benchmarks.tiny import tiny_study
@@ -31,7 +31,6 @@ from hpo.ui import free_port
 from test_tune import Recorder
 
 ROOT = Path(__file__).parent.parent
-CHROMIUM = Path("/usr/bin/chromium")
 pytestmark = [pytest.mark.timeout(240), pytest.mark.xdist_group("mlflow_ui")]
 
 
@@ -117,26 +116,19 @@ def address(finished: Finished) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(address: str) -> Iterator[Page]:
+def page(address: str, chromium: Browser) -> Iterator[Page]:
     """Of a browser that may reach nothing but the server."""
-    if not CHROMIUM.is_file():
-        missing = f"there is no {CHROMIUM} (apt-get install chromium)"
-        if os.environ.get("HPO_REQUIRE_SERVERS"):
-            pytest.fail(missing)
-        pytest.skip(missing)
     server, outside = address.partition("/#")[0], list[str]()
 
     def note(request: Request) -> None:
         if not request.url.startswith((server, "data:", "blob:")):
             outside.append(request.url)
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        context = browser.new_context(viewport={"width": 1600, "height": 1200})
-        context.set_default_timeout(45_000)
-        context.on("request", note)
-        yield context.new_page()
-        browser.close()
+    context = chromium.new_context(viewport={"width": 1600, "height": 1200})
+    context.set_default_timeout(45_000)
+    context.on("request", note)
+    yield context.new_page()
+    context.close()
     assert outside == []  # no telemetry, no font, no picture
 
 

@@ -256,7 +256,7 @@ def _line(at: int, view: View) -> Json:
 
 def on_test(views: Sequence[View]) -> Chart | None:
     """Winner and default of each study on the test split."""
-    shown = [view for view in reversed(views) if view.reading and view.reading.default_scores]
+    shown = [view for view in reversed(views) if view.reading]
     if not shown or len({_metric(view) for view in shown}) > 1:
         return None
     metric = _metric(shown[0])
