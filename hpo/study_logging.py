@@ -58,14 +58,15 @@ def _table(view: View, reading: Reading) -> Iterator[str]:
     yield "|---|---|---|---|"
     for name in dict.fromkeys([headline_metric(view, reading), *SCORES]):
         if name in reading.winner_scores:
-            winner, default = reading.winner_scores[name], reading.default_scores[name]
             difference = reading.differences.get(name)
             gain = f"{_interval(difference, '+')}, p = {difference.p_value:.2g}" if difference else ""
-            yield f"| {markdown_cell(name)} | {_interval(winner)} | {_interval(default)} | {gain} |"
+            winner, default = (_interval(of.get(name)) for of in (reading.winner_scores, reading.default_scores))
+            yield f"| {markdown_cell(name)} | {winner} | {default} | {gain} |"
 
 
-def _interval(score: Estimate, sign: str = "") -> str:
-    return f"{score.value:{sign}.4f} ({score.low:{sign}.4f} to {score.high:{sign}.4f})"
+def _interval(score: Estimate | None, sign: str = "") -> str:
+    """Nothing for a default that could not be trained again."""
+    return f"{score.value:{sign}.4f} ({score.low:{sign}.4f} to {score.high:{sign}.4f})" if score else ""
 
 
 def winner_of(view: View, folder: Path, page: Path) -> Winner:
