@@ -3,7 +3,6 @@
 Nothing else looks at the test split's labels. All of it is kept with the search's study, as its `Finals`.
 """
 
-import math
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -20,12 +19,20 @@ from hpo.search import derive_seed
 from hpo.spec import StudySpec
 from hpo.statistics import METHOD
 from hpo.storage import exclusive
-from hpo.study import FINALIST, ended_trials, failure_reason, finalist_of, is_default, is_refit, is_retried, rank
+from hpo.study import (
+    FINALIST,
+    FINALS,
+    best_first,
+    contest_of,
+    ended_trials,
+    failure_reason,
+    is_default,
+    is_retried,
+    rank,
+    stored_finals,
+)
 from hpo.training.predictions import PREDICTIONS, unpacked
 from hpo.trial import Job
-
-# The study's attribute that holds its `Finals`.
-FINALS = "finals"
 
 
 def conclude(
@@ -54,7 +61,7 @@ def conclude(
     best_first = sorted(finalists, key=lambda each: rank(search.direction, each.mean, each.trial))
     winner = best_first[0]
     with exclusive(job.output, spec.name, job.storage):  # or two drivers would read the test split
-        before = stored_finals(search)
+        before = stored_finals(search.user_attrs)
         finals = Finals(
             ended_trials=len(ended_trials(search)),
             asked_trials=spec.finalists.n_trials,
@@ -76,18 +83,10 @@ def conclude(
     return finals
 
 
-def stored_finals(search: optuna.Study) -> Finals | None:
-    """What the finalists of a study came to, as it is kept with it."""
-    kept = search.user_attrs.get(FINALS)
-    return None if kept is None else Finals.model_validate(kept)
-
-
 def finalists_of(search: optuna.Study, n_trials: int) -> list[FrozenTrial]:
     """The untuned default, and the best complete trials of a search beside it; none while none is complete."""
     trials = search.get_trials(deepcopy=False)
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and math.isfinite(trial.value or 0.0)]
-    defaults = [trial for trial in trials if is_default(search, trial)]
-    complete.sort(key=lambda trial: rank(search.direction, trial.value or 0.0, trial.number))
+    complete, defaults = best_first(search.direction, trials), [each for each in trials if is_default(search, each)]
     tuned = [trial for trial in complete if trial not in defaults][:n_trials]
     # One that failed is tried again here all the same: without it there is nothing to compare with.
     default = next((trial for trial in defaults if trial in complete), defaults[-1] if defaults else None)
@@ -96,15 +95,18 @@ def finalists_of(search: optuna.Study, n_trials: int) -> list[FrozenTrial]:
 
 def _runs(study: optuna.Study, candidate: FrozenTrial) -> dict[int, FrozenTrial]:
     """The complete trainings of a finalist by the index of their seed."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    runs = [run for run in complete if finalist_of(run) == candidate.number and not is_refit(run)]
-    return {run.user_attrs[FINALIST]["index"]: run for run in runs}
+    complete = [run for run in _trainings(study, candidate) if run.state == TrialState.COMPLETE]
+    return {run.user_attrs[FINALIST]["index"]: run for run in complete}
+
+
+def _trainings(study: optuna.Study, candidate: FrozenTrial) -> list[FrozenTrial]:
+    """All of a finalist's, but for that on train and validation."""
+    return [run for run in study.get_trials(deepcopy=False) if contest_of(run) == (candidate.number, False)]
 
 
 def why_not(study: optuna.Study, candidate: FrozenTrial) -> str | None:
     """Why a finalist that was trained with several seeds cannot be chosen; None if it can."""
-    trials = study.get_trials(deepcopy=False)
-    runs = [run for run in trials if finalist_of(run) == candidate.number and not is_refit(run)]
+    runs = _trainings(study, candidate)
     for run in runs:
         if run.state in (TrialState.PRUNED, TrialState.FAIL) and not is_retried(run):
             return f"with seed {run.user_attrs[FINALIST]['index']} it ended as {failure_reason(run)}"

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.conclusion import FINALS, conclude, finalists_of, stored_finals
+from hpo.conclusion import conclude, finalists_of
 from hpo.events import Note, OnEvent
 from hpo.executors import Executor
 from hpo.interrupt import CtrlC
@@ -26,12 +26,13 @@ from hpo.spec import FinalistsSpec, StudySpec
 from hpo.storage import exclusive
 from hpo.study import (
     FINALIST,
+    FINALS,
+    contest_of,
     ended_trials,
-    finalist_of,
     is_default,
-    is_refit,
     remaining_trials,
     running_trials,
+    stored_finals,
     stored_spec,
     total_trials,
 )
@@ -41,8 +42,6 @@ from hpo.trial import Job, weights_path
 
 # What the study of finalists has of its search's attributes: the facts that its trials share.
 SHARED = ("data", "model", "models", "machine")
-
-
 # A trial of the search, the index of its seed, and whether it is trained on validation too.
 Wanted = tuple[FrozenTrial, int, bool]
 
@@ -53,8 +52,16 @@ class Shows(Protocol):
     def status(self, text: str) -> None:
         """What is being done, until something else is shown."""
 
-    def running(self, title: str, total: int, done: int) -> AbstractContextManager[OnEvent]:
-        """Around them; gives what takes their events."""
+    def running(
+        self, title: str = "search", total: int | None = None, done: int = 0
+    ) -> AbstractContextManager[OnEvent]:
+        """Around those of the search, then around those of its finalists; gives what takes their events.
+
+        Args:
+            title: which of the two, in a word.
+            total: the trials of the finalists.
+            done: those of them that had ended before.
+        """
 
 
 def run_finalists(
@@ -81,7 +88,7 @@ def run_finalists(
     asked = spec.finalists
     if asked is None or running_trials(search):  # the last of a search's drivers does it
         return None
-    before = stored_finals(search)
+    before = stored_finals(search.user_attrs)
     finals = before if before and not read_again and _stands(before, search, asked) else None
     if finals is None:
         candidates = finalists_of(search, asked.n_trials)
@@ -125,7 +132,7 @@ def _refit(
     if not _train(study, job, executor, shows, ctrl_c):
         return finals
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if trained := [run for run in complete if is_refit(run) and finalist_of(run) == finals.winner]:
+    if trained := [run for run in complete if contest_of(run) == (finals.winner, True)]:
         finals = finals.model_copy(update={"exported": trained[-1].number})
         search.set_user_attr(FINALS, finals.model_dump(mode="json"))
     return finals

@@ -3,7 +3,6 @@
 Imports neither torch, transformers, MLflow nor pandas: it answers at once.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,11 +23,11 @@ from hpo.plain_text import markup
 from hpo.spec import StudySpec
 from hpo.storage import study_names
 from hpo.study import (
+    best_first,
     ended_trials,
     is_default,
     is_retried,
     load_study,
-    rank,
     running_trials,
     stored_spec,
     total_trials,
@@ -145,9 +144,7 @@ def _best(study: optuna.Study, trials: Iterable[FrozenTrial]) -> float | None:
     """The best score of the complete trials; None also of several objectives, of which none is the best."""
     if len(study.directions) > 1:
         return None
-    scores = [trial.value for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
-    finite = filter(math.isfinite, scores)
-    return min(finite, key=lambda score: rank(study.direction, score, 0), default=None)
+    return next((trial.value for trial in best_first(study.direction, trials)), None)
 
 
 def _touched(trials: Iterable[FrozenTrial]) -> datetime | None:

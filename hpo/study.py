@@ -5,7 +5,7 @@ The budget is counted here and nowhere else, from the states of trials in storag
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo import space
 from hpo.errors import StorageError
 from hpo.lease import OWNER, is_alive
+from hpo.output import FINALISTS
+from hpo.results import Finals
 from hpo.search import build_pruner
 from hpo.search_spec import GridSampler
 from hpo.spec import StudySpec, TrialConfig
@@ -37,6 +39,8 @@ COSTS = (
     *("seconds", "training_seconds", "evaluation_seconds", "cpu_seconds", "gpu_seconds"),
     *("examples_per_second", "peak_memory_mib"),
 )
+# The attribute of a search that holds its `Finals`.
+FINALS = "finals"
 # Of a trial of a study's finalists: which trial of the search it trains again, and with which seed.
 FINALIST = "finalist"
 # The optimizer step from which an attempt went on.
@@ -51,6 +55,17 @@ def load_study(storage: BaseStorage, name: str) -> optuna.Study:
         known = f"There are: {', '.join(names)}." if names else "There is none yet: run `python -m hpo.run` first."
         raise StorageError(f"a study must have been run before, but got `{name}`. {known}")
     return optuna.load_study(study_name=name, storage=storage)
+
+
+def stored_finals(attributes: Mapping[str, Any]) -> Finals | None:
+    """What the finalists came to, of a study with these attributes; None where they are not trained, or not all."""
+    stored = attributes.get(FINALS)
+    return None if stored is None else Finals.model_validate_json(json.dumps(stored))
+
+
+def finalists_study(search: optuna.Study) -> optuna.Study:
+    """The study of a search's finalists, which it has if it has any."""
+    return load_study(search._storage, f"{search.study_name}{FINALISTS}")
 
 
 def stored_spec(study: optuna.Study) -> StudySpec:
@@ -210,17 +225,18 @@ def _came_to(trial: FrozenTrial) -> tuple[int, int]:
 def is_best(study: optuna.Study, trial: optuna.Trial | FrozenTrial, score: float) -> bool:
     """Whether a trial is better than every complete one that it competes with."""
     own = rank(study.direction, score, trial.number)
-    return all(own < rank(study.direction, other.value or 0.0, other.number) for other in rivals(study, trial))
+    return all(own < rank(study.direction, other.value or 0.0, other.number) for other in rivals(study, trial)[:1])
 
 
 def rivals(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> list[FrozenTrial]:
-    """The complete trials of which one's weights are kept: all of a search, of a finalist those on its other seeds."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return [
-        other
-        for other in complete
-        if other.value is not None and (finalist_of(other), is_refit(other)) == (finalist_of(trial), is_refit(trial))
-    ]
+    """The complete trials it competes with, best first: all of a search, of a finalist those on its other seeds."""
+    complete = best_first(study.direction, study.get_trials(deepcopy=False))
+    return [other for other in complete if contest_of(other) == contest_of(trial)]
+
+
+def contest_of(trial: optuna.Trial | FrozenTrial) -> tuple[int | None, bool]:
+    """What trials have in common of which only the best one's weights are kept."""
+    return finalist_of(trial), is_refit(trial)
 
 
 def finalist_of(trial: optuna.Trial | FrozenTrial) -> int | None:
@@ -232,6 +248,16 @@ def finalist_of(trial: optuna.Trial | FrozenTrial) -> int | None:
 def is_refit(trial: optuna.Trial | FrozenTrial) -> bool:
     """Whether a trial trains the winner on train and validation together, so that its score says nothing."""
     return bool(trial.user_attrs.get(FINALIST, {}).get("refit"))
+
+
+def best_first(direction: StudyDirection, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """The complete ones of which a score is known; of equal ones the first trial is better, as for Optuna."""
+    complete = [
+        (rank(direction, trial.value, trial.number), trial)
+        for trial in trials
+        if trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value)
+    ]
+    return [trial for _, trial in sorted(complete, key=lambda ranked: ranked[0])]
 
 
 def rank(direction: StudyDirection, score: float, number: int) -> tuple[float, int]:

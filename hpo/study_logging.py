@@ -4,13 +4,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hpo.data.splits import Splits, load_splits
-from hpo.output import FINALISTS
 from hpo.plain_text import markdown, markdown_cell, markdown_code
 from hpo.report.answers import LOSSES, answer, headline_metric
 from hpo.report.tables import View
 from hpo.results import Estimate, Finals, Reading
 from hpo.spec import StudySpec
-from hpo.study import load_study, stored_config
+from hpo.study import finalists_study, stored_config
 from hpo.tracking import Dataset, RunsTable
 from hpo.tracking_model import TestScore, Winner
 from hpo.trial_logging import datasets, split_fingerprint
@@ -77,8 +76,7 @@ def winner_of(view: View, folder: Path, page: Path) -> Winner:
     """
     study, spec, finals, reading = view.study, view.spec, view.finals, view.reading
     assert spec and finals
-    finalists = load_study(study._storage, f"{study.study_name}{FINALISTS}")
-    trained = finalists.get_trials(deepcopy=False)[finals.exported]
+    trained = finalists_study(study).get_trials(deepcopy=False)[finals.exported]
     config, splits = stored_config(trained), load_splits(spec.data, spec.seed)
     return Winner(
         study=study.study_name,

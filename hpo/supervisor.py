@@ -25,13 +25,12 @@ from hpo.study import (
     INTERRUPTED,
     KILLED,
     MAX_RETRIES,
+    best_first,
     claimable_trials,
+    contest_of,
     end_dead_trials,
-    finalist_of,
     first_attempt,
-    is_refit,
     is_retried,
-    rank,
     remaining_trials,
     requeue,
     running_trials,
@@ -205,10 +204,9 @@ def leftover_weights(study: optuna.Study, folder: Path) -> list[Path]:
 
 def best_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Those whose weights are kept: the best of a search, and the best seed of each finalist."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     best: dict[tuple[int | None, bool], FrozenTrial] = {}
-    for trial in sorted(complete, key=lambda each: rank(study.direction, each.value or 0.0, each.number)):
-        best.setdefault((finalist_of(trial), is_refit(trial)), trial)
+    for trial in best_first(study.direction, study.get_trials(deepcopy=False)):
+        best.setdefault(contest_of(trial), trial)
     return list(best.values())
 
 

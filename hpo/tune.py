@@ -3,7 +3,7 @@
 import gc
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,18 +13,16 @@ import yaml
 from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage
 
-from hpo.conclusion import stored_finals
 from hpo.errors import HpoError, StorageError
-from hpo.events import OnEvent
 from hpo.executors import EXECUTORS
 from hpo.export import export_trial
 from hpo.facts import StudyFacts, study_facts
-from hpo.finalists import keep_model, model_path, run_finalists
+from hpo.finalists import Shows, keep_model, model_path, run_finalists
 from hpo.interrupt import CtrlC
 from hpo.lease import Watch
 from hpo.output import FINALISTS, prepare_output, require_addressable, write_atomically
 from hpo.plain_text import markdown
-from hpo.report import best_trial, leaderboard, trials_table, write_report
+from hpo.report import best_trial, leaderboard, write_report
 from hpo.report.page import ReportFiles
 from hpo.report.tables import view_of
 from hpo.results import Finals, claim
@@ -34,6 +32,7 @@ from hpo.spec import StudySpec
 from hpo.storage import exclusive, open_storage, study_names
 from hpo.study import (
     ended_trials,
+    finalists_study,
     load_study,
     open_study,
     pinned,
@@ -41,6 +40,7 @@ from hpo.study import (
     require_unchanged,
     running_trials,
     set_aside,
+    stored_finals,
 )
 from hpo.study_logging import runs_table, study_datasets, study_inputs, study_note, winner_of
 from hpo.supervisor import Supervisor, end_dead, end_runs, parent_run, trial_runs
@@ -72,25 +72,11 @@ class Outcome:
     """What is worth saying of its end, in sentences."""
 
 
-class Display(Protocol):
+class Display(Shows, Protocol):
     """Who shows a running study."""
 
     def header(self, study: optuna.Study, facts: StudyFacts, notes: list[str]) -> None:
         """Told once, before the first trial: the study as it stands in storage, and what is worth saying."""
-
-    def status(self, text: str) -> None:
-        """What is being done, until something else is shown."""
-
-    def running(
-        self, title: str = "search", total: int | None = None, done: int = 0
-    ) -> AbstractContextManager[OnEvent]:
-        """Around the trials of the search, then around those of its finalists; gives what takes their events.
-
-        Args:
-            title: which of the two, in a word.
-            total: the trials of the finalists.
-            done: those of them that had ended before.
-        """
 
 
 def tune(
@@ -216,7 +202,7 @@ def _finish(
 ) -> Outcome:
     """Report and export of whatever has finished."""
     end_runs(study, tracker, parent_run_id)
-    best, finals = best_trial(study), stored_finals(study)
+    best, finals = best_trial(study), stored_finals(study.user_attrs)
     if finals:
         keep_model(finals, folder)
     report = _export_and_report(study, folder)
@@ -232,7 +218,7 @@ def _finish(
     status = {type(None): "FINISHED", KeyboardInterrupt: "KILLED"}.get(type(stopped), "FAILED")
     others = bool(running_trials(study))
     runs = trial_runs(study, tracker)
-    ranked = leaderboard(trials_table(study), "score", study.direction.name.lower())["number"]
+    ranked = leaderboard(view.table, "score", view.direction)["number"]
     tracker.end_study(
         parent_run_id,
         None if others else status,
@@ -282,8 +268,8 @@ def _set_aside(storage: BaseStorage, tracker: Tracker, name: str, folder: Path, 
 
 def _export_and_report(study: optuna.Study, folder: Path) -> ReportFiles:
     """Everything in the study's folder that is made from storage."""
-    if finals := stored_finals(study):
-        finalists = load_study(study._storage, f"{study.study_name}{FINALISTS}")
+    if finals := stored_finals(study.user_attrs):
+        finalists = finalists_study(study)
         trained = finalists.get_trials(deepcopy=False)[finals.exported]
         export_trial(finalists, trained, folder / BEST_YAML, claim(finals))
     elif best := best_trial(study):

@@ -22,7 +22,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Text
 
 from benchmarks.tiny import tiny_study
 from conftest import StudyMaker
-from hpo.conclusion import finalists_of, stored_finals, why_not
+from hpo.conclusion import finalists_of, why_not
 from hpo.data.splits import load_splits
 from hpo.doctor import main as doctor
 from hpo.events import Event, OnEvent, TrialEnded
@@ -32,7 +32,7 @@ from hpo.output import FINALISTS
 from hpo.results import Finals
 from hpo.spec import StudySpec
 from hpo.storage import open_storage, study_names
-from hpo.study import FINALIST, load_study
+from hpo.study import FINALIST, load_study, stored_finals
 from hpo.study_file import parse_study
 from hpo.tracking import tracker_of, tracking_uri
 from hpo.train import main as train
@@ -100,7 +100,7 @@ class Searched:
 
     @property
     def finals(self) -> Finals:
-        finals = stored_finals(self.search)
+        finals = stored_finals(self.search.user_attrs)
         assert finals
         return finals
 
@@ -318,7 +318,7 @@ def test_fresh_sets_both_studies_aside(searched: Searched) -> None:
     names = study_names(open_storage(searched.output))
     (old,) = [name for name in names if name.startswith("tiny-until-") and not name.endswith(FINALISTS)]
     assert names == ["tiny", old, f"{old}{FINALISTS}"]
-    assert stored_finals(load_study(open_storage(searched.output), old)) == before
+    assert stored_finals(load_study(open_storage(searched.output), old).user_attrs) == before
     assert read_exported(searched.output / old / "best.yaml").trial == before.winner
     assert (searched.output / old / "model").is_dir()
 
@@ -349,7 +349,7 @@ def test_workers_train_them_and_a_killed_driver_costs_none(raw_study: StudyMaker
     assert sorted((each["trial"], each["index"]) for each in complete) == [(t, i) for t in (0, 1) for i in (1, 2, 3)]
     by_index = {each["index"]: each["seed"] for each in complete}
     assert all(each["seed"] == by_index[each["index"]] for each in complete)
-    finals = stored_finals(load_study(open_storage(output), "tiny"))
+    finals = stored_finals(load_study(open_storage(output), "tiny").user_attrs)
     assert finals and finals.reading and len(finals.seeds) == 3
 
 

@@ -12,7 +12,7 @@ from hpo.errors import StorageError
 from hpo.output import write_atomically
 from hpo.report import answers, formats, html_page, page, tables, worktime
 from hpo.report.figures import BLACK, BLUE, ORANGE, RED
-from hpo.report.interactive import Chart, Json, label, rounded
+from hpo.report.interactive import Chart, Json, intervals, label, rounded
 from hpo.report.parts import Table
 from hpo.report.tables import View
 from hpo.results import Estimate
@@ -100,7 +100,7 @@ def _headline(views: Sequence[View], *, comparable: bool) -> Iterator[str]:
         yield f"{first} has the highest test {words} of its winner, {formats.estimate(best)} with a 95 % interval."
         overlapping = [name for name, each in others if each.high >= best.low]
         if overlapping:
-            yield f"Its interval overlaps with that of {_listed(overlapping)}: that may be chance."
+            yield f"Its interval overlaps with that of {formats.listed(overlapping)}: that may be chance."
         else:
             yield "Its interval overlaps with no other."
         return
@@ -113,10 +113,6 @@ def _headline(views: Sequence[View], *, comparable: bool) -> Iterator[str]:
     view, score = max(known, key=lambda each: sign * each[1])
     yield f"The best trial of all is one of {view.study.study_name}: {view.metric} {formats.score(score)}."
     yield "Each study's best is a maximum, more optimistic with more trials. Not all have read the test split."
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join([*filter(None, [", ".join(names[:-1])]), names[-1]])
 
 
 def _metric(view: View) -> str:
@@ -279,15 +275,7 @@ def on_test(views: Sequence[View]) -> Chart | None:
                 "text": [formats.estimate(each) for each in found],
                 "hovertemplate": "%{text}<extra>" + words + "</extra>",
                 "marker": {"color": colour, "size": 9, "symbol": "circle" if words == "winner" else "diamond-open"},
-                "error_x": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [rounded(each.high - each.value) for each in found],
-                    "arrayminus": [rounded(each.value - each.low) for each in found],
-                    "color": colour,
-                    "thickness": 2,
-                    "width": 0,
-                },
+                "error_x": intervals(found, colour),
             }
         )
     return Chart(

@@ -93,7 +93,7 @@ def expected_best(view: View) -> ExpectedBest | None:
     it was a draw; but never as better than the best complete one. One that diverged counts as the worst. A failed trial
     says nothing about its parameters and counts for nothing; one that was tried again counts once.
     """
-    return _curve(view, _drawn(view))
+    return view.once(_of_search)
 
 
 def expected_best_at_random(view: View) -> ExpectedBest | None:
@@ -102,8 +102,7 @@ def expected_best_at_random(view: View) -> ExpectedBest | None:
     Those are all of a random search, and for `tpe`, `gp` and `cmaes` the ones that started before `n_startup_trials`
     had ended. `qmc` and `grid` spread their points evenly, which is better than draws at random: they have none.
     """
-    draws = _drawn(view, _is_random(view))
-    return _curve(view, draws) if len(draws.scores) >= ENOUGH_RANDOM else None
+    return view.once(_at_random)
 
 
 def another_hour(view: View, finals: Finals | None = None) -> Outlook | None:
@@ -281,6 +280,15 @@ def _multiple(n: int, more: float, k: int, level: float) -> float:
         return float(np.mean((1 - np.exp(-largest - multiple * scale)) ** more)) - level
 
     return 0.0 if missing(0.0) >= 0 else float(brentq(missing, 0.0, 1000.0))
+
+
+def _of_search(view: View) -> ExpectedBest | None:
+    return _curve(view, _drawn(view))
+
+
+def _at_random(view: View) -> ExpectedBest | None:
+    draws = _drawn(view, _is_random(view))
+    return _curve(view, draws) if len(draws.scores) >= ENOUGH_RANDOM else None
 
 
 def _curve(view: View, draws: _Draws) -> ExpectedBest | None:

@@ -1,6 +1,7 @@
 """Numbers and names as they are read: in sentences, tables and figures of a report, all as plain text."""
 
 import math
+from collections.abc import Sequence
 from typing import Final
 
 from hpo.report.tables import METRICS
@@ -72,6 +73,11 @@ def count(number: float, noun: str) -> str:
     """`1 trial`, `16 trials`, `0.5 epochs`."""
     shown = f"{number:,}" if isinstance(number, int) else f"{number:g}"
     return f"{shown} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def share(part: float) -> str:

@@ -27,6 +27,7 @@ from scipy.stats import binomtest, hypergeom
 from sklearn.ensemble import RandomForestRegressor
 
 from hpo.plain_text import printable
+from hpo.report import formats
 from hpo.report.tables import View, leaderboard
 from hpo.search_spec import RangeParameter
 from hpo.settings import Value
@@ -100,10 +101,7 @@ def importances(view: View) -> tuple[Importance, ...] | None:
     A pruned trial counts by its last score. A range is taken on its own scale, logarithmic where it is; a conditional
     parameter lies in the middle of its range where it was not drawn, so that there it explains nothing.
     """
-    if "importances" not in view.known:  # a second or so, for sentences, page and PNG
-        view.known["importances"] = _importances(view)
-    found: tuple[Importance, ...] | None = view.known["importances"]
-    return found
+    return view.once(_importances)
 
 
 def _importances(view: View) -> tuple[Importance, ...] | None:
@@ -145,9 +143,8 @@ def unseen_sentence(view: View, found: Sequence[Importance] | None) -> str | Non
     names = unseen(view, found)
     if not names:
         return None
-    listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
     return (
-        f"No effect of {listed} is to be seen: over {len(view.shown)} trials "
+        f"No effect of {formats.listed(names)} is to be seen: over {len(view.shown)} trials "
         f"{'it explains' if len(names) == 1 else 'each explains'} no more of the score than when shuffled among them."
     )
 

@@ -20,6 +20,7 @@ from hpo.report.expected import ExpectedBest, expected_best, expected_best_at_ra
 from hpo.report.figures import BLACK, BLUE, GREY, ORANGE, PALE, RED
 from hpo.report.importance import importances
 from hpo.report.tables import NONE, PARAM, View
+from hpo.results import Estimate
 
 Json = dict[str, Any]
 # Longer texts would push the plot aside.
@@ -485,6 +486,19 @@ def _jittered(rows: pd.DataFrame, column: str, places: dict[str, int]) -> list[f
 # Winner against default
 
 
+def intervals(found: Sequence[Estimate], colour: str) -> Json:
+    """The lines of estimates, across."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [rounded(each.high - each.value) for each in found],
+        "arrayminus": [rounded(each.value - each.low) for each in found],
+        "color": colour,
+        "thickness": 2,
+        "width": 0,
+    }
+
+
 def differences(view: View) -> Chart | None:
     """Winner less default on the test split, of all scores that lie between 0 and 1."""
     reading = view.reading
@@ -508,15 +522,7 @@ def differences(view: View) -> Chart | None:
                     "marker": {"color": colour, "size": 9},
                     "text": [f"{formats.difference(each)}, {formats.p_value(each.p_value)}" for each in values],
                     "hovertemplate": "%{text}<extra></extra>",
-                    "error_x": {
-                        "type": "data",
-                        "symmetric": False,
-                        "array": [rounded(each.high - each.value) for each in values],
-                        "arrayminus": [rounded(each.value - each.low) for each in values],
-                        "color": colour,
-                        "thickness": 2,
-                        "width": 0,
-                    },
+                    "error_x": intervals(values, colour),
                 }
             )
     return Chart(

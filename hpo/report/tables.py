@@ -3,13 +3,12 @@
 The score of a trial is its last evaluation. Trials that only wait in the queue are left out.
 """
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import optuna
 import pandas as pd
@@ -20,8 +19,9 @@ from hpo.errors import StorageError
 from hpo.output import write_atomically
 from hpo.results import Finals, Reading
 from hpo.spec import StudySpec
-from hpo.study import COSTS, failure_reason, is_default, is_retried, rank, stored_spec
+from hpo.study import COSTS, best_first, failure_reason, is_default, is_retried, stored_finals, stored_spec
 
+T = TypeVar("T")
 # What `eval/<name>` is called in words.
 METRICS: Final = {
     "accuracy": "accuracy",
@@ -120,9 +120,15 @@ class View:
         return self.shown[self.shown["state"] == "PRUNED"]
 
     @cached_property
-    def known(self) -> dict[str, Any]:
-        """What is computed of it in several places, once, by the name of what does."""
+    def _known(self) -> dict[Any, Any]:
         return {}
+
+    def once(self, compute: Callable[["View"], T]) -> T:
+        """What a function makes of it that takes long, and is asked for in several places."""
+        if compute not in self._known:
+            self._known[compute] = compute(self)
+        found: T = self._known[compute]
+        return found
 
     def only(self, number: int | None) -> pd.DataFrame:
         """The row of one shown trial, or none."""
@@ -151,7 +157,7 @@ def view_of(study: optuna.Study) -> View:
         best=None if best is None else best.number,
         default=_default(table),
         attributes=attributes,
-        finals=_finals(attributes),
+        finals=stored_finals(attributes),
     )
 
 
@@ -165,11 +171,6 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
 
 def _spec(study: optuna.Study) -> StudySpec | None:
     return stored_spec(study) if "spec" in study.user_attrs else None
-
-
-def _finals(attributes: Mapping[str, Any]) -> Finals | None:
-    stored = attributes.get("finals")
-    return None if stored is None else Finals.model_validate_json(json.dumps(stored))
 
 
 def _started(study: optuna.Study) -> list[FrozenTrial]:
@@ -243,12 +244,7 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 
 
 def _best(trials: Sequence[FrozenTrial], direction: StudyDirection) -> FrozenTrial | None:
-    return min(_complete(trials), key=lambda trial: rank(direction, trial.value or 0.0, trial.number), default=None)
-
-
-def _complete(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    return [trial for trial in complete if trial.value is not None and math.isfinite(trial.value)]
+    return next(iter(best_first(direction, trials)), None)
 
 
 def _default(table: pd.DataFrame) -> int | None:
