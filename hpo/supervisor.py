@@ -139,7 +139,8 @@ class Supervisor:
     def _bury(self, lost: list[Lost], *, alone: bool = False) -> list[FrozenTrial]:
         """Ends the trials of dead workers, and queues what is to be tried again."""
         self._looked = time.monotonic()
-        reasons = {each.number: each.reason for each in lost if each.number is not None}
+        # Not those whose end was told: by the worker before it died, or by a look at it before its loss was noticed.
+        reasons = {each.number: each.reason for each in lost if each.number in self._started}
         with exclusive(self.job.output, self.spec.name, self.job.storage):
             running = running_trials(self.study)
             for trial in running:

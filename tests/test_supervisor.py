@@ -18,10 +18,11 @@ from mlflow import MlflowClient
 from optuna.trial import FrozenTrial
 
 from conftest import StudyMaker
+from hpo import supervisor
 from hpo import trial as trial_module
 from hpo.errors import HpoError
 from hpo.events import Event, Note, StepDone
-from hpo.executors import processes, worker
+from hpo.executors import Lost, processes, worker
 from hpo.lease import OWNER
 from hpo.space import suggest, trial_config
 from hpo.storage import open_storage
@@ -141,6 +142,25 @@ def test_a_killed_worker_costs_no_trial(raw_study: StudyMaker, output: Path) -> 
     assert event.retried and event.reason == "killed"
     report = outcome.report.markdown.read_text()
     assert "1 tried again" in report and re.search(r"\| 1 +\| killed", report)
+
+
+def test_a_death_that_is_seen_twice_is_told_once(
+    raw_study: StudyMaker, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supervisor's own look at its trials may come before the executor notices that a worker is lost."""
+    held: list[Lost] = []
+    wait = processes.Processes.wait
+
+    def wait_a_look_longer(self: processes.Processes, seconds: float) -> list[Lost]:
+        before = held.copy()
+        held[:] = wait(self, seconds)
+        return before
+
+    monkeypatch.setattr(processes.Processes, "wait", wait_a_look_longer)
+    monkeypatch.setattr(supervisor, "LOOK_ELSEWHERE", 0.0)
+    killer = Killer(step_of(1, 200), kill_worker(output))
+    tune(parse_study(long(raw_study), "x"), output, killer, workers=2)
+    assert sorted(event.number for event in killer.ended) == [0, 1, 2]
 
 
 def write(raw: dict[str, Any], folder: Path) -> Path:

@@ -47,7 +47,8 @@ def test_everything_runs_where_little_is_installed(tmp_path: Path) -> None:
         *("--epochs", "1", "--json", str(found)),
     )
     assert done.returncode == 0, done.stderr
-    assert "WITHOUT A GPU" in done.stdout and "MISSED" in done.stdout
+    assert "WITHOUT A GPU" in done.stdout
+    assert "reached" in done.stdout or "MISSED" in done.stdout  # which, is the machine's matter
     measured = json.loads(found.read_text(encoding="utf-8"))
     assert measured["failures"] == []
     assert len(measured["checks"]) == 7 and all(check["passed"] for check in measured["checks"])
