@@ -11,8 +11,8 @@ import optuna
 from hpo.errors import StorageError
 from hpo.output import write_atomically
 from hpo.report import answers, formats, html_page, page, tables, worktime
+from hpo.report.charts.chart import Chart, Json, intervals, label, rounded
 from hpo.report.figures import BLACK, BLUE, ORANGE, RED
-from hpo.report.interactive import Chart, Json, intervals, label, rounded
 from hpo.report.parts import Table
 from hpo.report.tables import View
 from hpo.results import Estimate

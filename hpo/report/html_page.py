@@ -20,10 +20,11 @@ from markupsafe import Markup
 from optuna.trial import FrozenTrial
 
 from hpo.plain_text import printable
-from hpo.report import formats, interactive, tables
+from hpo.report import formats, tables
 from hpo.report.answers import state_of
+from hpo.report.charts import finals, outlook, parameters, search
+from hpo.report.charts.chart import Chart, charts_of, figures_json
 from hpo.report.contents import MOST_EXAMPLES, Contents, score_columns
-from hpo.report.interactive import Chart, charts, figures_json
 from hpo.report.tables import METRICS, PARAM, View
 
 # Where `python -m hpo.ui` serves, unless told otherwise.
@@ -33,20 +34,14 @@ MLFLOW = "http://127.0.0.1:5000"
 def page(view: View, said: Contents) -> str:
     """The page of one study."""
     drawn = {
-        "winner": charts(view, [interactive.differences, interactive.finalists]),
-        "search": charts(
+        "winner": charts_of(view, [finals.differences, finals.finalists]),
+        "search": charts_of(
             view,
-            [
-                interactive.history,
-                interactive.expected,
-                interactive.expected_by_time,
-                interactive.learning_curves,
-                interactive.timeline,
-            ],
+            [search.history, outlook.expected, outlook.expected_by_time, search.learning_curves, search.timeline],
         ),
-        "mattered": charts(view, [interactive.importance]),
-        "parameters": interactive.parameters(view),
-        "cost": charts(view, [interactive.pruning]),
+        "mattered": charts_of(view, [parameters.importance]),
+        "parameters": parameters.parameters(view),
+        "cost": charts_of(view, [search.pruning]),
     }
     address = mlflow_address(view)
     trials = _trials(view) if len(view.table) else None

@@ -5,23 +5,17 @@ from itertools import pairwise
 import optuna
 import pytest
 
-from hpo.report import interactive
-from hpo.report.interactive import (
-    Chart,
-    differences,
-    finalists,
-    history,
-    importance,
-    learning_curves,
-    pruning,
-    timeline,
-)
+from hpo.report.charts.chart import Chart, label
+from hpo.report.charts.finals import differences, finalists
+from hpo.report.charts.outlook import expected, expected_by_time
+from hpo.report.charts.parameters import importance, parameters
+from hpo.report.charts.search import history, learning_curves, pruning, timeline
 from hpo.report.tables import View, pruning_savings, view_of
 from hpo.report.worktime import overhead, seconds_by_device, span, work
 from synthetic import synthetic_finals, synthetic_study
 
 DRAW: list[Callable[[View], Chart | None]] = [
-    *(history, learning_curves, timeline, importance, differences, finalists, pruning)
+    *(history, expected, expected_by_time, learning_curves, timeline, importance, differences, finalists, pruning)
 ]
 
 
@@ -50,7 +44,7 @@ def test_nothing_is_drawn_of_nothing(draw: Callable[[View], Chart | None]) -> No
 
 
 def test_a_parameter_has_a_figure_with_its_scale(thousand: View) -> None:
-    charts = {chart.title: chart for chart in interactive.parameters(thousand)}
+    charts = {chart.title: chart for chart in parameters(thousand)}
     assert charts["learning_rate"].layout["xaxis"]["type"] == "log"
     assert charts["max_grad_norm"].layout["xaxis"]["ticktext"] == ["none", "0.5", "1.0"]
     assert "tickvals" not in charts["dropout"].layout["xaxis"]
@@ -117,4 +111,4 @@ def test_trials_of_another_tool_that_overlap_stand_one_below_the_other() -> None
     ],
 )
 def test_text_of_others_has_no_tags_in_a_figure(text: str, shown: str) -> None:
-    assert interactive.label(text) == shown
+    assert label(text) == shown

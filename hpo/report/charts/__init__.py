@@ -1,0 +1,1 @@
+"""The page's interactive figures; `search`, `outlook`, `parameters` and `finals` follow its sections."""

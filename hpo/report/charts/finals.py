@@ -1,0 +1,102 @@
+"""The winner against the default, as figures: their differences on test, and the finalists on validation."""
+
+from hpo.report import answers, formats
+from hpo.report.charts.chart import Chart, Json, intervals, label, rounded, score_axis
+from hpo.report.figures import BLACK, BLUE, GREY, RED
+from hpo.report.tables import View
+
+
+def differences(view: View) -> Chart | None:
+    """Winner less default on the test split, of all scores that lie between 0 and 1."""
+    reading = view.reading
+    found = {name: each for name, each in (reading.differences if reading else {}).items() if name != "loss"}
+    if not found:
+        return None
+    names = list(reversed(found))
+    certain = [not answers.is_uncertain(found[name]) for name in names]
+    data = []
+    for kind, colour, words in ((False, GREY, "may as well be none"), (True, BLUE, "more than chance")):
+        own = [at for at, name in enumerate(names) if certain[at] == kind]
+        if own:
+            values = [found[names[at]] for at in own]
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": words,
+                    "x": [rounded(each.value) for each in values],
+                    "y": own,
+                    "marker": {"color": colour, "size": 9},
+                    "text": [f"{formats.difference(each)}, {formats.p_value(each.p_value)}" for each in values],
+                    "hovertemplate": "%{text}<extra></extra>",
+                    "error_x": intervals(values, colour),
+                }
+            )
+    return Chart(
+        name="differences",
+        title="Test split: how much better the winner is than the untuned default, with 95 % intervals",
+        caption=(
+            "An interval that crosses the line at zero could as well be no difference. Of the calibration error, less "
+            "is better; of all others, more."
+        ),
+        height=110 + 32 * len(names),
+        data=data,
+        layout={
+            "xaxis": {
+                "title": {"text": "Winner less default (points of 0 to 1)"},
+                "zeroline": True,
+                "zerolinewidth": 2,
+                "zerolinecolor": BLACK,
+            },
+            "yaxis": {
+                "tickvals": list(range(len(names))),
+                "ticktext": [label(formats.first_up(formats.metric(name))) for name in names],
+                "automargin": True,
+                "range": [-0.6, len(names) - 0.4],
+                "zeroline": False,
+            },
+        },
+    )
+
+
+def finalists(view: View) -> Chart | None:
+    """Each finalist's validation score by seed, its mean, and what it had in the search."""
+    if view.finals is None:
+        return None
+    ordered = list(reversed(view.finals.finalists))
+    names = [f"trial {each.trial}" + (" (default)" if each.is_default else "") for each in ordered]
+    seeds = [(at, seed, score) for at, each in enumerate(ordered) for seed, score in enumerate(each.scores)]
+    searched = [(at, each.searched) for at, each in enumerate(ordered) if each.searched is not None]
+    shared: Json = {"type": "scatter", "mode": "markers"}
+    hover = "%{text}: %{x:.4f}<extra></extra>"
+    known = view.finals.seeds
+    return Chart(
+        name="finalists",
+        title="The finalists on validation: by seed, on average, and as the search saw them",
+        caption="The score of the search is one run's, and of the best trial a maximum: expected to lie too high.",
+        height=120 + 42 * len(ordered),
+        data=[
+            shared
+            | {"name": "one seed", "x": [rounded(score) for *_, score in seeds], "y": [at for at, *_ in seeds]}
+            | {"text": [f"seed {known[seed] if seed < len(known) else seed}" for _, seed, _ in seeds]}
+            | {"marker": {"color": BLUE, "size": 8}, "opacity": 0.6, "hovertemplate": hover},
+            shared
+            | {"name": "mean", "x": [rounded(each.mean) for each in ordered], "y": list(range(len(ordered)))}
+            | {"text": ["mean"] * len(ordered), "hovertemplate": hover}
+            | {"marker": {"color": BLACK, "size": 20, "symbol": "line-ns", "line": {"width": 3, "color": BLACK}}},
+            shared
+            | {"name": "in the search", "x": [rounded(score) for _, score in searched], "hovertemplate": hover}
+            | {"y": [at for at, _ in searched], "text": ["in the search"] * len(searched)}
+            | {"marker": {"color": RED, "size": 11, "symbol": "circle-open", "line": {"width": 2, "color": RED}}},
+        ],
+        layout={
+            "xaxis": {"title": {"text": score_axis(view)}},
+            "yaxis": {
+                "tickvals": list(range(len(ordered))),
+                "ticktext": names,
+                "automargin": True,
+                "range": [-0.6, len(ordered) - 0.4],
+                "zeroline": False,
+            },
+        },
+    )
