@@ -3,12 +3,14 @@
 Nothing else looks at the test split's labels. All of it is kept with the search's study, as its `Finals`.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.data.splits import Splits, load_splits
@@ -16,7 +18,7 @@ from hpo.mistakes import find_errors, mean_confusion
 from hpo.results import Finalist, Finals, Reading
 from hpo.score_estimates import score_differences, score_estimates
 from hpo.search import derive_seed
-from hpo.spec import StudySpec
+from hpo.spec import FinalistsSpec, StudySpec
 from hpo.statistics import METHOD
 from hpo.storage import exclusive
 from hpo.study import (
@@ -28,11 +30,14 @@ from hpo.study import (
     failure_reason,
     is_default,
     is_retried,
+    is_superseded,
     rank,
     stored_finals,
 )
 from hpo.training.predictions import PREDICTIONS, unpacked
 from hpo.trial import Job
+
+OUT_OF_TIME = "there was no time left for it"
 
 
 def conclude(
@@ -44,32 +49,34 @@ def conclude(
         read_again: the test split, where it was read for another winner, or for other seeds.
 
     Returns:
-        None if no finalist was trained to its end.
+        None if there is nothing to choose from; `undecided` says why.
     """
     assert spec.finalists
-    candidates = finalists_of(search, spec.finalists.n_trials)
-    runs = {trial.number: _runs(study, trial) for trial in candidates}
-    reasons = {trial.number: why_not(study, trial) for trial in candidates}
-    kept = [trial for trial in candidates if reasons[trial.number] is None]
-    notes = [f"Trial {number} is no finalist: {reason}." for number, reason in reasons.items() if reason]
-    if not kept:
+    kept, reasons = _trained(search, study, spec.finalists)
+    if not kept or (OUT_OF_TIME in reasons.values() and all(is_default(search, trial) for trial in kept)):
         return None
-    indices = sorted(set.intersection(*(set(runs[trial.number]) for trial in kept)))
+    notes = _told(reasons)
+    runs = {trial.number: _runs(study, trial) for trial in kept}
+    indices = sorted(set.intersection(*map(set, runs.values())))
     if len(indices) < spec.finalists.n_seeds:
-        notes.append(f"{len(indices)} of the {spec.finalists.n_seeds} seeds that were asked for: the time was over.")
+        notes.append(
+            f"{len(indices)} of the {spec.finalists.n_seeds} seeds that were asked for: the time was over "
+            "(finalists.timeout)."
+        )
     finalists = [_finalist(search, trial, [runs[trial.number][index] for index in indices]) for trial in kept]
-    best_first = sorted(finalists, key=lambda each: rank(search.direction, each.mean, each.trial))
-    winner = best_first[0]
+    ranked = sorted(finalists, key=lambda each: rank(search.direction, each.mean, each.trial))
+    winner = ranked[0]
     with exclusive(job.output, spec.name, job.storage):  # or two drivers would read the test split
         before = stored_finals(search.user_attrs)
         finals = Finals(
             ended_trials=len(ended_trials(search)),
             asked_trials=spec.finalists.n_trials,
             asked_seeds=spec.finalists.n_seeds,
+            asked_timeout=spec.finalists.timeout,
             seeds=[derive_seed(spec.seed, FINALIST, index) for index in indices],
-            finalists=best_first,
+            finalists=ranked,
             winner=winner.trial,
-            exported=_best_run(search, winner),
+            exported=best_run(search.direction, winner),
             readings=before.readings if before else [],
             notes=notes,
         )
@@ -81,6 +88,39 @@ def conclude(
         finals = _read_once(finals, study, splits, read_again=read_again)
         search.set_user_attr(FINALS, finals.model_dump(mode="json"))
     return finals
+
+
+def undecided(search: optuna.Study, study: optuna.Study, asked: FinalistsSpec) -> list[str]:
+    """Why there is no winner among the finalists, in sentences."""
+    _, reasons = _trained(search, study, asked)
+    if OUT_OF_TIME in reasons.values():
+        return [
+            "The time of the finalists was over (finalists.timeout) before there was one to choose beside the untuned "
+            "default. The same command goes on; a higher finalists.timeout gives it more at once."
+        ]
+    return ["No finalist could be trained again, so there is no winner.", *_told(reasons)]
+
+
+def _told(reasons: Mapping[int, str]) -> list[str]:
+    return [f"Trial {number} is no finalist: {reason}." for number, reason in reasons.items()]
+
+
+def _trained(
+    search: optuna.Study, study: optuna.Study, asked: FinalistsSpec
+) -> tuple[list[FrozenTrial], dict[int, str]]:
+    """The trials to choose from, which have seeds in common, and why the others are not among them, by number."""
+    candidates = finalists_of(search, asked.n_trials)
+    reasons = {trial.number: why_not(study, trial) for trial in candidates}
+    kept = [trial for trial in candidates if reasons[trial.number] is None]
+    runs = {trial.number: set(_runs(study, trial)) for trial in kept}
+    if kept and not set.intersection(*runs.values()):
+        # One that was tried again comes late, and may have other seeds than the rest when the time is over. The default
+        # is first: without it there is nothing to compare with.
+        counts = Counter(index for indices in runs.values() for index in sorted(indices))
+        shared = max(counts, key=lambda index: (index in runs[kept[0].number], counts[index], -index))
+        reasons |= {number: OUT_OF_TIME for number, indices in runs.items() if shared not in indices}
+        kept = [trial for trial in kept if shared in runs[trial.number]]
+    return kept, {number: reason for number, reason in reasons.items() if reason}
 
 
 def finalists_of(search: optuna.Study, n_trials: int) -> list[FrozenTrial]:
@@ -100,8 +140,9 @@ def _runs(study: optuna.Study, candidate: FrozenTrial) -> dict[int, FrozenTrial]
 
 
 def _trainings(study: optuna.Study, candidate: FrozenTrial) -> list[FrozenTrial]:
-    """All of a finalist's, but for that on train and validation."""
-    return [run for run in study.get_trials(deepcopy=False) if contest_of(run) == (candidate.number, False)]
+    """All of a finalist's that were begun or will be, but for that on train and validation."""
+    runs = [run for run in study.get_trials(deepcopy=False) if contest_of(run) == (candidate.number, False)]
+    return [run for run in runs if not is_superseded(run)]
 
 
 def why_not(study: optuna.Study, candidate: FrozenTrial) -> str | None:
@@ -110,11 +151,11 @@ def why_not(study: optuna.Study, candidate: FrozenTrial) -> str | None:
     for run in runs:
         if run.state in (TrialState.PRUNED, TrialState.FAIL) and not is_retried(run):
             return f"with seed {run.user_attrs[FINALIST]['index']} it ended as {failure_reason(run)}"
-    return None if any(run.state == TrialState.COMPLETE for run in runs) else "there was no time left for it"
+    return None if any(run.state == TrialState.COMPLETE for run in runs) else OUT_OF_TIME
 
 
 def _finalist(search: optuna.Study, trial: FrozenTrial, runs: Sequence[FrozenTrial]) -> Finalist:
-    scores = [run.value or 0.0 for run in runs]
+    scores = [run.value for run in runs if run.value is not None]
     return Finalist(
         trial=trial.number,
         is_default=is_default(search, trial),
@@ -125,10 +166,10 @@ def _finalist(search: optuna.Study, trial: FrozenTrial, runs: Sequence[FrozenTri
     )
 
 
-def _best_run(search: optuna.Study, winner: Finalist) -> int:
+def best_run(direction: StudyDirection, winner: Finalist) -> int:
     """The winner's training whose model is kept: the best on validation, of equal ones the first."""
     pairs = zip(winner.scores, winner.runs, strict=True)
-    return min(pairs, key=lambda pair: rank(search.direction, *pair))[1]
+    return min(pairs, key=lambda pair: rank(direction, *pair))[1]
 
 
 def _read_once(finals: Finals, study: optuna.Study, splits: Splits, *, read_again: bool) -> Finals:

@@ -18,6 +18,7 @@ from hpo.output import FINALISTS, output_option, study_folder
 from hpo.report import best_trial
 from hpo.storage import exclusive
 from hpo.study import (
+    is_superseded,
     load_study,
     remaining_trials,
     requeue,
@@ -94,7 +95,7 @@ def _runs(study: optuna.Study, tracker: Tracker, parent: str) -> Iterator[Findin
         yield Finding("its parent run is not in MLflow any more; the next `hpo.run` starts another one")
         return
     trials = study.get_trials(deepcopy=False)
-    ended = [trial for trial in trials if trial.state.is_finished()]
+    ended = [trial for trial in trials if trial.state.is_finished() and not is_superseded(trial)]
     for trial in ended:
         run = runs.get(trial.number)
         if run is None or run not in statuses:

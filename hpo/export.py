@@ -15,7 +15,7 @@ from hpo.plain_yaml import read_yaml
 from hpo.results import Claim
 from hpo.settings import Settings
 from hpo.spec import TrialConfig
-from hpo.study import finalist_of, stored_config, stored_spec
+from hpo.study import best_first, finalist_of, stored_config, stored_spec
 
 HEADER = """\
 # {what} of the study `{study}`. It runs again, to the same validation score, with
@@ -23,8 +23,11 @@ HEADER = """\
 # which also saves a model folder for transformers.pipeline("text-classification", model=FOLDER).
 # {caveat}
 """
+BEST_YAML = "best.yaml"
+# In a model folder: the configuration that gives this model again.
+TRAINING = "training.json"
 BEST, WINNER = "The best trial", "The winner"
-SEARCHED = "The score is the best of {n} trials on the validation split that selected it: an optimistic number."
+SEARCHED = "The score is the best of {n} complete trials on the validation split that chose it: an optimistic number."
 FRESH = "Of its fresh seeds this one is the best on validation; what to expect of it stands under `claim`."
 REFIT = "It learned from train and validation, so its score says nothing; what to expect of it stands under `claim`."
 
@@ -67,9 +70,7 @@ class Exported(Settings):
 def export_trial(study: optuna.Study, trial: FrozenTrial, path: Path, claim: Claim | None = None) -> Exported:
     """Writes the configuration of a trial, of a search or of its finalists, to `path`, whole or not at all."""
     spec, data, result = stored_spec(study), study.user_attrs["data"], trial.user_attrs["result"]
-    config = stored_config(trial)
-    fingerprint, run = trial.user_attrs["model_fingerprint"], trial.user_attrs["mlflow_run_id"]
-    config = config.model_copy(update={"model": config.model.pinned(fingerprint)})
+    config, run = exported_config(trial), trial.user_attrs["mlflow_run_id"]
     exported = Exported(
         study=study.study_name.removesuffix(FINALISTS),
         fallback_for=spec.fallback_for,
@@ -80,15 +81,15 @@ def export_trial(study: optuna.Study, trial: FrozenTrial, path: Path, claim: Cla
         labels=data["labels"],
         rows=data["rows"],
         data_fingerprint=data["fingerprint"],
-        model_fingerprint=fingerprint,
+        model_fingerprint=trial.user_attrs["model_fingerprint"],
         machine=trial.user_attrs["machine"],
         versions=trial.user_attrs["versions"],
         git_commit=trial.user_attrs["git_commit"],
         mlflow_run_id=study.user_attrs.get("mlflow_run_ids", {}).get(run, run),
         claim=claim,
     )
-    ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-    what, caveat = BEST, SEARCHED.format(n=ended)
+    complete = len(best_first(study.direction, study.get_trials(deepcopy=False)))
+    what, caveat = BEST, SEARCHED.format(n=complete)
     if claim:
         what, caveat = WINNER, REFIT if config.train_on_validation else FRESH
     text = HEADER.format(what=what, study=exported.study, path=shell_word(str(path)), caveat=caveat)
@@ -96,6 +97,25 @@ def export_trial(study: optuna.Study, trial: FrozenTrial, path: Path, claim: Cla
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.encode())
     return exported
+
+
+def exported_config(trial: FrozenTrial) -> TrialConfig:
+    """Everything that gives a trial's model again, with the commit of a model of the Hub."""
+    config = stored_config(trial)
+    return config.model_copy(update={"model": config.model.pinned(trial.user_attrs["model_fingerprint"])})
+
+
+def tell_config(model: Path, config: TrialConfig) -> None:
+    """Writes into a model folder which configuration made it."""
+    write_atomically(model / TRAINING, config.model_dump_json(indent=1).encode())
+
+
+def is_model_of(model: Path, config: TrialConfig) -> bool:
+    """Whether a model folder says that this configuration made it."""
+    try:
+        return TrialConfig.model_validate_json((model / TRAINING).read_bytes()) == config
+    except (OSError, ValueError):
+        return False
 
 
 def read_exported(path: Path) -> Exported:

@@ -5,35 +5,45 @@ tried again and tracked as all trials are. What they come to is in `conclusion.p
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.conclusion import conclude, finalists_of
+from hpo.conclusion import OUT_OF_TIME, best_run, conclude, finalists_of, undecided
 from hpo.events import Note, OnEvent
 from hpo.executors import Executor
+from hpo.export import BEST_YAML, exported_config, is_model_of, tell_config
 from hpo.interrupt import CtrlC
 from hpo.output import FINALISTS
+from hpo.plain_text import shell_word
 from hpo.results import Finals
 from hpo.search import derive_seed
 from hpo.search_spec import NoPruner, RandomSampler
-from hpo.spec import FinalistsSpec, StudySpec
-from hpo.storage import exclusive
+from hpo.spec import StudySpec
+from hpo.storage import exclusive, study_names
 from hpo.study import (
     FINALIST,
     FINALS,
     contest_of,
     ended_trials,
+    failure_reason,
+    finalists_study,
     is_default,
+    is_retried,
+    is_superseded,
+    known_params,
     remaining_trials,
+    requeue,
     running_trials,
     stored_finals,
     stored_spec,
+    supersede,
     total_trials,
 )
 from hpo.supervisor import Supervisor, end_runs
@@ -42,6 +52,8 @@ from hpo.trial import Job, weights_path
 
 # What the study of finalists has of its search's attributes: the facts that its trials share.
 SHARED = ("data", "model", "models", "machine")
+# How the note begins that the winner was not trained on train and validation.
+NO_REFIT = "The winner was not trained on train and validation together"
 # A trial of the search, the index of its seed, and whether it is trained on validation too.
 Wanted = tuple[FrozenTrial, int, bool]
 
@@ -73,13 +85,16 @@ def run_finalists(
     ctrl_c: CtrlC,
     *,
     read_again: bool,
-) -> Finals | None:
-    """Trains the finalists and says what they come to; None if there are none, or others are not done yet.
+) -> list[str]:
+    """Trains the finalists, if there are any, and keeps what they come to with the search; the last driver does.
 
     What they came to stands as long as nothing that they follow from has changed, also where their time was over.
 
     Args:
         read_again: the test split, though it was read for another winner.
+
+    Returns:
+        Why nothing came of them, in sentences.
 
     Raises:
         HpoError: what would break every training alike.
@@ -87,33 +102,41 @@ def run_finalists(
     """
     asked = spec.finalists
     if asked is None or running_trials(search):  # the last of a search's drivers does it
-        return None
-    before = stored_finals(search.user_attrs)
-    finals = before if before and not read_again and _stands(before, search, asked) else None
+        return []
+    finals = None if read_again else standing_finals(search, spec)
     if finals is None:
         candidates = finalists_of(search, asked.n_trials)
         if not candidates:
-            return None
+            return []
         with exclusive(job.output, spec.name, job.storage):  # or two drivers would queue them twice
             study = _open(search, spec)
             # Seed by seed, so that whenever the time is over they have as many seeds each.
             seeds = range(1, asked.n_seeds + 1)
             _queue(search, study, spec, [(trial, index, False) for index in seeds for trial in candidates])
         if not _train(study, job, executor, shows, ctrl_c):
-            return None
+            return []
         shows.status("choosing the winner, and reading the test split")
         finals = conclude(search, study, spec, job, read_again=read_again)
-    if finals and asked.refit:
-        finals = _refit(search, finals, spec, job, executor, shows, ctrl_c)
-    return finals
+        if finals is None:
+            return undecided(search, study, asked)
+    if asked.refit:
+        _refit(search, finals, spec, job, executor, shows, ctrl_c)
+    elif finals.exported != (exported := best_run(search.direction, finals.chosen)):
+        _store(search, finals.model_copy(update={"exported": exported}))
+    return []
 
 
-def _stands(finals: Finals, search: optuna.Study, asked: FinalistsSpec) -> bool:
-    return (finals.ended_trials, finals.asked_trials, finals.asked_seeds) == (
-        len(ended_trials(search)),
-        asked.n_trials,
-        asked.n_seeds,
-    )
+def standing_finals(search: optuna.Study, spec: StudySpec) -> Finals | None:
+    """What the finalists of a search came to, if the spec asks for no others."""
+    asked, finals = spec.finalists, stored_finals(search.user_attrs)
+    if asked is None or finals is None or f"{spec.name}{FINALISTS}" not in study_names(search._storage):
+        return None
+    known = finals.ended_trials, finals.asked_trials, finals.asked_seeds, finals.asked_timeout
+    return finals if known == (len(ended_trials(search)), asked.n_trials, asked.n_seeds, asked.timeout) else None
+
+
+def _store(search: optuna.Study, finals: Finals) -> None:
+    search.set_user_attr(FINALS, finals.model_dump(mode="json"))
 
 
 def _refit(
@@ -124,24 +147,29 @@ def _refit(
     executor: Executor,
     shows: Shows,
     ctrl_c: CtrlC,
-) -> Finals:
+) -> None:
     """Trains the winner on train and validation, with the first of its seeds, and has that model exported."""
     with exclusive(job.output, spec.name, job.storage):
         study, winner = _open(search, spec), search.get_trials(deepcopy=False)[finals.winner]
         _queue(search, study, spec, [(winner, 1, True)])
     if not _train(study, job, executor, shows, ctrl_c):
-        return finals
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if trained := [run for run in complete if contest_of(run) == (finals.winner, True)]:
-        finals = finals.model_copy(update={"exported": trained[-1].number})
-        search.set_user_attr(FINALS, finals.model_dump(mode="json"))
-    return finals
+        return
+    exported, notes = best_run(search.direction, finals.chosen), [n for n in finals.notes if not n.startswith(NO_REFIT)]
+    runs = [run for run in study.get_trials(deepcopy=False) if contest_of(run) == (finals.winner, True)]
+    if complete := [run for run in runs if run.state == TrialState.COMPLETE]:
+        exported = complete[-1].number
+    else:
+        ended = [run for run in runs if run.state.is_finished() and not is_superseded(run)]
+        why = f"it ended as {failure_reason(ended[-1])}" if ended else OUT_OF_TIME
+        notes.append(f"{NO_REFIT}: {why}. Exported is the best of its fresh seeds.")
+    _store(search, finals.model_copy(update={"exported": exported, "notes": notes}))
 
 
 def _train(study: optuna.Study, job: Job, executor: Executor, shows: Shows, ctrl_c: CtrlC) -> bool:
     """Trains what is queued of the finalists. Returns whether nobody else still does."""
     own = stored_spec(study)
     left, total = remaining_trials(study, own), total_trials(own)
+    total -= sum(map(is_superseded, study.get_trials(deepcopy=False)))
     if not left:
         return True
     tracker, known = tracker_of(job.output), study.user_attrs.get("mlflow_parent_run_id")
@@ -182,24 +210,32 @@ def _open(search: optuna.Study, spec: StudySpec) -> optuna.Study:
 
 
 def _queue(search: optuna.Study, study: optuna.Study, spec: StudySpec, wanted: Sequence[Wanted]) -> None:
-    """Queues what was not before, each to be trained as its search's trial was, with another seed."""
-    there = {_key(trial.user_attrs[FINALIST]) for trial in study.get_trials(deepcopy=False)}
+    """Queues what was not before, each to be trained as its search's trial was, with another seed, and nothing else.
+
+    What an earlier call had no time for would come before what is wanted now.
+    """
+    requeue(study)
+    keys = {(trial.number, index, refit) for trial, index, refit in wanted}
+    for queued in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        if _key(queued) not in keys:
+            supersede(study, queued)
+    trials = [trial for trial in study.get_trials(deepcopy=False) if not is_retried(trial)]
+    there = {_key(trial) for trial in trials if not is_superseded(trial)}
     for trial, index, refit in wanted:
-        finalist = {
-            "trial": trial.number,
-            "index": index,
-            "refit": refit,
-            "seed": derive_seed(spec.seed, FINALIST, index),
-            "is_default": is_default(search, trial),
-        }
-        if _key(finalist) not in there:
-            there.add(_key(finalist))
-            study.enqueue_trial(trial.params, user_attrs={FINALIST: finalist})
+        if (trial.number, index, refit) not in there:
+            finalist = {
+                "trial": trial.number,
+                "index": index,
+                "refit": refit,
+                "seed": derive_seed(spec.seed, FINALIST, index),
+                "is_default": is_default(search, trial),
+            }
+            study.enqueue_trial(known_params(trial), user_attrs={FINALIST: finalist})
     assert spec.finalists
     own = spec.model_copy(
         update={
             "name": study.study_name,
-            "n_trials": len(there),
+            "n_trials": len(there | keys) + sum(map(is_superseded, trials)),
             "timeout": spec.finalists.timeout,
             "sampler": RandomSampler(name="random"),  # nothing is drawn
             "pruner": NoPruner(name="none"),
@@ -210,18 +246,30 @@ def _queue(search: optuna.Study, study: optuna.Study, spec: StudySpec, wanted: S
     study.set_user_attr("spec", own.model_dump(mode="json"))
 
 
-def _key(finalist: Mapping[str, Any]) -> tuple[Any, ...]:
+def _key(trial: FrozenTrial) -> tuple[int, int, bool]:
+    finalist = trial.user_attrs[FINALIST]
     return finalist["trial"], finalist["index"], finalist["refit"]
 
 
-def keep_model(finals: Finals, folder: Path) -> None:
-    """Moves the winner's model, where this machine has it, to its place in the study's folder; drops the others'."""
-    finalists = folder / FINALISTS[1:]
-    trained = weights_path(finalists, finals.exported)
+def keep_model(search: optuna.Study, finals: Finals, folder: Path) -> list[str]:
+    """Moves the winner's model, where this machine has it, to its place in the study's folder; drops the others'.
+
+    Returns:
+        What became of the model of an earlier winner, if that of this one is not here, in a sentence.
+    """
+    model, trained = model_path(folder), weights_path(folder / FINALISTS[1:], finals.exported)
+    config = exported_config(finalists_study(search).get_trials(deepcopy=False)[finals.exported])
     if trained.is_dir():
-        shutil.rmtree(model_path(folder), ignore_errors=True)
-        trained.rename(model_path(folder))
+        tell_config(trained, config)
+        shutil.rmtree(model, ignore_errors=True)
+        trained.rename(model)
         shutil.rmtree(trained.parent)
+    elif model.is_dir() and not is_model_of(model, config):
+        kept = model.with_name(f"{model.name}-until-{datetime.now():%Y%m%d-%H%M%S}")
+        model.rename(kept)
+        again = f"python -m hpo.train --config {shell_word(str(folder / BEST_YAML))}"
+        return [f"The model of an earlier winner is kept as `{kept.name}`; that of this one is not here: `{again}`."]
+    return []
 
 
 def model_path(folder: Path) -> Path:

@@ -122,6 +122,7 @@ class Finals(Settings):
     """Of the search, when they were chosen from it."""
     asked_trials: int
     asked_seeds: int
+    asked_timeout: float | None = None
     seeds: list[int]
     """On which every finalist was trained: fewer than were asked for where the time was over."""
     finalists: list[Finalist]

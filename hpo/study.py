@@ -30,6 +30,8 @@ COMPARABLE = ("task", "metric", "seed", "data", "model", "training", "search_spa
 # How a trial may end that is not to blame for it, or hung.
 INTERRUPTED, KILLED, DISK_FULL, TIMED_OUT = "interrupted", "killed", "disk_full", "timed_out"
 DEVICE_FAILED = "device_failed"
+# Of a queued trial that was not begun, and is not wanted any more.
+SUPERSEDED = "superseded"
 # How often a trial is tried again, by how it ended; one that had come further than the attempt before counts anew. What
 # is not here is the trial's own, and would only happen again. Whoever kills a trial may be the kernel, for its memory.
 MAX_RETRIES: dict[str, float] = {INTERRUPTED: math.inf, DISK_FULL: math.inf, KILLED: 3, DEVICE_FAILED: 1}
@@ -125,6 +127,8 @@ def set_aside(storage: BaseStorage, names: Sequence[str]) -> str:
     for name in names:
         to = kept + name.removeprefix(names[0])
         optuna.copy_study(from_study_name=name, from_storage=storage, to_study_name=to, to_storage=storage)
+    # Whoever is killed here must not leave finalists behind that a new study of the name would take for its own.
+    for name in reversed(names):
         optuna.delete_study(study_name=name, storage=storage)
     study = load_study(storage, kept)
     if call := study.user_attrs.get("call"):
@@ -302,9 +306,25 @@ def end_dead_trials(study: optuna.Study, dead: Sequence[FrozenTrial], reason: st
 def requeue(study: optuna.Study) -> None:
     """Queues every trial that is to be tried again once more, with its parameters."""
     for trial in unqueued_trials(study):
-        fixed = trial.system_attrs.get("fixed_params", {})
         kept = {name: trial.user_attrs[name] for name in (FINALIST,) if name in trial.user_attrs}
-        study.enqueue_trial({**fixed, **trial.params}, user_attrs={**kept, "retry_of": trial.number})
+        study.enqueue_trial(known_params(trial), user_attrs={**kept, "retry_of": trial.number})
+
+
+def known_params(trial: FrozenTrial) -> dict[str, Any]:
+    """What a trial has drawn, or will have: of one that is queued, or died in its first moments, what it was given."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+
+
+def supersede(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Ends a queued trial that nobody has begun, for Optuna would hand it out before any that is queued later."""
+    storage = study._storage
+    storage.set_trial_user_attr(trial._trial_id, "result", {"state": "FAIL", "reason": SUPERSEDED, "retried": False})
+    storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+
+def is_superseded(trial: FrozenTrial) -> bool:
+    """Whether a trial was ended while it was queued, so that nothing was trained and MLflow knows nothing of it."""
+    return trial.state == TrialState.FAIL and failure_reason(trial) == SUPERSEDED
 
 
 def unqueued_trials(study: optuna.Study) -> list[FrozenTrial]:

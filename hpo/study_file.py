@@ -23,6 +23,8 @@ from hpo.space_checks import did_you_mean, search_space_problems
 from hpo.spec import FallbackSpec, StudySpec
 
 STUDIES = Path("studies")
+# With room for what is put behind it, within the pattern of `StudySpec.name`: its fallback's suffix, its finalists'.
+MAX_NAME = 80
 FALLBACK_SUFFIX = "-fallback"
 # What a fallback has of its own: overrides of these hold for the study, those of all others for its stand-in as well.
 OWN_SECTIONS = ("data", "model")
@@ -112,6 +114,9 @@ def _validate(raw: Mapping[str, Any]) -> tuple[StudySpec | None, list[Problem]]:
 
 
 def _name_problems(name: Any) -> Iterator[Problem]:
+    if isinstance(name, str) and len(name.removesuffix(FALLBACK_SUFFIX)) > MAX_NAME:
+        rule = f"a study's name must have at most {MAX_NAME} characters, but got {len(name)}"
+        yield Problem("name", rule, "Shorten it; a `description` takes as much text as you like.")
     if isinstance(name, str) and name.strip(".") and (is_taken(name) or name.endswith(".")):  # Windows drops the dot
         rule = f"a study's name must not be that of something else in the output folder, but got `{name}`"
         yield Problem("name", rule, f"Choose another, such as `name: study-{name.strip('.').replace('.', '-')}`.")

@@ -40,6 +40,7 @@ def train(exported: Exported, folder: Path, console: Console) -> int:
     if hub.notice:
         console.print(markup(hub.notice))
     with importing():  # only now what takes seconds, and looks whether it is offline while it is imported
+        from hpo.export import tell_config
         from hpo.provenance import versions
         from hpo.training.finetune import finetune
         from hpo.training.setup import save_model, set_up
@@ -61,6 +62,7 @@ def train(exported: Exported, folder: Path, console: Console) -> int:
             console.print(f"{evaluation.step:3}/{config.training.num_evaluations}  {config.metric} {score:.4f}")
 
     save_model(setup, folder)
+    tell_config(folder, config)
     console.print(f"model   {markup(str(folder))}", soft_wrap=True)
     if evaluation.metrics == exported.metrics:
         console.print(f"{config.metric} {score!r}: the same to the bit as exported")

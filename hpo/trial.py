@@ -260,7 +260,8 @@ class _Attempt:
     def _predict(self) -> None:
         assert self.setup is not None
         with _own_faults():
-            kept = predictions(self.setup, self.job.output / "cache", self._look)
+            # Without a checkpoint when it is stopped: the model has got back words here that it does not train with.
+            kept = predictions(self.setup, self.job.output / "cache", self._ask)
         self.trial.set_user_attr(PREDICTIONS, kept)
 
     def _reserve(self, config: TrialConfig, device: Device) -> None:
@@ -306,7 +307,10 @@ class _Attempt:
     def _look(self) -> None:
         """Between two steps, or two batches of an evaluation: whether it has to stop, or has had its time."""
         with self._saved_if_stopped():
-            self.check()
+            self._ask()
+
+    def _ask(self) -> None:
+        self.check()
         limit = self.spec.trial_timeout
         if limit is not None and time.perf_counter() - self.started > limit:
             raise TrialFailed(TIMED_OUT, f"the trial did not end within trial_timeout={limit:g} s")

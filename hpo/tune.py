@@ -15,9 +15,9 @@ from optuna.storages import BaseStorage
 
 from hpo.errors import HpoError, StorageError
 from hpo.executors import EXECUTORS
-from hpo.export import export_trial
+from hpo.export import BEST_YAML, export_trial
 from hpo.facts import StudyFacts, study_facts
-from hpo.finalists import Shows, keep_model, model_path, run_finalists
+from hpo.finalists import Shows, keep_model, model_path, run_finalists, standing_finals
 from hpo.interrupt import CtrlC
 from hpo.lease import Watch
 from hpo.output import FINALISTS, prepare_output, require_addressable, write_atomically
@@ -50,7 +50,6 @@ from hpo.training.device import return_unused_memory
 from hpo.trial import Job, weights_path
 from hpo.trial_logging import final_metrics
 
-BEST_YAML = "best.yaml"
 # Workers whose writes to `optuna.db` do not wait for each other for long.
 MOST_ON_FILE = 8
 
@@ -140,18 +139,19 @@ def tune(
             supervisor = Supervisor(study, pinned_spec, job, running)
             notes += [*supervisor.repair(), *_pruning_notes(spec), *storage_notes(workers, storage)]
             if not remaining_trials(study, spec):
-                notes.append("Nothing is left to run: raise n_trials (--trials) to go on.")
+                notes.append(_nothing_to_search(study, spec))
             display.header(study, facts, notes)
             stopped: HpoError | KeyboardInterrupt | None = None
+            told = list[str]()
             try:
                 with ctrl_c:
                     with display.running() as on_event:
                         supervisor.run(on_event, ctrl_c)
-                    run_finalists(study, pinned_spec, job, running, display, ctrl_c, read_again=read_test_again)
+                    told = run_finalists(study, pinned_spec, job, running, display, ctrl_c, read_again=read_test_again)
             except (HpoError, KeyboardInterrupt) as error:
                 stopped = error
             display.status("writing the report, and registering the model")
-            outcome = _finish(study, folder, tracker, job.parent_run_id, stopped, supervisor.timed_out, inputs)
+            outcome = _finish(study, folder, tracker, job.parent_run_id, stopped, supervisor.timed_out, inputs, told)
         except BaseException as error:  # also a second Ctrl-C, while the report is written
             status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
             tracker.end_study(job.parent_run_id, status)
@@ -159,6 +159,13 @@ def tune(
         if isinstance(stopped, HpoError):
             raise stopped
         return outcome
+
+
+def _nothing_to_search(study: optuna.Study, spec: StudySpec) -> str:
+    more = "raise n_trials (--trials) to go on"
+    if spec.finalists and best_trial(study) and standing_finals(study, spec) is None:
+        return f"No trial is left to run ({more}); the finalists are still to be trained."
+    return f"Nothing is left to run: {more}."
 
 
 def _pruning_notes(spec: StudySpec) -> list[str]:
@@ -199,19 +206,21 @@ def _finish(
     stopped: HpoError | KeyboardInterrupt | None,
     timed_out: bool,
     inputs: Sequence[Dataset],
+    told: Sequence[str],
 ) -> Outcome:
-    """Report and export of whatever has finished."""
+    """Report and export of whatever has finished; `told` is what is worth saying of it already."""
     end_runs(study, tracker, parent_run_id)
     best, finals = best_trial(study), stored_finals(study.user_attrs)
+    notes = list(told)
     if finals:
-        keep_model(finals, folder)
+        notes += keep_model(study, finals, folder)
     report = _export_and_report(study, folder)
     best_yaml = folder / BEST_YAML if best else None
     scores = best.user_attrs["result"]["metrics"] if best else {}
     metrics = {name.replace("eval/", "validation/best_"): value for name, value in scores.items()}
     if finals:
         metrics |= final_metrics(finals)
-    view, notes = view_of(study), list[str]()
+    view = view_of(study)
     if finals and not stopped and model_path(folder).is_dir():
         notes.append(tracker.register(winner_of(view, model_path(folder), report.page), parent_run_id))
     files = [study_file(study, folder), report.page, report.markdown, report.table, folder / "figures"]

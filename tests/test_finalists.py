@@ -22,17 +22,30 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Text
 
 from benchmarks.tiny import tiny_study
 from conftest import StudyMaker
+from hpo import conclusion, finalists
+from hpo import trial as trial_module
 from hpo.conclusion import finalists_of, why_not
 from hpo.data.splits import load_splits
 from hpo.doctor import main as doctor
 from hpo.events import Event, OnEvent, TrialEnded
 from hpo.export import read_exported
-from hpo.finalists import model_path
+from hpo.finalists import SHARED, keep_model, model_path
+from hpo.interrupt import CtrlC
 from hpo.output import FINALISTS
 from hpo.results import Finals
-from hpo.spec import StudySpec
+from hpo.space import default_params
+from hpo.spec import FinalistsSpec, StudySpec
 from hpo.storage import open_storage, study_names
-from hpo.study import FINALIST, load_study, stored_finals
+from hpo.study import (
+    FINALIST,
+    SUPERSEDED,
+    end_dead_trials,
+    load_study,
+    open_study,
+    requeue,
+    set_aside,
+    stored_finals,
+)
 from hpo.study_file import parse_study
 from hpo.tracking import tracker_of, tracking_uri
 from hpo.train import main as train
@@ -274,16 +287,118 @@ def test_an_interruption_costs_no_finalist(raw_study: StudyMaker, output: Path) 
     assert len(first.ended["finalists"] + second.ended["finalists"]) == 6
 
 
+def hurried(raw_study: StudyMaker, **finalists: Any) -> StudySpec:
+    """Time for one training of the finalists a call."""
+    asked = {"n_trials": 1, "n_seeds": 3, "timeout": 1e-3} | finalists
+    return parse_study(raw_study(**SECTIONS | {"finalists": asked}), "tiny.yaml")
+
+
 def test_when_the_time_is_over_there_are_fewer_seeds_and_it_is_said(raw_study: StudyMaker, output: Path) -> None:
-    asked = {"n_trials": 1, "n_seeds": 3, "timeout": 1e-3}
-    outcome = tune(parse_study(raw_study(**SECTIONS | {"finalists": asked}), "tiny.yaml"), output, Display())
-    finals = outcome.finals
-    assert finals and finals.winner == 0 and len(finals.seeds) == 1 and finals.asked_seeds == 3
-    assert "no time left for it" in finals.notes[0] and "1 of the 3 seeds" in finals.notes[1]
-    assert finals.reading and finals.reading.differences == {}
+    first = tune(hurried(raw_study), output, Display())
+    assert first.finals is None  # the untuned default alone: nothing was chosen, and the test split is not read
+    assert "finalists.timeout" in first.notes[0] and "The same command goes on" in first.notes[0]
+    finals = tune(hurried(raw_study), output, Display()).finals
+    assert finals and len(finals.finalists) == 2 and len(finals.seeds) == 1 and finals.asked_seeds == 3
+    assert "1 of the 3 seeds" in finals.notes[0] and "finalists.timeout" in finals.notes[0]
     again = Display()
-    second = tune(parse_study(raw_study(**SECTIONS | {"finalists": asked}), "tiny.yaml"), output, again)
-    assert second.finals == finals and again.ended == {"search": []}  # or it would have to read the test split again
+    third = tune(hurried(raw_study), output, again)
+    assert third.finals == finals and again.ended == {"search": []}  # or it would have to read the test split again
+    more = tune(hurried(raw_study, timeout=1000.0), output, again).finals
+    assert more and len(more.seeds) == 3 and len(again.ended["finalists"]) == 4
+    assert more.readings == finals.readings and more.refused
+
+
+def test_what_is_left_of_an_earlier_call_is_not_trained_before_what_is_wanted(searched: Searched) -> None:
+    """Of finalists that had no time, when the search has gone on and has others."""
+    hurried = {"n_trials": 2, "n_seeds": 3, "timeout": 1e-3}
+    first = Display()
+    searched.again(first, finalists=hurried)
+    assert len(first.ended["finalists"]) == 1
+    before = {trial.number for trial in finalists_of(searched.search, 2)}
+    search = searched.search  # goes on, and its best trials are new ones
+    kept_attributes = search.trials[1].user_attrs
+    for value in (2.0, 3.0):
+        done = search.trials[1]
+        search.add_trial(
+            create_trial(
+                value=value, params=done.params, distributions=done.distributions, user_attrs=dict(kept_attributes)
+            )
+        )
+    second = Display()
+    finals = searched.again(second, n_trials=6, finalists={"n_trials": 2, "n_seeds": 3}).finals
+    assert finals and {each.trial for each in finals.finalists} == {0, 4, 5} and len(finals.seeds) == 3
+    trained = [run for run in searched.finalists.trials if run.state == TrialState.COMPLETE]
+    seeds = [(run.user_attrs[FINALIST]["trial"], run.user_attrs[FINALIST]["index"]) for run in trained]
+    assert not {(trial, 3) for trial in before - {0}} & set(seeds[7:])
+    superseded = [run for run in searched.finalists.trials if run.state == TrialState.FAIL]
+    assert superseded and all(run.user_attrs["result"]["reason"] == "superseded" for run in superseded)
+    assert doctor(["--output", str(searched.output)]) == 0
+
+
+def test_the_default_is_trained_as_it_was_queued_though_it_drew_nothing(output: Path, raw_study: StudyMaker) -> None:
+    """Its worker died in its first moments, and then the time of the search was over."""
+    spec = parse_study(raw_study(**SECTIONS), "tiny.yaml")
+    search = open_study(spec, open_storage(output))
+    default, other = search.ask(), search.ask()
+    other.suggest_float("learning_rate", 1e-5, 1e-1, log=True)
+    search.tell(other, 0.9)
+    end_dead_trials(search, [search.trials[default.number]])
+    requeue(search)
+    for shared in SHARED:
+        search.set_user_attr(shared, {})
+    candidates = finalists_of(search, 1)
+    assert [trial.state.name for trial in candidates] == ["WAITING", "COMPLETE"]
+    study = finalists._open(search, spec)
+    finalists._queue(search, study, spec, [(trial, 1, False) for trial in candidates])
+    queued = study.trials[0]
+    assert queued.user_attrs[FINALIST]["is_default"]
+    assert queued.system_attrs["fixed_params"] == default_params(spec)
+
+
+def test_the_model_of_an_earlier_winner_is_not_taken_for_the_new_one_s(searched: Searched) -> None:
+    folder, finals = searched.output / "tiny", searched.finals
+    others = [run for each in finals.finalists for run in each.runs if run != finals.exported]
+    assert keep_model(searched.search, finals, folder) == [] and model_path(folder).is_dir()
+    (note,) = keep_model(searched.search, finals.model_copy(update={"exported": others[0]}), folder)
+    assert "earlier winner" in note and "hpo.train --config" in note
+    assert not model_path(folder).exists()
+    (kept,) = folder.glob("model-until-*")
+    assert (kept / "model.safetensors").is_file() and kept.name in note
+
+
+def test_switched_off_again_the_refit_is_no_longer_what_is_exported(searched: Searched) -> None:
+    before, asked = searched.finals, {"n_trials": 2, "n_seeds": 2}
+    refit = searched.again(finalists=asked | {"refit": True}).finals
+    assert refit and refit.exported != before.exported
+    outcome = searched.again(finalists=asked)
+    assert outcome.finals == before and outcome.model is None
+    assert any("earlier winner" in note for note in outcome.notes)
+    assert not read_exported(searched.output / "tiny" / "best.yaml").config.train_on_validation
+
+
+def test_an_interruption_while_it_predicts_costs_no_finalist(
+    raw_study: StudyMaker, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model has its whole vocabulary by then: a checkpoint of it would fit no training."""
+    spec = parse_study(raw_study(**SECTIONS | {"checkpoint_every": 1e-3}), "tiny.yaml")
+    predict = trial_module.predictions  # type: ignore[attr-defined]
+    check, asked = CtrlC.check, list[str]()
+
+    def check_and_stop_once(self: CtrlC) -> None:
+        if asked == ["predicting"]:
+            asked.append("stopped")
+            raise KeyboardInterrupt
+        check(self)
+
+    def tell(*arguments: Any) -> dict[str, Any]:
+        asked[:] = asked or ["predicting"]
+        return predict(*arguments)
+
+    monkeypatch.setattr(CtrlC, "check", check_and_stop_once)
+    monkeypatch.setattr(trial_module, "predictions", tell)
+    assert tune(spec, output, Display()).interrupted
+    finals = tune(spec, output, Display()).finals
+    assert finals and len(finals.seeds) == 2 and len(finals.finalists) == 3 and finals.notes == []
 
 
 def test_the_winner_can_be_trained_on_validation_too(searched: Searched, capsys: pytest.CaptureFixture[str]) -> None:
@@ -321,6 +436,27 @@ def test_fresh_sets_both_studies_aside(searched: Searched) -> None:
     assert stored_finals(load_study(open_storage(searched.output), old).user_attrs) == before
     assert read_exported(searched.output / old / "best.yaml").trial == before.winner
     assert (searched.output / old / "model").is_dir()
+
+
+def test_fresh_that_is_killed_leaves_no_finalists_to_a_new_study(
+    searched: Searched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, deleted, delete = open_storage(searched.output), list[str](), optuna.delete_study
+
+    def die_after(*, study_name: str, storage: Any) -> None:
+        delete(study_name=study_name, storage=storage)
+        deleted.append(study_name)
+        raise SystemExit
+
+    monkeypatch.setattr(optuna, "delete_study", die_after)
+    with pytest.raises(SystemExit):
+        set_aside(storage, ["tiny", f"tiny{FINALISTS}"])
+    monkeypatch.undo()
+    assert deleted == [f"tiny{FINALISTS}"] and len([n for n in study_names(storage) if n.startswith("tiny-until")]) == 2
+    before, display = searched.finals, Display()
+    again = searched.again(display).finals  # the search is still there, and has its finalists trained anew
+    assert again and [each.scores for each in again.finalists] == [each.scores for each in before.finalists]
+    assert len(display.ended["finalists"]) == 6 and again.readings == before.readings
 
 
 @pytest.mark.timeout(240)
@@ -403,4 +539,21 @@ def test_a_finalist_that_fails_with_one_seed_cannot_win(ends: list[tuple[str, st
         for index, (state, why) in enumerate(ends, start=1)
     ]
     other = trial(0.9, finalist={"trial": 1, "index": 1, "seed": 7, "is_default": True})
+    left = trial(
+        None, TrialState.FAIL, finalist={"trial": 0, "index": 9}, result={"state": "FAIL", "reason": SUPERSEDED}
+    )
+    runs.append(left)  # in the queue of an earlier call
     assert why_not(study_of(*runs, other), study_of(trial(0.9)).trials[0]) == reason
+
+
+def test_finalists_without_a_seed_in_common_are_no_match() -> None:
+    """One was killed with its first seed, and tried again behind the others, which had no time for their second."""
+    of = {0: [1, 2], 1: [2], 2: [1, 2], 3: [1]}
+    runs = [
+        trial(0.8, finalist={"trial": number, "index": index, "seed": 7, "is_default": number == 0})
+        for number, indices in of.items()
+        for index in indices
+    ]
+    search = study_of(trial(0.5), trial(0.9), trial(0.8), trial(0.7))
+    kept, reasons = conclusion._trained(search, study_of(*runs), FinalistsSpec(n_trials=3))
+    assert [each.number for each in kept] == [0, 2, 3] and reasons == {1: conclusion.OUT_OF_TIME}

@@ -151,7 +151,11 @@ class TestNames:
     def test_a_name_of_no_folder(self, write: Write, name: str) -> None:
         assert mistake(write(name=name)).path == "name"
 
-    @pytest.mark.parametrize("name", ["a", "a.b", "my-cache", "artifacts2", "x" * 100])
+    def test_a_name_without_room_for_what_is_put_behind_it(self, write: Write) -> None:
+        problem = mistake(write(name="x" * 81))
+        assert problem.path == "name" and "at most 80 characters, but got 81" in problem.rule
+
+    @pytest.mark.parametrize("name", ["a", "a.b", "my-cache", "artifacts2", "x" * 80])
     def test_a_name_of_its_own(self, write: Write, name: str) -> None:
         assert read_study(write(name=name)).name == name
 

@@ -56,7 +56,7 @@ class Checkpoints:
     def restore(self, setup: Setup) -> Progress | None:
         """Puts a new setup where the trial stood, and says where that is; None where there is nothing to go on from.
 
-        A file that is damaged, or of another configuration, other data or weights, is none to go on from.
+        A file that is damaged, or of another configuration, other data, weights or shapes, is none to go on from.
         """
         try:
             # Tensors, numbers and strings: nothing that could run.
@@ -64,6 +64,9 @@ class Checkpoints:
             if state["format"] != FORMAT or state["of"] != _identity(setup):
                 return None
         except (OSError, RuntimeError, UnpicklingError, EOFError, KeyError, TypeError, ValueError):
+            return None
+        own = setup.pretrained.model.state_dict()
+        if {name: own[name].shape for name in own} != {name: tensor.shape for name, tensor in state["model"].items()}:
             return None
         setup.pretrained.model.load_state_dict(state["model"])
         optimizer = setup.step.optimizer
