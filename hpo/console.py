@@ -141,6 +141,10 @@ class StudyConsole:
             self.console.print(
                 f"The timeout of {format_seconds(self.spec.timeout or 0)} ended the search; the same command goes on."
             )
+            if outcome.finals and outcome.finals.reading:
+                self.console.print(
+                    "The test split has been read: for another winner it is read again with --read-test-again only."
+                )
         if outcome.interrupted:
             self.console.print("Interrupted. The same command goes on from here.")
         for note in outcome.notes:

@@ -26,12 +26,11 @@ from hpo.results import Finals
 from hpo.search import derive_seed
 from hpo.search_spec import NoPruner, RandomSampler
 from hpo.spec import StudySpec
-from hpo.storage import exclusive, study_names
+from hpo.storage import exclusive
 from hpo.study import (
     FINALIST,
     FINALS,
     contest_of,
-    ended_trials,
     failure_reason,
     finalists_study,
     is_default,
@@ -41,7 +40,7 @@ from hpo.study import (
     remaining_trials,
     requeue,
     running_trials,
-    stored_finals,
+    standing_finals,
     stored_spec,
     supersede,
     total_trials,
@@ -124,15 +123,6 @@ def run_finalists(
     elif finals.exported != (exported := best_run(search.direction, finals.chosen)):
         _store(search, finals.model_copy(update={"exported": exported}))
     return []
-
-
-def standing_finals(search: optuna.Study, spec: StudySpec) -> Finals | None:
-    """What the finalists of a search came to, if the spec asks for no others."""
-    asked, finals = spec.finalists, stored_finals(search.user_attrs)
-    if asked is None or finals is None or f"{spec.name}{FINALISTS}" not in study_names(search._storage):
-        return None
-    known = finals.ended_trials, finals.asked_trials, finals.asked_seeds, finals.asked_timeout
-    return finals if known == (len(ended_trials(search)), asked.n_trials, asked.n_seeds, asked.timeout) else None
 
 
 def _store(search: optuna.Study, finals: Finals) -> None:

@@ -29,16 +29,18 @@ from hpo.study import (
     is_retried,
     load_study,
     running_trials,
+    standing_finals,
     stored_spec,
     total_trials,
 )
 
-RUNNING, PERHAPS, FINISHED, INTERRUPTED, UNFINISHED = (
+RUNNING, PERHAPS, FINISHED, INTERRUPTED, UNFINISHED, FINALISTS_LEFT = (
     "running",
     "running elsewhere",
     "finished",
     "interrupted",
     "unfinished",
+    "finalists left",
 )
 # Of a study without a study file nobody knows how many trials it is to have.
 FOREIGN = "of another tool"
@@ -92,7 +94,7 @@ def _listed(storage: BaseStorage, name: str, names: list[str]) -> Listed:
     defaults = [trial for trial in trials if spec and is_default(study, trial)]
     return Listed(
         name=name,
-        state=_state(trials, running, ended, total),
+        state=_state(trials, running, ended, total, finalists_left=_finalists_left(study, spec)),
         ended=ended,
         total=total,
         counts=_counts(trials),
@@ -110,7 +112,15 @@ def _spec(study: optuna.Study) -> StudySpec | None:
         return None
 
 
-def _state(trials: list[FrozenTrial], running: list[FrozenTrial], ended: int, total: int | None) -> str:
+def _finalists_left(study: optuna.Study, spec: StudySpec | None) -> bool:
+    if spec is None or spec.finalists is None or standing_finals(study, spec):
+        return False
+    return _best(study, study.get_trials(deepcopy=False)) is not None
+
+
+def _state(
+    trials: list[FrozenTrial], running: list[FrozenTrial], ended: int, total: int | None, *, finalists_left: bool
+) -> str:
     alive = {is_alive(trial) for trial in running}
     if True in alive:
         return RUNNING
@@ -119,7 +129,7 @@ def _state(trials: list[FrozenTrial], running: list[FrozenTrial], ended: int, to
     if None in alive:
         return PERHAPS
     if ended >= total:
-        return FINISHED
+        return FINALISTS_LEFT if finalists_left else FINISHED
     # Queued to be tried again, or left running by a driver that is gone.
     cut_short = running or any(is_retried(trial) for trial in trials[-1:])
     repeats = any(t.state == TrialState.WAITING and "retry_of" in t.user_attrs for t in trials)

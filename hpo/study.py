@@ -65,6 +65,15 @@ def stored_finals(attributes: Mapping[str, Any]) -> Finals | None:
     return None if stored is None else Finals.model_validate_json(json.dumps(stored))
 
 
+def standing_finals(search: optuna.Study, spec: StudySpec) -> Finals | None:
+    """What the finalists of a search came to, if the spec asks for no others."""
+    asked, finals = spec.finalists, stored_finals(search.user_attrs)
+    if asked is None or finals is None or f"{spec.name}{FINALISTS}" not in study_names(search._storage):
+        return None
+    known = finals.ended_trials, finals.asked_trials, finals.asked_seeds, finals.asked_timeout
+    return finals if known == (len(ended_trials(search)), asked.n_trials, asked.n_seeds, asked.timeout) else None
+
+
 def finalists_study(search: optuna.Study) -> optuna.Study:
     """The study of a search's finalists, which it has if it has any."""
     return load_study(search._storage, f"{search.study_name}{FINALISTS}")

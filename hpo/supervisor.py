@@ -45,6 +45,7 @@ from hpo.trial import (
     checkpoint_path,
     end_run,
     finalist_label,
+    name_of,
     start_tags,
     started_at,
     trial_ended,
@@ -130,9 +131,10 @@ class Supervisor:
         else:
             self._failures.clear()
         if len(self._failures) >= self.spec.max_failures:
+            last = event.label or f"trial {event.number}"
             raise HpoError(
                 f"the study goes on while trials succeed, but {len(self._failures)} in a row have failed "
-                f"(max_failures: {self.spec.max_failures}), the last, trial {event.number}, as {event.reason}: "
+                f"(max_failures: {self.spec.max_failures}), the last, {last}, as {event.reason}: "
                 f"{event.message}. Mend the cause, or raise max_failures; the same command goes on."
             )
 
@@ -214,12 +216,11 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
 def _told(ended: list[FrozenTrial]) -> Iterator[str]:
     """What a killed program has left, in words."""
     for retried, text in (
-        (True, "Tried again, for the program was killed while it ran: trial {}."),
-        (False, f"Given up, for it was killed {MAX_RETRIES[KILLED] + 1:g} times and came no further: trial {{}}."),
+        (True, "Tried again, for the program was killed while it ran: {}."),
+        (False, f"Given up, for it was killed {MAX_RETRIES[KILLED] + 1:g} times and came no further: {{}}."),
     ):
-        numbers = ", ".join(str(trial.number) for trial in ended if is_retried(trial) == retried)
-        if numbers:
-            yield text.format(numbers)
+        if names := ", ".join(name_of(trial) for trial in ended if is_retried(trial) == retried):
+            yield text.format(names)
 
 
 def end_dead(

@@ -17,7 +17,7 @@ from hpo.errors import HpoError, StorageError
 from hpo.executors import EXECUTORS
 from hpo.export import BEST_YAML, export_trial
 from hpo.facts import StudyFacts, study_facts
-from hpo.finalists import Shows, keep_model, model_path, run_finalists, standing_finals
+from hpo.finalists import Shows, keep_model, model_path, run_finalists
 from hpo.interrupt import CtrlC
 from hpo.lease import Watch
 from hpo.output import FINALISTS, prepare_output, require_addressable, write_atomically
@@ -40,6 +40,7 @@ from hpo.study import (
     require_unchanged,
     running_trials,
     set_aside,
+    standing_finals,
     stored_finals,
 )
 from hpo.study_logging import runs_table, study_datasets, study_inputs, study_note, winner_of
@@ -162,10 +163,10 @@ def tune(
 
 
 def _nothing_to_search(study: optuna.Study, spec: StudySpec) -> str:
-    more = "raise n_trials (--trials) to go on"
+    more = "Raise n_trials (--trials) to go on."
     if spec.finalists and best_trial(study) and standing_finals(study, spec) is None:
-        return f"No trial is left to run ({more}); the finalists are still to be trained."
-    return f"Nothing is left to run: {more}."
+        return f"All trials have ended; the finalists are still to be trained. {more}"
+    return f"Nothing is left to run. {more}"
 
 
 def _pruning_notes(spec: StudySpec) -> list[str]:

@@ -29,6 +29,7 @@ from hpo.data.splits import load_splits
 from hpo.doctor import main as doctor
 from hpo.events import Event, OnEvent, TrialEnded
 from hpo.export import read_exported
+from hpo.facts import StudyFacts
 from hpo.finalists import SHARED, keep_model, model_path
 from hpo.interrupt import CtrlC
 from hpo.output import FINALISTS
@@ -62,7 +63,8 @@ class Display:
         self.totals: dict[str, tuple[int | None, int]] = {}
         self._stop_after = stop_after
 
-    def header(self, *arguments: Any) -> None: ...
+    def header(self, study: optuna.Study, facts: StudyFacts, notes: list[str]) -> None:
+        self.notes = notes
 
     def status(self, text: str) -> None: ...
 
@@ -282,6 +284,7 @@ def test_an_interruption_costs_no_finalist(raw_study: StudyMaker, output: Path) 
     outcome = tune(spec, output, first)
     assert outcome.interrupted and outcome.finals is None
     finals = tune(spec, output, second).finals
+    assert "All trials have ended; the finalists are still to be trained." in second.notes[0]
     assert finals and len(finals.seeds) == 2
     assert second.totals["finalists"] == (6, 2)
     assert len(first.ended["finalists"] + second.ended["finalists"]) == 6

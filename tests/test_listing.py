@@ -19,7 +19,7 @@ from hpo.lease import OWNER, owner
 from hpo.listing import Listed, listed, listing
 from hpo.output import FINALISTS
 from hpo.run import main
-from hpo.spec import StudySpec
+from hpo.spec import FinalistsSpec, StudySpec
 from hpo.storage import open_storage
 from hpo.study import end_dead_trials, open_study, requeue
 
@@ -118,6 +118,14 @@ def test_finalists_belong_to_their_study(spec: StudySpec, storage: BaseStorage) 
     found = only(storage)
     assert (found.name, found.state, found.best) == ("tiny", "finished", 0.9)
     assert found.touched == finalists.trials[0].datetime_complete
+
+
+def test_a_search_that_is_over_has_its_finalists_left(spec: StudySpec, storage: BaseStorage) -> None:
+    asking = spec.model_copy(update={"finalists": FinalistsSpec()})
+    a_study(asking, storage, "tiny", [0.7, 0.8, 0.9])
+    assert only(storage).state == "finalists left"
+    a_study(asking, storage, "hopeless", [None, None, None])  # of nothing complete there are none
+    assert {each.name: each.state for each in listed(storage)}["hopeless"] == "finished"
 
 
 def test_studies_of_another_tool(storage: BaseStorage) -> None:

@@ -417,7 +417,7 @@ def test_a_finished_study_says_that_nothing_is_left(raw_study: StudyMaker, outpu
     tune(spec, output, first)
     tune(spec, output, second)
     assert first.notes == []
-    assert second.notes == ["Nothing is left to run: raise n_trials (--trials) to go on."]
+    assert second.notes == ["Nothing is left to run. Raise n_trials (--trials) to go on."]
 
 
 def test_more_workers_than_a_file_is_made_for_are_told() -> None:
