@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -152,7 +153,7 @@ def tune(
             except (HpoError, KeyboardInterrupt) as error:
                 stopped = error
             display.status("writing the report, and registering the model")
-            outcome = _finish(study, folder, tracker, job.parent_run_id, stopped, supervisor.timed_out, inputs, told)
+            outcome = _finish(study, job, stopped, supervisor.timed_out, inputs, told)
         except BaseException as error:  # also a second Ctrl-C, while the report is written
             status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
             tracker.end_study(job.parent_run_id, status)
@@ -201,20 +202,21 @@ def _start_parent(study: optuna.Study, spec: StudySpec, tracker: Tracker) -> str
 
 def _finish(
     study: optuna.Study,
-    folder: Path,
-    tracker: Tracker,
-    parent_run_id: str,
+    job: Job,
     stopped: HpoError | KeyboardInterrupt | None,
     timed_out: bool,
     inputs: Sequence[Dataset],
     told: Sequence[str],
 ) -> Outcome:
     """Report and export of whatever has finished; `told` is what is worth saying of it already."""
+    folder, tracker, parent_run_id = job.output / study.study_name, tracker_of(job.output), job.parent_run_id
+    alone = partial(exclusive, job.output, study.study_name, job.storage)  # or the last two drivers would do it at once
     end_runs(study, tracker, parent_run_id)
     best, finals = best_trial(study), stored_finals(study.user_attrs)
     notes = list(told)
     if finals:
-        notes += keep_model(study, finals, folder)
+        with alone():
+            notes += keep_model(study, finals, folder)
     report = _export_and_report(study, folder)
     best_yaml = folder / BEST_YAML if best else None
     scores = best.user_attrs["result"]["metrics"] if best else {}
@@ -223,7 +225,8 @@ def _finish(
         metrics |= final_metrics(finals)
     view = view_of(study)
     if finals and not stopped and model_path(folder).is_dir():
-        notes.append(tracker.register(winner_of(view, model_path(folder), report.page), parent_run_id))
+        with alone():
+            notes.append(tracker.register(winner_of(view, model_path(folder), report.page), parent_run_id))
     files = [study_file(study, folder), report.page, report.markdown, report.table, folder / "figures"]
     status = {type(None): "FINISHED", KeyboardInterrupt: "KILLED"}.get(type(stopped), "FAILED")
     others = bool(running_trials(study))

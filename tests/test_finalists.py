@@ -12,6 +12,7 @@ import optuna
 import pytest
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.study import StudyDirection
@@ -48,7 +49,8 @@ from hpo.study import (
     stored_finals,
 )
 from hpo.study_file import parse_study
-from hpo.tracking import tracker_of, tracking_uri
+from hpo.tracking import Tracker, tracker_of, tracking_uri
+from hpo.tracking_model import Winner
 from hpo.train import main as train
 from hpo.training.predictions import PREDICTIONS, unpacked
 from hpo.tune import Outcome, tune
@@ -258,6 +260,24 @@ def test_a_second_call_trains_and_reads_nothing(searched: Searched) -> None:
     assert display.ended == {"search": []}
     assert outcome.finals == before
     assert outcome.model and outcome.model.is_dir()
+
+
+def test_of_drivers_that_end_together_one_at_a_time_registers(
+    searched: Searched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, register = list[bool](), Tracker.register
+
+    def look(self: Tracker, winner: Winner, parent_run_id: str) -> str:
+        try:
+            with FileLock(searched.output / ".tiny.claim.lock", timeout=0):
+                held.append(False)
+        except Timeout:
+            held.append(True)
+        return register(self, winner, parent_run_id)
+
+    monkeypatch.setattr(Tracker, "register", look)
+    searched.again()
+    assert held == [True]
 
 
 def test_more_seeds_are_trained_and_the_test_split_is_not_read_again_unasked(searched: Searched) -> None:
