@@ -9,7 +9,10 @@ from hpo.settings import Settings
 
 
 class Estimate(Settings):
-    """A score of a configuration: the mean over its seeds, and a 95 % interval over seeds and examples."""
+    """A score of a configuration: the mean over its seeds, and a 95 % interval over seeds and examples.
+
+    Of a single seed the interval is over the examples only.
+    """
 
     value: float
     low: float
@@ -20,7 +23,7 @@ class Difference(Estimate):
     """The winner's score less the default's, on the same examples."""
 
     p_value: float
-    """Of the hypothesis that they are equally good; two-sided."""
+    """Of the hypothesis that they are equally good; two-sided. Of a single seed it says nothing of others."""
 
 
 class Finalist(Settings):
@@ -166,7 +169,7 @@ class Claim(Settings):
     test_read_at: str | None
     """None: the test split was not read for it."""
     test: dict[str, Estimate]
-    """By metric, with a 95 % interval over seeds and examples."""
+    """By metric, with a 95 % interval over seeds and examples; of a single seed, over examples only."""
     default: dict[str, Estimate]
     """The same of the untuned default."""
     difference: dict[str, Difference]

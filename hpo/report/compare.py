@@ -103,6 +103,9 @@ def _headline(views: Sequence[View], *, comparable: bool) -> Iterator[str]:
             yield f"Its interval overlaps with that of {formats.listed(overlapping)}: that may be chance."
         else:
             yield "Its interval overlaps with no other."
+        if single := _of_one_seed(views):
+            its = f"Of {formats.listed(single)} the interval is over the examples of one seed"
+            yield f"{its}: another may turn it round."
         return
     searched = [(view, answers.row_of(view, view.best)) for view in views]
     known = [(view, float(row["score"])) for view, row in searched if row is not None]
@@ -117,6 +120,10 @@ def _headline(views: Sequence[View], *, comparable: bool) -> Iterator[str]:
 
 def _metric(view: View) -> str:
     return answers.headline_metric(view, view.reading) if view.reading else ""
+
+
+def _of_one_seed(views: Sequence[View]) -> list[str]:
+    return [view.study.study_name for view in views if view.reading and len(view.reading.seeds) == 1]
 
 
 def _tested(views: Sequence[View]) -> list[tuple[str, Estimate]]:
@@ -149,6 +156,7 @@ def _column(view: View) -> dict[str, str]:
     return {
         "Model": view.spec.model.name if view.spec else "",
         **tested,
+        "Fresh seeds": str(len(reading.seeds)) if reading else "",
         "Difference": formats.difference(found) if found else "",
         "p-value": formats.p_cell(found.p_value) if found else "",
         f"Best {view.metric} of the search": "" if best is None else formats.score(best["score"]),
@@ -256,6 +264,8 @@ def on_test(views: Sequence[View]) -> Chart | None:
     if not shown or len({_metric(view) for view in shown}) > 1:
         return None
     metric = _metric(shown[0])
+    single = _of_one_seed(shown)
+    but = f", of {formats.listed(single)} the examples of one seed only" if single else ""
     data = []
     for words, colour, aside in (("winner", BLUE, 0.12), ("untuned default", BLACK, -0.12)):
         scores = [
@@ -281,7 +291,7 @@ def on_test(views: Sequence[View]) -> Chart | None:
     return Chart(
         name="on_test",
         title=f"Test {formats.metric(metric)} of each study's winner and default, with 95 % intervals",
-        caption="Means over fresh seeds; the intervals cover both seeds and examples.",
+        caption=f"Means over fresh seeds; the intervals cover both seeds and examples{but}.",
         height=120 + 48 * len(shown),
         data=data,
         layout={

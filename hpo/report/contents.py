@@ -39,6 +39,8 @@ class Contents:
     states: str
     # winner against default
     scores: Table
+    scores_note: str
+    """How to read them."""
     finalists: Table
     method: str
     readings: Table
@@ -93,6 +95,7 @@ def contents(view: View, folder: Path) -> Contents:
         answer=answers.answer(view),
         states=answers.state_sentence(view),
         scores=_scores(reading),
+        scores_note=_scores_note(reading),
         finalists=_finalists(finals),
         method=reading.method if reading else "",
         readings=_readings(finals),
@@ -133,6 +136,14 @@ def _scores(reading: Reading | None) -> Table:
     if reading.winner == reading.default:
         return Table(header=[header[0], "Untuned default, the winner"], rows=[row[:2] for row in rows])
     return Table(header=header, rows=rows)
+
+
+def _scores_note(reading: Reading | None) -> str:
+    if reading is None:
+        return ""
+    if len(reading.seeds) == 1:
+        return "Each with its 95 % interval, over the examples of one seed: another seed may turn any of them round."
+    return "Each with its 95 % interval."
 
 
 def _finalists(finals: Finals | None) -> Table:

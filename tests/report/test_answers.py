@@ -1,15 +1,18 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_page import section, table
 
 from hpo.report.answers import NO_EVIDENCE, answer, verdict
+from hpo.report.charts.finals import differences
 from hpo.report.compare import compare, on_test
 from hpo.report.contents import contents
 from hpo.report.html_page import page
 from hpo.report.page import render
 from hpo.report.tables import View, view_of
 from hpo.results import Difference, Finals
+from hpo.score_estimates import score_differences
 from synthetic import synthetic_finals, synthetic_study
 
 BEST = 10  # of 30 synthetic trials
@@ -21,6 +24,16 @@ def view(finals: Finals | None, n: int = 30) -> View:
 
 def changed(finals: Finals, **values: object) -> Finals:
     return finals.model_copy(update=values)
+
+
+def of_one_seed(finals: Finals) -> Finals:
+    """The same finalists, as they come out of one fresh seed."""
+    reading = finals.readings[0].model_copy(update={"seeds": finals.seeds[:1]})
+    finalists = [
+        each.model_copy(update={"scores": each.scores[:1], "mean": each.scores[0], "runs": each.runs[:1]})
+        for each in finals.finalists
+    ]
+    return changed(finals, seeds=finals.seeds[:1], asked_seeds=1, readings=[reading], finalists=finalists)
 
 
 def test_two_sentences_with_intervals_where_tuning_helped() -> None:
@@ -63,7 +76,47 @@ def test_no_evidence_is_said_in_those_words() -> None:
     ],
 )
 def test_the_verdict(metric: str, low: float, value: float, high: float, p: float, said: str) -> None:
-    assert said in verdict(metric, Difference(value=value, low=low, high=high, p_value=p))
+    found = Difference(value=value, low=low, high=high, p_value=p)
+    assert said in verdict(metric, found, 5)
+    assert "Tuning helped" not in verdict(metric, found, 1)
+
+
+def test_one_seed_does_not_show_that_tuning_helped() -> None:
+    seen = view(of_one_seed(synthetic_finals(winner=BEST)))
+    told = answer(seen)
+    assert told.headline == [
+        "The winner, trial 10, has test accuracy 0.823 (0.802 to 0.845), the untuned default 0.802 (0.780 to 0.825), "
+        "each with a 95 % interval over the examples.",
+        "It is not shown that tuning helped: on this one seed the difference of +0.021 (+0.007 to +0.035) is more than "
+        "the examples would give (p = 0.004), but another seed may turn it round.",
+    ]
+    beside = " ".join(told.beside)
+    assert "On 1 fresh seed and 1,066 test rows that nothing was chosen by. The intervals and the p-value" in beside
+    assert "trained again on 1 fresh seed, 0.8312." in beside and "average" not in beside
+    said, turn = contents(seen, Path("mlruns/films")), "another seed may turn any of them round"
+    chart, markdown = (
+        differences(seen),
+        " ".join(section(render(seen, Path("x"), set()), "Winner against default").split()),
+    )
+    assert chart and turn in chart.caption
+    assert turn in markdown and turn in page(seen, said)
+    many = view(synthetic_finals(winner=BEST))
+    assert turn not in page(many, contents(many, Path("mlruns/films")))
+    unread = view(changed(of_one_seed(synthetic_finals(winner=BEST)), readings=[]))
+    assert answer(unread).headline[0].endswith("the untuned default 0.8086, on 1 fresh seed.")
+
+
+def test_of_one_seed_the_p_value_alone_would_find_too_much() -> None:
+    """Two configurations that are equally good on average over seeds, of which each moves accuracy by a point."""
+    generator, found = np.random.default_rng(0), []
+    labels = np.zeros(1_000, np.int64)
+    for _ in range(200):
+        easy = 0.9 + generator.normal(0, 0.75**0.5, 1_000)
+        margins = [easy + generator.normal(0, 0.037) + generator.normal(0, 0.5, 1_000) for _ in range(2)]
+        winner, default = (np.stack([each, 0 * each], axis=1)[None].astype(np.float32) for each in margins)
+        found.append(score_differences(winner, default, labels, ["right", "wrong"])["accuracy"])
+    assert np.mean([each.p_value < 0.05 for each in found]) > 0.1
+    assert not [each for each in found if "Tuning helped" in verdict("accuracy", each, 1)]
 
 
 def test_without_a_reading_validation_is_told_with_what_it_is() -> None:

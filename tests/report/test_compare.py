@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from hpo.report.__main__ import main
-from hpo.report.compare import by_time, by_trials, compare, write_comparison
+from hpo.report.compare import by_time, by_trials, compare, on_test, write_comparison
 from hpo.report.tables import view_of
 from synthetic import synthetic_finals, synthetic_study
 
@@ -26,6 +26,18 @@ def test_studies_on_the_same_data_are_compared_on_test() -> None:
     assert rows["Difference"] == ["+0.021 (+0.007 to +0.035)", "+0.006 (−0.008 to +0.020)"]
     assert rows["Trials"] == ["20", "20"]
     assert [row[0] for row in said.configurations.rows][:2] == ["learning_rate", "train_batch_size"]
+
+
+def test_an_interval_of_one_seed_is_told_as_such() -> None:
+    study = finished("one")
+    finals = study.user_attrs["finals"]
+    reading = finals["readings"][0] | {"seeds": [11]}
+    study.set_user_attr("finals", finals | {"seeds": [11], "readings": [reading]})
+    views = [view_of(study), view_of(finished("two"))]
+    said, chart = compare(views), on_test(views)
+    assert said.headline[-1] == "Of one the interval is over the examples of one seed: another may turn it round."
+    assert next(row[1:] for row in said.scores.rows if row[0] == "Fresh seeds") == ["1", "5"]
+    assert chart and chart.caption.endswith("of one the examples of one seed only.")
 
 
 def test_studies_of_which_not_all_have_read_the_test_split_are_compared_with_the_caveat() -> None:

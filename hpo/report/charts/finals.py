@@ -12,6 +12,7 @@ def differences(view: View) -> Chart | None:
     found = {name: each for name, each in (reading.differences if reading else {}).items() if name != "loss"}
     if not found:
         return None
+    single = reading is not None and len(reading.seeds) == 1
     names = list(reversed(found))
     certain = [not answers.is_uncertain(found[name]) for name in names]
     data = []
@@ -38,6 +39,7 @@ def differences(view: View) -> Chart | None:
         caption=(
             "An interval that crosses the line at zero could as well be no difference. Of the calibration error, less "
             "is better; of all others, more."
+            + (" Intervals over the examples of one seed: another seed may turn any of them round." if single else "")
         ),
         height=110 + 32 * len(names),
         data=data,
