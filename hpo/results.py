@@ -58,7 +58,8 @@ class Reading(Settings):
     method: str
     """How intervals and p-values were computed, and who described it."""
     winner_scores: dict[str, Estimate]
-    """By metric: `accuracy`, `f1_macro`, `f1/<class>`, ..., `loss`, `calibration_error`."""
+    """By metric: `accuracy`, `f1_macro`, `f1/<class>`, ..., `loss`, `calibration_error`; of two classes also `f1`,
+    `precision` and `recall` of the second, but for readings that are older than these."""
     default_scores: dict[str, Estimate]
     """Empty where there is no default."""
     differences: dict[str, Difference]

@@ -161,8 +161,42 @@ def is_uncertain(found: Difference) -> bool:
 
 def headline_metric(view: View, reading: Reading) -> str:
     """The study's own metric where the reading has it, else accuracy, or what there is."""
-    wanted = view.spec.metric.removeprefix("eval/") if view.spec else ""
-    return next(name for name in (wanted, "accuracy", *reading.winner_scores) if name in reading.winner_scores)
+    names = (*_own_metric(view), "accuracy", *reading.winner_scores)
+    return next(name for name in names if name in reading.winner_scores)
+
+
+def stand_in(view: View, reading: Reading) -> str | None:
+    """What is to be said where it is not the study's own metric that is told."""
+    if (name := headline_metric(view, reading)) in _own_metric(view):
+        return None
+    own = view.metric.removeprefix("validation ")
+    return f"This study chose by its {view.metric}; the reading has no {own}, and {formats.metric(name)} stands in."
+
+
+def _own_metric(view: View) -> tuple[str, ...]:
+    """Its name, and another that the same score has."""
+    name = view.spec.metric.removeprefix("eval/") if view.spec else ""
+    positive = positive_class(view)
+    return (name, f"f1/{positive}") if name == "f1" and positive else (name,)
+
+
+def positive_class(view: View) -> str | None:
+    """The class that `f1`, `precision` and `recall` are of; None where there are more than two, or none is known."""
+    labels = view.attributes.get("data", {}).get("labels", [])
+    return str(labels[1]) if len(labels) == 2 else None
+
+
+def shown_scores(view: View, reading: Reading) -> dict[str, str]:
+    """The scores of a reading that are shown, with their names in words; none twice, as `f1` and as that of a class."""
+    own, positive = headline_metric(view, reading), positive_class(view)
+    twice = f"f1/{positive}" if own == "f1" else "f1"
+    both = {"f1", f"f1/{positive}"} <= reading.winner_scores.keys()
+    shown = {}
+    for name in reading.winner_scores:
+        of = f" of {positive}" if name in ("f1", "precision", "recall") and positive else ""
+        if not (both and name == twice):
+            shown[name] = formats.first_up(formats.metric(name)) + of
+    return shown
 
 
 def _of_finalists(view: View, finals: Finals) -> list[str]:
@@ -188,6 +222,8 @@ def _beside_finals(view: View, finals: Finals, reading: Reading | None) -> Itera
             "The intervals and the p-value are of the rows alone: what another seed would change they do not cover, so "
             "that they come out too narrow and too small. Two seeds or more can tell."
         )
+    if reading and (instead := stand_in(view, reading)):
+        yield instead
     winner, best = finals.chosen, row_of(view, view.best)
     if best is not None and not winner.is_default:
         which = "it" if winner.trial == view.best else f"the best, trial {view.best},"

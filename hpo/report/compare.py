@@ -103,6 +103,7 @@ def _headline(views: Sequence[View], *, comparable: bool) -> Iterator[str]:
             yield f"Its interval overlaps with that of {formats.listed(overlapping)}: that may be chance."
         else:
             yield "Its interval overlaps with no other."
+        yield from dict.fromkeys(filter(None, (answers.stand_in(v, v.reading) for v in views if v.reading)))
         if single := _of_one_seed(views):
             its = f"Of {formats.listed(single)} the interval is over the examples of one seed"
             yield f"{its}: another may turn it round."

@@ -94,7 +94,7 @@ def contents(view: View, folder: Path) -> Contents:
         description=spec.description if spec else "",
         answer=answers.answer(view),
         states=answers.state_sentence(view),
-        scores=_scores(reading),
+        scores=_scores(view, reading),
         scores_note=_scores_note(reading),
         finalists=_finalists(finals),
         method=reading.method if reading else "",
@@ -119,14 +119,14 @@ def contents(view: View, folder: Path) -> Contents:
 # Winner against default
 
 
-def _scores(reading: Reading | None) -> Table:
+def _scores(view: View, reading: Reading | None) -> Table:
     """All test metrics of both, with their difference."""
     if reading is None:
         return Table(header=[], rows=[])
     header = ["Test metric", f"Winner (trial {reading.winner})", "Untuned default", "Difference", "p"]
     rows = []
-    for name, winner in reading.winner_scores.items():
-        row = [formats.first_up(formats.metric(name)), formats.estimate(winner)]
+    for name, words in answers.shown_scores(view, reading).items():
+        row = [words, formats.estimate(reading.winner_scores[name])]
         row += [formats.estimate(reading.default_scores[name])] if name in reading.default_scores else [""]
         if found := reading.differences.get(name):
             row += [formats.difference(found), formats.p_cell(found.p_value)]

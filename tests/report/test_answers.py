@@ -119,6 +119,44 @@ def test_of_one_seed_the_p_value_alone_would_find_too_much() -> None:
     assert not [each for each in found if "Tuning helped" in verdict("accuracy", each, 1)]
 
 
+def scored(finals: Finals, **scores: str) -> Finals:
+    """With scores of the reading that have the values of others."""
+    reading = finals.readings[0]
+    names = ("winner_scores", "default_scores", "differences")
+    more = {of: getattr(reading, of) | {n: getattr(reading, of)[like] for n, like in scores.items()} for of in names}
+    return changed(finals, readings=[reading.model_copy(update=more)])
+
+
+@pytest.mark.parametrize(
+    ("metric", "more", "said"),
+    [
+        ("f1", {"f1": "f1/positive"}, "test F1 0.826 ("),
+        ("precision", {"precision": "precision_macro"}, "test precision 0.824 ("),
+        ("recall", {"recall": "recall_macro"}, "test recall 0.823 ("),
+        ("f1", {}, "test F1 of positive 0.826 ("),  # readings from before they were there
+        ("f1_macro", {"f1": "f1/positive"}, "test macro F1 0.823 ("),
+    ],
+)
+def test_the_answer_is_in_the_metric_of_the_study(metric: str, more: dict[str, str], said: str) -> None:
+    study = synthetic_study(30, metric=f"eval/{metric}", finals=scored(synthetic_finals(winner=BEST), **more))
+    seen = view_of(study)
+    told = answer(seen)
+    assert said in told.headline[0]
+    assert "stands in" not in " ".join(told.beside)
+    rows = [row[0].strip("*") for row in contents(seen, Path("mlruns/films")).scores.rows]
+    assert rows.count("F1 of positive") == 1 and "F1" not in rows
+    assert ("Precision of positive" in rows) == ("precision" in more)
+    assert said.split(" 0.")[0] in " ".join(compare([seen]).headline)
+
+
+def test_a_metric_that_stands_in_is_told() -> None:
+    seen = view_of(synthetic_study(30, metric="eval/precision", finals=synthetic_finals(winner=BEST)))
+    told, instead = answer(seen), "the reading has no precision, and accuracy stands in"
+    assert "has test accuracy 0.823" in told.headline[0]
+    assert f"This study chose by its validation precision; {instead}." in told.beside
+    assert instead in " ".join(compare([seen]).headline)
+
+
 def test_without_a_reading_validation_is_told_with_what_it_is() -> None:
     finals = changed(synthetic_finals(winner=BEST), readings=[])
     first, second = answer(view(finals)).headline

@@ -9,7 +9,9 @@ from hpo.report.tables import View
 def differences(view: View) -> Chart | None:
     """Winner less default on the test split, of all scores that lie between 0 and 1."""
     reading = view.reading
-    found = {name: each for name, each in (reading.differences if reading else {}).items() if name != "loss"}
+    words_of = answers.shown_scores(view, reading) if reading else {}
+    found = {name: reading.differences[name] for name in words_of if reading and name in reading.differences}
+    found.pop("loss", None)
     if not found:
         return None
     single = reading is not None and len(reading.seeds) == 1
@@ -52,7 +54,7 @@ def differences(view: View) -> Chart | None:
             },
             "yaxis": {
                 "tickvals": list(range(len(names))),
-                "ticktext": [label(formats.first_up(formats.metric(name))) for name in names],
+                "ticktext": [label(words_of[name]) for name in names],
                 "automargin": True,
                 "range": [-0.6, len(names) - 0.4],
                 "zeroline": False,
