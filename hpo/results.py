@@ -165,7 +165,8 @@ class Claim(Settings):
     validation_mean: float
     """Of `metric`, over the fresh seeds."""
     validation_maximum: float | None
-    """What the search saw of it: an optimistic number, for it was chosen by it."""
+    """What the search saw of it: an optimistic number, for it was chosen by it. Of a loss it is the least, not the
+    largest."""
     seeds: list[int]
     test_read_at: str | None
     """None: the test split was not read for it."""

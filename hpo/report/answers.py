@@ -230,10 +230,9 @@ def _beside_finals(view: View, finals: Finals, reading: Reading | None) -> Itera
         again = next((each for each in finals.finalists if each.trial == view.best), None)
         average = "" if single else " on average"
         now = f"; trained again on {seeds}, {formats.score(again.mean)}{average}" if again else ""
-        yield (
-            f"In the search {which} had {view.metric} {formats.score(best['score'])}, the maximum of "
-            f"{formats.count(len(view.complete), 'complete trial')} and therefore optimistic{now}."
-        )
+        count = len(view.complete)
+        chosen = f", the best of {count:,} complete trials and therefore optimistic" if count > 1 else ""
+        yield f"In the search {which} had {view.metric} {formats.score(best['score'])}{chosen}{now}."
     yield from finals.notes
     if len(finals.seeds) < finals.asked_seeds and not finals.notes:
         yield f"{finals.asked_seeds} seeds were asked for; the time was enough for {len(finals.seeds)}."

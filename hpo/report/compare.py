@@ -95,10 +95,11 @@ def _headline(views: Sequence[View], *, comparable: bool) -> Iterator[str]:
         return
     tested = _tested(views)
     if len(tested) == len(views):
-        (first, best), *others = sorted(tested, key=lambda each: each[1].value, reverse=True)
-        words = formats.metric(_metric(views[0]))
-        yield f"{first} has the highest test {words} of its winner, {formats.estimate(best)} with a 95 % interval."
-        overlapping = [name for name, each in others if each.high >= best.low]
+        lower = _metric(views[0]) in answers.LOSSES
+        (first, best), *others = sorted(tested, key=lambda each: each[1].value, reverse=not lower)
+        words = f"{'lowest' if lower else 'highest'} test {formats.metric(_metric(views[0]))}"
+        yield f"{first} has the {words} of its winner, {formats.estimate(best)} with a 95 % interval."
+        overlapping = [name for name, each in others if each.high >= best.low and each.low <= best.high]
         if overlapping:
             yield f"Its interval overlaps with that of {formats.listed(overlapping)}: that may be chance."
         else:
@@ -116,7 +117,10 @@ def _headline(views: Sequence[View], *, comparable: bool) -> Iterator[str]:
     sign = -1 if views[0].direction == "minimize" else 1
     view, score = max(known, key=lambda each: sign * each[1])
     yield f"The best trial of all is one of {view.study.study_name}: {view.metric} {formats.score(score)}."
-    yield "Each study's best is a maximum, more optimistic with more trials. Not all have read the test split."
+    unread = "Not all have read the test split."
+    if all(view.reading for view in views):
+        unread = "Their readings of the test split have not the same scores."
+    yield f"Each study's best was chosen by that score, which is the more optimistic the more trials it had. {unread}"
 
 
 def _metric(view: View) -> str:
@@ -128,9 +132,8 @@ def _of_one_seed(views: Sequence[View]) -> list[str]:
 
 
 def _tested(views: Sequence[View]) -> list[tuple[str, Estimate]]:
-    """The studies whose winner has read the test split, with its score, of those where more is better."""
-    names = {_metric(view) for view in views}
-    if len(names) > 1 or names & answers.LOSSES:
+    """The studies whose winner has read the test split, with its score; none where it is not the same of all."""
+    if len({_metric(view) for view in views}) > 1:
         return []
     return [(v.study.study_name, v.reading.winner_scores[_metric(v)]) for v in views if v.reading]
 
@@ -238,7 +241,7 @@ def _running_best(views: Sequence[View], *, name: str, title: str, axis: str, pl
     return Chart(
         name=name,
         title=title,
-        caption="Of complete trials, on validation: maxima, and optimistic.",
+        caption="Of complete trials, on validation: chosen by what they scored there, and optimistic.",
         height=380,
         data=data,
         layout={

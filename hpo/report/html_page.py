@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.plain_text import printable
 from hpo.report import formats, tables
-from hpo.report.answers import state_of
+from hpo.report.answers import LOSSES, state_of
 from hpo.report.charts import finals, outlook, parameters, search
 from hpo.report.charts.chart import Chart, charts_of, figures_json
 from hpo.report.contents import MOST_EXAMPLES, Contents, score_columns
@@ -154,7 +154,8 @@ def _trials(view: View) -> dict[str, Any]:
         "params": [printable(name.removeprefix(PARAM)) for name in params],
         "metric": view.metric,
         "budget": view.spec.training.num_evaluations if view.spec else None,
-        "lower": view.direction == "minimize",
+        # Of each score: another may be shown beside a loss.
+        "lower": [name in LOSSES or (name == "score" and view.direction == "minimize") for name in scores],
         "best": view.best,
         "default": view.default,
         "trials": shown,

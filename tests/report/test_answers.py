@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -5,15 +6,15 @@ import pytest
 from test_page import section, table
 
 from hpo.report.answers import NO_EVIDENCE, answer, verdict
-from hpo.report.charts.finals import differences
-from hpo.report.compare import compare, on_test
+from hpo.report.charts.finals import differences, finalists
+from hpo.report.compare import by_trials, compare, on_test
 from hpo.report.contents import contents
 from hpo.report.html_page import page
 from hpo.report.page import render
 from hpo.report.tables import View, view_of
 from hpo.results import Difference, Finals
 from hpo.score_estimates import score_differences
-from synthetic import synthetic_finals, synthetic_study
+from synthetic import synthetic_finals, synthetic_loss_study, synthetic_study
 
 BEST = 10  # of 30 synthetic trials
 
@@ -45,9 +46,7 @@ def test_two_sentences_with_intervals_where_tuning_helped() -> None:
     ]
     beside = " ".join(told.beside)
     assert "5 fresh seeds, of 1,066 test rows" in beside
-    assert (
-        "the maximum of 10 complete trials and therefore optimistic; trained again on 5 fresh seeds, 0.8308" in beside
-    )
+    assert "the best of 10 complete trials and therefore optimistic; trained again on 5 fresh seeds, 0.8308" in beside
 
 
 def test_no_evidence_is_said_in_those_words() -> None:
@@ -117,6 +116,27 @@ def test_of_one_seed_the_p_value_alone_would_find_too_much() -> None:
         found.append(score_differences(winner, default, labels, ["right", "wrong"])["accuracy"])
     assert np.mean([each.p_value < 0.05 for each in found]) > 0.1
     assert not [each for each in found if "Tuning helped" in verdict("accuracy", each, 1)]
+
+
+def test_nothing_is_a_maximum_where_the_least_is_the_best() -> None:
+    seen = view_of(synthetic_loss_study(30, finals=synthetic_finals(winner=BEST)))
+    assert seen.best == BEST
+    told = answer(seen)
+    assert told.headline[1].startswith("Tuning helped: the difference of −0.021")
+    assert "validation loss 0.3772, the best of 10 complete trials and therefore optimistic" in " ".join(told.beside)
+    said, chart, curve = contents(seen, Path("mlruns/films")), finalists(seen), by_trials([seen])
+    assert chart and curve
+    texts = [render(seen, Path("mlruns/films"), set()), page(seen, said).partition("<script")[0]]
+    for text in (*texts, *told.beside, chart.caption, curve.caption):
+        assert "maxim" not in text and "too high" not in text
+
+
+def test_the_only_complete_trial_was_not_chosen_from_others() -> None:
+    study = synthetic_study(2)
+    study.set_user_attr("finals", synthetic_finals(winner=1).model_dump(mode="json"))
+    alone = view_of(study)
+    seen = replace(alone, table=alone.table.assign(state=["FAIL", "COMPLETE"]), best=1)
+    assert "optimistic" not in " ".join(answer(seen).beside)
 
 
 def scored(finals: Finals, **scores: str) -> Finals:

@@ -8,7 +8,8 @@ import pytest
 from hpo.report.__main__ import main
 from hpo.report.compare import by_time, by_trials, compare, on_test, write_comparison
 from hpo.report.tables import view_of
-from synthetic import synthetic_finals, synthetic_study
+from hpo.results import Estimate
+from synthetic import synthetic_finals, synthetic_loss_study, synthetic_study
 
 
 def finished(name: str, difference: float = 0.021) -> optuna.Study:
@@ -43,7 +44,35 @@ def test_an_interval_of_one_seed_is_told_as_such() -> None:
 def test_studies_of_which_not_all_have_read_the_test_split_are_compared_with_the_caveat() -> None:
     first, second = compare([view_of(finished("one")), view_of(synthetic_study(60, name="two"))]).headline
     assert first.startswith("The best trial of all is one of two: validation accuracy 0.83")
-    assert "maximum" in second and "Not all have read the test split" in second
+    assert "the more optimistic the more trials" in second and "Not all have read the test split" in second
+
+
+def test_of_losses_the_lowest_is_the_best() -> None:
+    worse = synthetic_finals(winner=3)
+    reading = worse.readings[0]
+    high = {"loss": Estimate(value=0.52, low=0.5, high=0.54)}
+    worse = worse.model_copy(update={"readings": [reading.model_copy(update={"winner_scores": high})]})
+    studies = [
+        synthetic_loss_study(20, finals=worse, name="one"),
+        synthetic_loss_study(20, finals=synthetic_finals(winner=3), name="two"),
+    ]
+    assert compare([view_of(each) for each in studies]).headline == [
+        "two has the lowest test loss of its winner, 0.412 (0.391 to 0.434) with a 95 % interval.",
+        "Its interval overlaps with no other.",
+    ]
+
+
+def test_readings_of_other_scores_are_not_said_to_be_missing() -> None:
+    """Where accuracy stands in for the recall that one of them lacks."""
+    old, new = (
+        synthetic_study(20, name=name, metric="eval/recall", finals=synthetic_finals(winner=3)) for name in "ab"
+    )
+    finals = new.user_attrs["finals"]
+    reading = finals["readings"][0]
+    reading["winner_scores"]["recall"] = reading["winner_scores"]["recall_macro"]
+    new.set_user_attr("finals", finals)
+    said = " ".join(compare([view_of(old), view_of(new)]).headline)
+    assert "Their readings of the test split have not the same scores." in said and "Not all" not in said
 
 
 def test_other_data_or_metrics_are_not_compared() -> None:

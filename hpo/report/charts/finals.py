@@ -77,7 +77,7 @@ def finalists(view: View) -> Chart | None:
     return Chart(
         name="finalists",
         title="The finalists on validation: by seed, on average, and as the search saw them",
-        caption="The score of the search is one run's, and of the best trial a maximum: expected to lie too high.",
+        caption="The score of the search is one run's. The best was chosen by it, and is expected to look too good.",
         height=120 + 42 * len(ordered),
         data=[
             shared
