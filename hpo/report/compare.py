@@ -7,6 +7,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import optuna
+import pandas as pd
 
 from hpo.errors import StorageError
 from hpo.output import write_atomically
@@ -164,10 +165,15 @@ def _column(view: View) -> dict[str, str]:
         "Difference": formats.difference(found) if found else "",
         "p-value": formats.p_cell(found.p_value) if found else "",
         f"Best {view.metric} of the search": "" if best is None else formats.score(best["score"]),
-        f"Default's {view.metric}": "" if default is None else formats.score(default["score"]),
+        f"Default's {view.metric}": "" if default is None else _scored(default),
         "Trials": f"{len(view.table):,}",
         "Time in trials": formats.duration(float(view.table["seconds"].sum())),
     }
+
+
+def _scored(trial: "pd.Series[Any]") -> str:
+    """Its score; of one that did not come to its end, how it ended: its last evaluation is no score of it."""
+    return formats.score(trial["score"]) if trial["state"] == "COMPLETE" else answers.state_of(trial)
 
 
 def _configurations(views: Sequence[View]) -> Table:

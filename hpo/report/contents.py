@@ -40,7 +40,7 @@ class Contents:
     # winner against default
     scores: Table
     scores_note: str
-    """How to read them."""
+    """How to read them, or why there are none."""
     finalists: Table
     method: str
     readings: Table
@@ -48,6 +48,8 @@ class Contents:
     length: Findings
     """Was the search long enough."""
     failures: Table
+    failed: str
+    """How many did, in words."""
     # what mattered
     mattered: Findings
     # trials
@@ -55,6 +57,8 @@ class Contents:
     started: int
     # errors
     errors: "ErrorContents | None"
+    no_errors: str
+    """Why there are none."""
     # data
     facts: Sequence[tuple[str, str]]
     quality: Findings
@@ -95,16 +99,18 @@ def contents(view: View, folder: Path) -> Contents:
         answer=answers.answer(view),
         states=answers.state_sentence(view),
         scores=_scores(view, reading),
-        scores_note=_scores_note(reading),
+        scores_note=_scores_note(view, reading),
         finalists=_finalists(finals),
         method=reading.method if reading else "",
         readings=_readings(finals),
         length=_length(view),
         failures=_failures(view.table),
+        failed=_failed(view.table),
         mattered=_mattered(view),
         trials=trials(view),
         started=len(view.table),
         errors=_errors(finals.errors) if finals and finals.errors else None,
+        no_errors=_no_errors(view),
         facts=list(_facts(view)),
         quality=clean_data(view.attributes.get("data", {}).get("quality")),
         commands=commands(view, folder),
@@ -138,9 +144,14 @@ def _scores(view: View, reading: Reading | None) -> Table:
     return Table(header=header, rows=rows)
 
 
-def _scores_note(reading: Reading | None) -> str:
+def _scores_note(view: View, reading: Reading | None) -> str:
+    if view.spec is None:
+        return "Another tool ran this study: only the scores of its trials are known."
+    if reading is None and view.finals:
+        return "The test split has not been read for this winner."
     if reading is None:
-        return ""
+        trained = "No finalists have been trained" if view.spec.finalists else "This study trains no finalists"
+        return f"{trained}, and the test split has not been read: only validation scores of the search are known."
     if len(reading.seeds) == 1:
         return "Each with its 95 % interval, over the examples of one seed: another seed may turn any of them round."
     return "Each with its 95 % interval."
@@ -229,7 +240,30 @@ def _failures(table: pd.DataFrame) -> Table:
     return Table(header=["Trial", "Reason", "Steps made", "Repeated as"], rows=body, words=2)
 
 
+def _failed(table: pd.DataFrame) -> str:
+    failed = int((table["state"] == "FAIL").sum())
+    if again := int(table["retried"].sum()):
+        return f"{formats.count(failed, 'attempt')} failed, {again:,} of them tried again"
+    return f"{formats.count(failed, 'trial')} failed"
+
+
 # Errors
+
+
+def _no_errors(view: View) -> str:
+    if view.spec is None:
+        return "Another tool ran this study: what its models predict is not known."
+    if view.finals is None:
+        return (
+            "They are looked at when the finalists have been trained."
+            if view.spec.finalists
+            else "They are looked at for finalists, and this study trains none."
+        )
+    if view.finals.default is None:
+        return (
+            "The untuned default could not be trained again, so there is nothing to hold the winner's errors against."
+        )
+    return "They were not looked at."
 
 
 def _errors(errors: Errors) -> ErrorContents:

@@ -96,7 +96,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         finalize=_plain,
     )
-    environment.filters |= {"count": formats.count, "first_up": formats.first_up, "tied": _tied, "joined": _joined}
+    environment.filters |= {"first_up": formats.first_up, "tied": _tied, "joined": _joined}
     return environment
 
 
@@ -178,19 +178,22 @@ def _trial(
     steps = [row["optimizer_steps"], row["total_steps"]]
     known = {
         "seconds": _number(row["seconds"]),
-        "metrics": {words: value for words, value in metrics.items() if value is not None},
+        "metrics": {words: value for words, value in metrics.items() if value is not None} or None,
         "curve": [list(curve), [float(f"{value:.6g}") for value in curve.values()]] if curve else None,
         "started": f"{trial.datetime_start:%Y-%m-%d %H:%M:%S}" if trial.datetime_start else None,
         "steps": None if any(map(pd.isna, steps)) else [int(step) for step in steps],
-        "speed": _number(row["examples_per_second"]),
-        "memory": _number(row["peak_memory_mib"]),
+        # Of these, 0 is one that was not measured.
+        "speed": _number(row["examples_per_second"]) or None,
+        "memory": _number(row["peak_memory_mib"]) or None,
         "device": (attributes.get("machine") or {}).get("device"),
         "seed": (attributes.get("config") or {}).get("seed"),
         "repeats": None if pd.isna(row["retry_of"]) else int(row["retry_of"]),
         "message": result.get("message"),
         "run": _run(view, attributes.get("mlflow_run_id")),
     }
-    yield from ((name, printable(value) if isinstance(value, str) else value) for name, value in known.items() if value)
+    for name, value in known.items():
+        if value is not None:  # a number may well be 0
+            yield name, printable(value) if isinstance(value, str) else value
 
 
 def _run(view: View, run: str | None) -> str | None:

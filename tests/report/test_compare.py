@@ -4,6 +4,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from hpo.report.__main__ import main
 from hpo.report.compare import by_time, by_trials, compare, on_test, write_comparison
@@ -73,6 +74,19 @@ def test_readings_of_other_scores_are_not_said_to_be_missing() -> None:
     new.set_user_attr("finals", finals)
     said = " ".join(compare([view_of(old), view_of(new)]).headline)
     assert "Their readings of the test split have not the same scores." in said and "Not all" not in said
+
+
+def test_a_default_that_failed_has_no_score() -> None:
+    study = synthetic_study(20, name="one")
+    failed = study.get_trials()[0]
+    failed.state, failed.value = TrialState.FAIL, None
+    failed.user_attrs["result"] |= {"state": "FAIL", "reason": "out_of_memory"}
+    other = optuna.create_study(study_name="one", direction="maximize")
+    for name, value in study.user_attrs.items():
+        other.set_user_attr(name, value)
+    other.add_trials([failed, *study.get_trials()[1:]])
+    rows = {row[0]: row[1:] for row in compare([view_of(other), view_of(study)]).scores.rows}
+    assert rows["Default's validation accuracy"] == ["failed: out of memory", "0.8158"]
 
 
 def test_other_data_or_metrics_are_not_compared() -> None:
