@@ -96,7 +96,10 @@ def against_default(view: View) -> str:
 
 
 def _caveat(view: View, best: "pd.Series[Any]") -> str:
-    """What the best validation score is not; by Blom's approximation of the largest of n normal draws."""
+    """What the best validation score is not; by Blom's approximation of the largest of n normal draws.
+
+    At most so much: all trials are scored on the same rows, and mostly err on the same ones.
+    """
     complete, error = len(view.complete), standard_error(view, best)
     unread = "The test split has not been read."
     if complete == 1:
@@ -104,7 +107,7 @@ def _caveat(view: View, best: "pd.Series[Any]") -> str:
     size = ""
     if error is not None:
         expected = NormalDist().inv_cdf((complete - 0.375) / (complete + 0.25)) * error
-        size = f": had all been equally good, the best would still look about {expected:.4f} better than it is"
+        size = f": had all been equally good, the best would still look up to about {expected:.4f} better than it is"
     return f"As the best of {complete} complete trials on the rows that chose it, it is optimistic{size}. {unread}"
 
 

@@ -137,7 +137,7 @@ def test_the_answer_says_best_default_error_and_caveat() -> None:
     assert "0.8000 ± 0.0200" in answer
     assert "0.1000 higher" in answer
     # Blom: the largest of 3 normal draws, at (3 - 0.375) / (3 + 0.25) = 0.8077, is 0.869 standard errors up.
-    assert "about 0.0132 better" in answer
+    assert "would still look up to about 0.0132 better than it is" in answer
     assert "400 validation rows" in answer
     assert "test split has not been read" in answer
     assert "3 complete, 2 pruned (1 fell behind, 1 diverged), 1 failed" in answer
