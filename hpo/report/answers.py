@@ -189,13 +189,29 @@ def positive_class(view: View) -> str | None:
     return str(labels[1]) if len(labels) == 2 else None
 
 
+def many_scores(view: View, reading: Reading) -> str:
+    """How to read many differences at once; nothing where there is one."""
+    shown = [name for name in shown_scores(view, reading) if name in reading.differences]
+    if len(shown) < 2:
+        return ""
+    own = shown_scores(view, reading)[headline_metric(view, reading)]
+    whose = "what stands in for the study's own" if stand_in(view, reading) else "the study's own"
+    return (
+        f"Of {len(shown)} scores about one in twenty excludes zero by chance, where nothing differs: {whose}, {own}, "
+        "is the one to go by."
+    )
+
+
 def shown_scores(view: View, reading: Reading) -> dict[str, str]:
-    """The scores of a reading that are shown, with their names in words; none twice, as `f1` and as that of a class."""
+    """The scores of a reading that are shown, with their names in words, the study's own first.
+
+    None stands there twice, as `f1` and as that of a class.
+    """
     own, positive = headline_metric(view, reading), positive_class(view)
     twice = f"f1/{positive}" if own == "f1" else "f1"
     both = {"f1", f"f1/{positive}"} <= reading.winner_scores.keys()
     shown = {}
-    for name in reading.winner_scores:
+    for name in dict.fromkeys([own, *reading.winner_scores]):
         of = f" of {positive}" if name in ("f1", "precision", "recall") and positive else ""
         if not (both and name == twice):
             shown[name] = formats.first_up(formats.metric(name)) + of

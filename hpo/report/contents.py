@@ -140,8 +140,8 @@ def _scores(view: View, reading: Reading | None) -> Table:
             row += ["", ""]
         rows.append(row)
     if reading.winner == reading.default:
-        return Table(header=[header[0], "Untuned default, the winner"], rows=[row[:2] for row in rows])
-    return Table(header=header, rows=rows)
+        header, rows = [header[0], "Untuned default, the winner"], [row[:2] for row in rows]
+    return Table(header=header, rows=rows, strong=frozenset({0}))
 
 
 def _scores_note(view: View, reading: Reading | None) -> str:
@@ -152,9 +152,10 @@ def _scores_note(view: View, reading: Reading | None) -> str:
     if reading is None:
         trained = "No finalists have been trained" if view.spec.finalists else "This study trains no finalists"
         return f"{trained}, and the test split has not been read: only validation scores of the search are known."
+    note = "Each with its 95 % interval."
     if len(reading.seeds) == 1:
-        return "Each with its 95 % interval, over the examples of one seed: another seed may turn any of them round."
-    return "Each with its 95 % interval."
+        note = "Each with its 95 % interval, over the examples of one seed: another seed may turn any of them round."
+    return f"{note} {answers.many_scores(view, reading)}".rstrip()
 
 
 def _finalists(finals: Finals | None) -> Table:

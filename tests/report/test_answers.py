@@ -175,6 +175,7 @@ def test_a_metric_that_stands_in_is_told() -> None:
     assert "has test accuracy 0.823" in told.headline[0]
     assert f"This study chose by its validation precision; {instead}." in told.beside
     assert instead in " ".join(compare([seen]).headline)
+    assert "what stands in for the study's own, Accuracy, is" in contents(seen, Path("mlruns/films")).scores_note
 
 
 def test_without_a_reading_validation_is_told_with_what_it_is() -> None:
@@ -204,6 +205,7 @@ def test_a_default_that_could_not_be_trained_again_is_no_gap() -> None:
         assert "could not be trained again" in text and why in text
         assert "when the finalists have been trained" not in text
     assert [row[1] for row in said.scores.rows][:1] == ["0.823 (0.802 to 0.845)"]
+    assert "one in twenty" not in said.scores_note
     assert on_test([seen]) is not None
     assert "Test accuracy, winner" in [row[0] for row in compare([seen]).scores.rows]
 
@@ -224,7 +226,7 @@ def test_the_markdown_has_the_answer_the_table_and_the_errors() -> None:
     )
     scores, finalists = section(text, "Winner against default").split("The finalists on validation")
     rows = {row[0]: row[1:] for row in table(scores)[1:]}
-    assert rows["Accuracy"] == [
+    assert rows["**Accuracy**"] == [
         "0.823 (0.802 to 0.845)",
         "0.802 (0.780 to 0.825)",
         "+0.021 (+0.007 to +0.035)",
@@ -238,6 +240,31 @@ def test_the_markdown_has_the_answer_the_table_and_the_errors() -> None:
     assert "the winner alone is right about 71 rows, the default alone about 48 rows" in errors
     for told in ("| negative | 436.4 | 96.6 |", "### By class", "13 to 20 words", "you'll probably love it.", "Row |"):
         assert told in errors
+
+
+@pytest.mark.parametrize(
+    ("metric", "own"), [("accuracy", "Accuracy"), ("f1_macro", "Macro F1"), ("f1", "F1 of positive"), ("mcc", "MCC")]
+)
+def test_of_many_scores_the_one_to_go_by_stands_first_and_out(metric: str, own: str) -> None:
+    seen = view_of(synthetic_study(30, metric=f"eval/{metric}", finals=synthetic_finals(winner=BEST, difference=0.006)))
+    said, chart = contents(seen, Path("mlruns/films")), differences(seen)
+    note = f"Of 9 scores about one in twenty excludes zero by chance, where nothing differs: the study's own, {own}, is"
+    assert note in said.scores_note and note in render(seen, Path("mlruns/films"), set())
+    assert said.scores.rows[0][0] == own and said.scores.strong == {0}
+    assert chart and note in chart.caption
+    assert chart.layout["yaxis"]["ticktext"][-1] == f"<b>{own}</b>"  # the last is on top
+    assert not [text for text in chart.layout["yaxis"]["ticktext"][:-1] if "<b>" in text]
+    assert {trace["name"] for trace in chart.data} == {"its interval includes zero"}
+    certain = differences(view(synthetic_finals(winner=BEST)))
+    assert certain and {trace["name"] for trace in certain.data} == {"its interval excludes zero"}
+
+
+def test_a_loss_that_is_the_one_to_go_by_is_in_the_table_alone() -> None:
+    seen = view_of(synthetic_loss_study(30, finals=synthetic_finals(winner=BEST)))
+    said, chart = contents(seen, Path("mlruns/films")), differences(seen)
+    assert said.scores.rows[0][0] == "Loss"
+    assert chart and "the study's own, Loss, is the one to go by" in chart.caption
+    assert "Loss" not in "".join(chart.layout["yaxis"]["ticktext"])
 
 
 def test_many_labels_are_told_by_their_largest_confusions() -> None:

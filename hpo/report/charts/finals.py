@@ -12,23 +12,26 @@ def differences(view: View) -> Chart | None:
     words_of = answers.shown_scores(view, reading) if reading else {}
     found = {name: reading.differences[name] for name in words_of if reading and name in reading.differences}
     found.pop("loss", None)
-    if not found:
+    if reading is None or not found:
         return None
-    single = reading is not None and len(reading.seeds) == 1
+    single, own = len(reading.seeds) == 1, answers.headline_metric(view, reading)
     names = list(reversed(found))
-    certain = [not answers.is_uncertain(found[name]) for name in names]
+    excludes = [not found[name].low <= 0 <= found[name].high for name in names]
     data = []
-    for kind, colour, words in ((False, GREY, "may as well be none"), (True, BLUE, "more than chance")):
-        own = [at for at, name in enumerate(names) if certain[at] == kind]
-        if own:
-            values = [found[names[at]] for at in own]
+    for kind, colour, words in (
+        (False, GREY, "its interval includes zero"),
+        (True, BLUE, "its interval excludes zero"),
+    ):
+        places = [at for at in range(len(names)) if excludes[at] == kind]
+        if places:
+            values = [found[names[at]] for at in places]
             data.append(
                 {
                     "type": "scatter",
                     "mode": "markers",
                     "name": words,
                     "x": [rounded(each.value) for each in values],
-                    "y": own,
+                    "y": places,
                     "marker": {"color": colour, "size": 9},
                     "text": [f"{formats.difference(each)}, {formats.p_value(each.p_value)}" for each in values],
                     "hovertemplate": "%{text}<extra></extra>",
@@ -41,6 +44,7 @@ def differences(view: View) -> Chart | None:
         caption=(
             "An interval that crosses the line at zero could as well be no difference. Of the calibration error, less "
             "is better; of all others, more."
+            + f" {answers.many_scores(view, reading)}".rstrip()
             + (" Intervals over the examples of one seed: another seed may turn any of them round." if single else "")
         ),
         height=110 + 32 * len(names),
@@ -54,7 +58,9 @@ def differences(view: View) -> Chart | None:
             },
             "yaxis": {
                 "tickvals": list(range(len(names))),
-                "ticktext": [label(words_of[name]) for name in names],
+                "ticktext": [
+                    f"<b>{label(words_of[name])}</b>" if name == own else label(words_of[name]) for name in names
+                ],
                 "automargin": True,
                 "range": [-0.6, len(names) - 0.4],
                 "zeroline": False,
