@@ -334,6 +334,22 @@ def test_a_report_replaces_the_last_one_and_leaves_other_files_alone(tmp_path: P
     ]
 
 
+def test_half_a_surrogate_pair_in_a_parameter_does_not_stop_a_report(tmp_path: Path) -> None:
+    """JSON can hold it, UTF-8 cannot: a study of another tool may have one."""
+    study, kind = (
+        optuna.create_study(study_name="theirs", direction="maximize"),
+        CategoricalDistribution(["a\ud800", "b"]),
+    )
+    for number in range(6):
+        choice = kind.choices[number % 2]
+        study.add_trial(create_trial(value=number / 6, params={"p": choice}, distributions={"p": kind}))
+    files = write_report(study, tmp_path / "theirs")
+    assert "a\\ud800" in files.table.read_text(encoding="utf-8")
+    assert "parameters" in {path.stem for path in files.figures}
+    for page in (files.page, files.markdown):
+        assert page.read_text(encoding="utf-8")
+
+
 def test_a_folder_that_cannot_be_written_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     (tmp_path / "films").write_text("a file where the folder should be")
     with pytest.raises(StorageError, match="--output"):
