@@ -19,7 +19,7 @@ from hpo.results import Finalist, Finals, Reading
 from hpo.score_estimates import score_differences, score_estimates
 from hpo.search import derive_seed
 from hpo.spec import FinalistsSpec, StudySpec
-from hpo.statistics import METHOD
+from hpo.statistics import method
 from hpo.storage import exclusive
 from hpo.study import (
     FINALIST,
@@ -202,7 +202,7 @@ def read_test(finals: Finals, study: optuna.Study, splits: Splits) -> Reading:
         default=None if default is None else default.trial,
         seeds=finals.seeds,
         rows=len(labels),
-        method=METHOD,
+        method=method(len(finals.seeds)),
         winner_scores=score_estimates(logits, labels, classes),
         default_scores={} if others is None else score_estimates(others, labels, classes),
         differences=differences,

@@ -9,7 +9,10 @@ from hpo.settings import Settings
 
 
 class Estimate(Settings):
-    """A score of a configuration: the mean over its seeds, and a 95 % interval over seeds and examples."""
+    """A score of a configuration: the mean over its seeds, and a 95 % interval over seeds and examples.
+
+    Of a single seed the interval is over the examples only.
+    """
 
     value: float
     low: float
@@ -20,7 +23,7 @@ class Difference(Estimate):
     """The winner's score less the default's, on the same examples."""
 
     p_value: float
-    """Of the hypothesis that they are equally good; two-sided."""
+    """Of the hypothesis that they are equally good; two-sided. Of a single seed it says nothing of others."""
 
 
 class Finalist(Settings):
@@ -55,7 +58,8 @@ class Reading(Settings):
     method: str
     """How intervals and p-values were computed, and who described it."""
     winner_scores: dict[str, Estimate]
-    """By metric: `accuracy`, `f1_macro`, `f1/<class>`, ..., `loss`, `calibration_error`."""
+    """By metric: `accuracy`, `f1_macro`, `f1/<class>`, ..., `loss`, `calibration_error`; of two classes also `f1`,
+    `precision` and `recall` of the second, but for readings that are older than these."""
     default_scores: dict[str, Estimate]
     """Empty where there is no default."""
     differences: dict[str, Difference]
@@ -162,12 +166,13 @@ class Claim(Settings):
     validation_mean: float
     """Of `metric`, over the fresh seeds."""
     validation_maximum: float | None
-    """What the search saw of it: an optimistic number, for it was chosen by it."""
+    """What the search saw of it: an optimistic number, for it was chosen by it. Of a loss it is the least, not the
+    largest."""
     seeds: list[int]
     test_read_at: str | None
     """None: the test split was not read for it."""
     test: dict[str, Estimate]
-    """By metric, with a 95 % interval over seeds and examples."""
+    """By metric, with a 95 % interval over seeds and examples; of a single seed, over examples only."""
     default: dict[str, Estimate]
     """The same of the untuned default."""
     difference: dict[str, Difference]

@@ -42,11 +42,13 @@ def score_estimates(logits: NDArray[np.float32], labels: Integers, classes: Sequ
     """The scores of `logits` [seeds, examples, classes] against `labels` [examples], by metric.
 
     `accuracy`, `f1_macro`, `precision_macro`, `recall_macro`, `mcc`, `loss` (cross entropy), `calibration_error`
-    (expected calibration error of the predicted class's probability) and `f1/<class>`: the mean over the seeds.
+    (expected calibration error of the predicted class's probability) and `f1/<class>`: the mean over the seeds. Of two
+    classes also `f1`, `precision` and `recall` of the second, which is the positive one in training too.
 
     Intervals are cut where the score is bounded. Shares of examples and their like have Wilson's interval, which has
     a width also where nothing was wrong; the loss has one that is symmetric by a factor. A class without rows has an
-    F1 of 0 that says nothing: its interval is all of [0, 1]. The calibration error is too high on few rows, as gaps
+    F1 of 0 that says nothing: its interval is all of [0, 1]. So is that of a precision where no seed predicted the
+    class. The calibration error is too high on few rows, as gaps
     by chance do not cancel: its interval reaches down by as much as that may be.
     With one seed, intervals cover the examples only.
     """
@@ -121,11 +123,14 @@ def _difference(winner: Score, default: Score, same: bool) -> Difference:
     if same:
         return Difference(value=0.0, low=0.0, high=0.0, p_value=1.0)
     width = winner.bounds[1] - winner.bounds[0]
-    if winner.rows == 0:
-        return Difference(value=0.0, low=-width, high=width, p_value=1.0)
+    contributions = winner.contributions - default.contributions
+    # Of a precision, whichever predicted the class less often says how little is known.
+    rows = None if winner.rows is None or default.rows is None else min(winner.rows, default.rows)
+    if rows == 0:
+        return Difference(value=float(contributions.mean()), low=-width, high=width, p_value=1.0)
     # Below the precision of logits, a difference is rounding.
-    further = SINGLE_PRECISION**2 if winner.rows is None else (width / winner.rows) ** 2
-    mean = mean_over_seeds_and_examples(winner.contributions - default.contributions, further)
+    further = SINGLE_PRECISION**2 if rows is None else (width / rows) ** 2
+    mean = mean_over_seeds_and_examples(contributions, further)
     low, high = mean.interval()
     return Difference(value=mean.value, low=max(low, -width), high=min(high, width), p_value=mean.p_value())
 
@@ -216,6 +221,11 @@ def _confusion_scores(counts: _Confusions, classes: Sequence[str]) -> Iterator[S
     yield Score("precision_macro", precision.macro_contributions(), rows=share_rows)
     yield Score("recall_macro", recall.macro_contributions(), rows=share_rows)
     yield Score("mcc", _mcc_contributions(counts), (-1.0, 1.0), f1_rows)
+    if len(classes) == 2:
+        yield Score("f1", f1.contributions(1), rows=2.0 * counts.rows[1])
+        # Of a precision the rows are those that are predicted, as a mean over the seeds.
+        yield Score("precision", precision.contributions(1), rows=float(counts.predicted[:, 1].mean()))
+        yield Score("recall", recall.contributions(1), rows=float(counts.rows[1]))
     for number, name in enumerate(classes):
         # A miss or a false alarm changes an F1 by one in twice the rows.
         yield Score(f"f1/{name}", f1.contributions(number), rows=2.0 * counts.rows[number])

@@ -12,14 +12,26 @@ from scipy.special import stdtr, stdtrit
 
 CONFIDENCE = 0.95
 
-METHOD = (
+SHARES_AND_LOSS = (
+    "shares of examples have Wilson's interval with the effective number of examples (Franco et al. 2019), the loss a "
+    "logarithmic one."
+)
+OF_SEVERAL_SEEDS = (
     "95 % intervals over seeds and examples: multi-reader multi-case analysis of jackknife pseudo-values by two-way "
     "random-effects analysis of variance (Dorfman, Berbaum & Metz 1992) with degrees of freedom after Hillis (2007), "
-    "seeds as readers and examples as cases; shares of examples have Wilson's interval with the effective number of "
-    "examples (Franco et al. 2019), the loss a logarithmic one. Differences are paired by example and by seed and have "
+    f"seeds as readers and examples as cases; {SHARES_AND_LOSS} Differences are paired by example and by seed and have "
     "a two-sided t-test; of shares, with half an example added to either side's wins (after Agresti & Min 2005)."
 )
-"""How intervals and p-values are computed, for a report."""
+OF_ONE_SEED = (
+    "95 % intervals and p-values over the examples of a single seed: they do not cover what another seed would change. "
+    f"Of jackknife pseudo-values by Student's t; {SHARES_AND_LOSS} Differences are paired by example and have a "
+    "two-sided t-test; of shares, with half an example added to either side's wins (after Agresti & Min 2005)."
+)
+
+
+def method(seeds: int) -> str:
+    """How intervals and p-values of so many seeds are computed, for a report."""
+    return OF_ONE_SEED if seeds == 1 else OF_SEVERAL_SEEDS
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,7 @@ def final_metrics(finals: Finals) -> dict[str, float]:
     """What the finalists came to, for the study's run: scores with their intervals, the winner's and the default's."""
     told = {"validation/mean": finals.chosen.mean}
     if finals.chosen.searched is not None:
+        # What the search saw of the winner, which was chosen by it; of a loss it is the least.
         told["validation/maximum"] = finals.chosen.searched
     if reading := finals.reading:
         for of, scores in (

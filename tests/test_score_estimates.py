@@ -18,6 +18,7 @@ from hpo.training.metrics import classification_metrics
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
 MACRO = ("accuracy", "loss", "f1_macro", "precision_macro", "recall_macro", "mcc")
+OF_TWO = ("f1", "precision", "recall")
 
 
 def predicting(*predictions: list[int], classes: int = 2) -> Logits:
@@ -42,12 +43,13 @@ def test_values_are_those_of_training(classes: int) -> None:
     logits, labels = random_study(classes)
     of_seeds = [classification_metrics(of_seed, labels) for of_seed in logits]
     estimates = score_estimates(logits, labels, names(classes))
-    for name in MACRO:
+    of_two = OF_TWO if classes == 2 else ()
+    for name in (*MACRO, *of_two):
         assert estimates[name].value == pytest.approx(np.mean([scores[f"eval/{name}"] for scores in of_seeds]))
     f1 = np.mean([f1_score(labels, of_seed.argmax(axis=1), average=None) for of_seed in logits], axis=0)
     assert [estimates[f"f1/{name}"].value for name in names(classes)] == pytest.approx(f1.tolist())
     assert list(estimates) == [
-        "accuracy", "loss", "calibration_error", "f1_macro", "precision_macro", "recall_macro", "mcc",
+        "accuracy", "loss", "calibration_error", "f1_macro", "precision_macro", "recall_macro", "mcc", *of_two,
         *(f"f1/{name}" for name in names(classes)),
     ]  # fmt: skip
 
@@ -61,8 +63,9 @@ def left_out(score: Callable[[Logits, Labels], float], logits: Logits, labels: L
     return centred
 
 
-@pytest.mark.parametrize("classes", [2, 5])
-@pytest.mark.parametrize("name", MACRO)
+@pytest.mark.parametrize(
+    ("name", "classes"), [*((name, classes) for name in MACRO for classes in (2, 5)), *((name, 2) for name in OF_TWO)]
+)
 def test_contributions_are_what_leaving_an_example_out_changes(name: str, classes: int) -> None:
     logits, labels = random_study(classes)
     [score] = [score for score in _scores(logits, labels, names(classes)) if score.name == name]
@@ -253,6 +256,30 @@ def test_a_single_class() -> None:
     assert (estimates["mcc"].value, estimates["accuracy"].value, estimates["f1_macro"].value) == (0, 1, 0.5)
 
 
+def test_a_precision_is_as_sure_as_its_predictions_are_many() -> None:
+    labels = np.array(500 * [1] + 500 * [0])
+    few = predicting(10 * [1] + 990 * [0])
+    # All that is known of it is from the 10 that were predicted, and all of these are right.
+    wilson = stats.binomtest(10, 10).proportion_ci(method="wilson").low
+    estimate = score_estimates(few, labels, names(2))["precision"]
+    assert (estimate.value, estimate.high) == (1, 1)
+    assert 1 - estimate.low == pytest.approx(1 - wilson, rel=0.02)
+    many = predicting(labels.tolist())
+    for winner, default in ((few, many), (many, few)):
+        difference = score_differences(winner, default, labels, names(2))["precision"]
+        assert (difference.value, difference.p_value) == (0, 1)
+        assert difference.high == -difference.low > 0.15
+
+
+def test_the_precision_of_a_class_that_is_never_predicted_says_nothing() -> None:
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    winner, default = predicting([0, 1, 0, 1, 1, 1]), predicting([0, 0, 0, 0, 0, 0])
+    assert score_estimates(default, labels, names(2))["precision"] == Estimate(value=0.0, low=0.0, high=1.0)
+    difference = score_differences(winner, default, labels, names(2))["precision"]
+    assert difference.value == pytest.approx(3 / 4)
+    assert (difference.low, difference.high, difference.p_value) == (-1, 1, 1)
+
+
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
@@ -357,7 +384,8 @@ AT_LEAST = 0.95 - 3 * (0.95 * 0.05 / STUDIES) ** 0.5
 @pytest.mark.parametrize("model", NO_DIFFERENCE, ids=str)
 def test_estimates_cover_the_truth(model: Model) -> None:
     accuracy = model.true_accuracy(0.0)
-    truth = dict.fromkeys(("accuracy", "f1_macro", "precision_macro", "recall_macro", "f1/class 0"), accuracy)
+    alike = ("accuracy", "f1_macro", "precision_macro", "recall_macro", "f1/class 0", *OF_TWO)
+    truth = dict.fromkeys(alike, accuracy)
     truth |= {"mcc": 2 * accuracy - 1, "loss": model.true_loss()}
     for name, value in truth.items():
         assert covered([estimates[name] for estimates, _ in simulated(model)], value) >= AT_LEAST, name

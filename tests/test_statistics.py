@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from hpo.statistics import Mean, mean_over_seeds_and_examples
+from hpo.statistics import Mean, mean_over_seeds_and_examples, method
 
 Reals = NDArray[np.float64]
 
@@ -56,6 +56,11 @@ def test_one_seed_is_the_t_test_over_examples() -> None:
     mean, expected = mean_over_seeds_and_examples(values[None]), stats.ttest_1samp(values, 0)
     assert mean.p_value() == pytest.approx(expected.pvalue)
     assert mean.interval() == pytest.approx(tuple(expected.confidence_interval(0.95)))
+
+
+def test_what_is_said_of_the_method_is_what_was_done() -> None:
+    assert "over seeds and examples" in method(2) and method(2) == method(5)
+    assert "over seeds" not in method(1) and "do not cover what another seed would change" in method(1)
 
 
 def test_equal_examples_leave_the_t_test_over_seeds() -> None:

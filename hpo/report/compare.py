@@ -7,6 +7,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import optuna
+import pandas as pd
 
 from hpo.errors import StorageError
 from hpo.output import write_atomically
@@ -95,14 +96,19 @@ def _headline(views: Sequence[View], *, comparable: bool) -> Iterator[str]:
         return
     tested = _tested(views)
     if len(tested) == len(views):
-        (first, best), *others = sorted(tested, key=lambda each: each[1].value, reverse=True)
-        words = formats.metric(_metric(views[0]))
-        yield f"{first} has the highest test {words} of its winner, {formats.estimate(best)} with a 95 % interval."
-        overlapping = [name for name, each in others if each.high >= best.low]
+        lower = _metric(views[0]) in answers.LOSSES
+        (first, best), *others = sorted(tested, key=lambda each: each[1].value, reverse=not lower)
+        words = f"{'lowest' if lower else 'highest'} test {formats.metric(_metric(views[0]))}"
+        yield f"{first} has the {words} of its winner, {formats.estimate(best)} with a 95 % interval."
+        overlapping = [name for name, each in others if each.high >= best.low and each.low <= best.high]
         if overlapping:
             yield f"Its interval overlaps with that of {formats.listed(overlapping)}: that may be chance."
         else:
             yield "Its interval overlaps with no other."
+        yield from dict.fromkeys(filter(None, (answers.stand_in(v, v.reading) for v in views if v.reading)))
+        if single := _of_one_seed(views):
+            its = f"Of {formats.listed(single)} the interval is over the examples of one seed"
+            yield f"{its}: another may turn it round."
         return
     searched = [(view, answers.row_of(view, view.best)) for view in views]
     known = [(view, float(row["score"])) for view, row in searched if row is not None]
@@ -112,17 +118,23 @@ def _headline(views: Sequence[View], *, comparable: bool) -> Iterator[str]:
     sign = -1 if views[0].direction == "minimize" else 1
     view, score = max(known, key=lambda each: sign * each[1])
     yield f"The best trial of all is one of {view.study.study_name}: {view.metric} {formats.score(score)}."
-    yield "Each study's best is a maximum, more optimistic with more trials. Not all have read the test split."
+    unread = "Not all have read the test split."
+    if all(view.reading for view in views):
+        unread = "Their readings of the test split have not the same scores."
+    yield f"Each study's best was chosen by that score, which is the more optimistic the more trials it had. {unread}"
 
 
 def _metric(view: View) -> str:
     return answers.headline_metric(view, view.reading) if view.reading else ""
 
 
+def _of_one_seed(views: Sequence[View]) -> list[str]:
+    return [view.study.study_name for view in views if view.reading and len(view.reading.seeds) == 1]
+
+
 def _tested(views: Sequence[View]) -> list[tuple[str, Estimate]]:
-    """The studies whose winner has read the test split, with its score, of those where more is better."""
-    names = {_metric(view) for view in views}
-    if len(names) > 1 or names & answers.LOSSES:
+    """The studies whose winner has read the test split, with its score; none where it is not the same of all."""
+    if len({_metric(view) for view in views}) > 1:
         return []
     return [(v.study.study_name, v.reading.winner_scores[_metric(v)]) for v in views if v.reading]
 
@@ -149,13 +161,19 @@ def _column(view: View) -> dict[str, str]:
     return {
         "Model": view.spec.model.name if view.spec else "",
         **tested,
+        "Fresh seeds": str(len(reading.seeds)) if reading else "",
         "Difference": formats.difference(found) if found else "",
         "p-value": formats.p_cell(found.p_value) if found else "",
         f"Best {view.metric} of the search": "" if best is None else formats.score(best["score"]),
-        f"Default's {view.metric}": "" if default is None else formats.score(default["score"]),
+        f"Default's {view.metric}": "" if default is None else _scored(default),
         "Trials": f"{len(view.table):,}",
         "Time in trials": formats.duration(float(view.table["seconds"].sum())),
     }
+
+
+def _scored(trial: "pd.Series[Any]") -> str:
+    """Its score; of one that did not come to its end, how it ended: its last evaluation is no score of it."""
+    return formats.score(trial["score"]) if trial["state"] == "COMPLETE" else answers.state_of(trial)
 
 
 def _configurations(views: Sequence[View]) -> Table:
@@ -229,7 +247,7 @@ def _running_best(views: Sequence[View], *, name: str, title: str, axis: str, pl
     return Chart(
         name=name,
         title=title,
-        caption="Of complete trials, on validation: maxima, and optimistic.",
+        caption="Of complete trials, on validation: chosen by what they scored there, and optimistic.",
         height=380,
         data=data,
         layout={
@@ -256,6 +274,8 @@ def on_test(views: Sequence[View]) -> Chart | None:
     if not shown or len({_metric(view) for view in shown}) > 1:
         return None
     metric = _metric(shown[0])
+    single = _of_one_seed(shown)
+    but = f", of {formats.listed(single)} the examples of one seed only" if single else ""
     data = []
     for words, colour, aside in (("winner", BLUE, 0.12), ("untuned default", BLACK, -0.12)):
         scores = [
@@ -281,7 +301,7 @@ def on_test(views: Sequence[View]) -> Chart | None:
     return Chart(
         name="on_test",
         title=f"Test {formats.metric(metric)} of each study's winner and default, with 95 % intervals",
-        caption="Means over fresh seeds; the intervals cover both seeds and examples.",
+        caption=f"Means over fresh seeds; the intervals cover both seeds and examples{but}.",
         height=120 + 48 * len(shown),
         data=data,
         layout={

@@ -39,6 +39,8 @@ class Contents:
     states: str
     # winner against default
     scores: Table
+    scores_note: str
+    """How to read them, or why there are none."""
     finalists: Table
     method: str
     readings: Table
@@ -46,6 +48,8 @@ class Contents:
     length: Findings
     """Was the search long enough."""
     failures: Table
+    failed: str
+    """How many did, in words."""
     # what mattered
     mattered: Findings
     # trials
@@ -53,6 +57,8 @@ class Contents:
     started: int
     # errors
     errors: "ErrorContents | None"
+    no_errors: str
+    """Why there are none."""
     # data
     facts: Sequence[tuple[str, str]]
     quality: Findings
@@ -92,16 +98,19 @@ def contents(view: View, folder: Path) -> Contents:
         description=spec.description if spec else "",
         answer=answers.answer(view),
         states=answers.state_sentence(view),
-        scores=_scores(reading),
+        scores=_scores(view, reading),
+        scores_note=_scores_note(view, reading),
         finalists=_finalists(finals),
         method=reading.method if reading else "",
         readings=_readings(finals),
         length=_length(view),
         failures=_failures(view.table),
+        failed=_failed(view.table),
         mattered=_mattered(view),
         trials=trials(view),
         started=len(view.table),
         errors=_errors(finals.errors) if finals and finals.errors else None,
+        no_errors=_no_errors(view),
         facts=list(_facts(view)),
         quality=clean_data(view.attributes.get("data", {}).get("quality")),
         commands=commands(view, folder),
@@ -116,14 +125,14 @@ def contents(view: View, folder: Path) -> Contents:
 # Winner against default
 
 
-def _scores(reading: Reading | None) -> Table:
+def _scores(view: View, reading: Reading | None) -> Table:
     """All test metrics of both, with their difference."""
     if reading is None:
         return Table(header=[], rows=[])
     header = ["Test metric", f"Winner (trial {reading.winner})", "Untuned default", "Difference", "p"]
     rows = []
-    for name, winner in reading.winner_scores.items():
-        row = [formats.first_up(formats.metric(name)), formats.estimate(winner)]
+    for name, words in answers.shown_scores(view, reading).items():
+        row = [words, formats.estimate(reading.winner_scores[name])]
         row += [formats.estimate(reading.default_scores[name])] if name in reading.default_scores else [""]
         if found := reading.differences.get(name):
             row += [formats.difference(found), formats.p_cell(found.p_value)]
@@ -131,8 +140,22 @@ def _scores(reading: Reading | None) -> Table:
             row += ["", ""]
         rows.append(row)
     if reading.winner == reading.default:
-        return Table(header=[header[0], "Untuned default, the winner"], rows=[row[:2] for row in rows])
-    return Table(header=header, rows=rows)
+        header, rows = [header[0], "Untuned default, the winner"], [row[:2] for row in rows]
+    return Table(header=header, rows=rows, strong=frozenset({0}))
+
+
+def _scores_note(view: View, reading: Reading | None) -> str:
+    if view.spec is None:
+        return "Another tool ran this study: only the scores of its trials are known."
+    if reading is None and view.finals:
+        return "The test split has not been read for this winner."
+    if reading is None:
+        trained = "No finalists have been trained" if view.spec.finalists else "This study trains no finalists"
+        return f"{trained}, and the test split has not been read: only validation scores of the search are known."
+    note = "Each with its 95 % interval."
+    if len(reading.seeds) == 1:
+        note = "Each with its 95 % interval, over the examples of one seed: another seed may turn any of them round."
+    return f"{note} {answers.many_scores(view, reading)}".rstrip()
 
 
 def _finalists(finals: Finals | None) -> Table:
@@ -218,7 +241,30 @@ def _failures(table: pd.DataFrame) -> Table:
     return Table(header=["Trial", "Reason", "Steps made", "Repeated as"], rows=body, words=2)
 
 
+def _failed(table: pd.DataFrame) -> str:
+    failed = int((table["state"] == "FAIL").sum())
+    if again := int(table["retried"].sum()):
+        return f"{formats.count(failed, 'attempt')} failed, {again:,} of them tried again"
+    return f"{formats.count(failed, 'trial')} failed"
+
+
 # Errors
+
+
+def _no_errors(view: View) -> str:
+    if view.spec is None:
+        return "Another tool ran this study: what its models predict is not known."
+    if view.finals is None:
+        return (
+            "They are looked at when the finalists have been trained."
+            if view.spec.finalists
+            else "They are looked at for finalists, and this study trains none."
+        )
+    if view.finals.default is None:
+        return (
+            "The untuned default could not be trained again, so there is nothing to hold the winner's errors against."
+        )
+    return "They were not looked at."
 
 
 def _errors(errors: Errors) -> ErrorContents:

@@ -146,7 +146,8 @@ def another_hour(view: View, finals: Finals | None = None) -> Outlook | None:
         brought=max(0.0, best - max(standing, float(draws.scores[: n - last].max()))),
         seed_spread=seed_spread(finals),
     )
-    return replace(outlook, sentence=_sentence(view, outlook))
+    alike = bool(np.all(draws.scores == draws.scores[0]))
+    return replace(outlook, sentence=_sentence(view, outlook, alike=alike, default_leads=standing >= best))
 
 
 def expected_maximum(scores: ArrayLike, trials: ArrayLike) -> Floats:
@@ -412,10 +413,16 @@ def _pace(view: View) -> float | None:
     return ended / busy if busy > 0 else None
 
 
-def _sentence(view: View, outlook: Outlook) -> str:
+def _sentence(view: View, outlook: Outlook, *, alike: bool, default_leads: bool) -> str:
     span, metric = _span(view, outlook), view.metric
-    if not outlook.gain and not outlook.brought:
-        return f"{span} would likely bring nothing: no trial drawn so far has been better than another or the default."
+    if alike:
+        return f"{span} would likely bring nothing: no trial drawn so far has been better than another."
+    if default_leads:
+        high = _amount(view, outlook.high)
+        return (
+            f"{span} may bring a new best or not: no trial drawn so far beats the untuned default, so they cannot tell "
+            f"how likely the next ones would (95 % interval of the gain: 0 to {high})."
+        )
     better = "more" if view.direction == "maximize" else "less"
     seeds = ""
     if outlook.seed_spread is not None:

@@ -18,7 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from hpo.plain_text import printable
 from hpo.report import tables
 from hpo.report.expected import expected_best, expected_best_at_random
-from hpo.report.importance import importances
+from hpo.report.importance import importances, trials_used
 from hpo.report.tables import NONE, PARAM, View
 
 # Okabe and Ito's palette, which survives colour blindness and grey printing.
@@ -151,7 +151,7 @@ def importance(view: View) -> Figure | None:
     found = importances(view)
     if found is None:
         return None
-    title = f"How much each parameter seems to matter, over {len(view.shown)} trials"
+    title = f"How much each parameter seems to matter, over {trials_used(view)}"
     label = "Share of the importance (fANOVA), with its 95 % interval"
     figure, axes = one_panel(8, 1.3 + 0.36 * len(found), title, label, "")
     names = [_short(one.name, 34) for one in reversed(found)]

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial
 
 from hpo.plain_text import printable
 from hpo.report import formats, tables
-from hpo.report.answers import state_of
+from hpo.report.answers import LOSSES, state_of
 from hpo.report.charts import finals, outlook, parameters, search
 from hpo.report.charts.chart import Chart, charts_of, figures_json
 from hpo.report.contents import MOST_EXAMPLES, Contents, score_columns
@@ -96,7 +96,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         finalize=_plain,
     )
-    environment.filters |= {"count": formats.count, "first_up": formats.first_up, "tied": _tied, "joined": _joined}
+    environment.filters |= {"first_up": formats.first_up, "tied": _tied, "joined": _joined}
     return environment
 
 
@@ -154,7 +154,8 @@ def _trials(view: View) -> dict[str, Any]:
         "params": [printable(name.removeprefix(PARAM)) for name in params],
         "metric": view.metric,
         "budget": view.spec.training.num_evaluations if view.spec else None,
-        "lower": view.direction == "minimize",
+        # Of each score: another may be shown beside a loss.
+        "lower": [name in LOSSES or (name == "score" and view.direction == "minimize") for name in scores],
         "best": view.best,
         "default": view.default,
         "trials": shown,
@@ -177,19 +178,22 @@ def _trial(
     steps = [row["optimizer_steps"], row["total_steps"]]
     known = {
         "seconds": _number(row["seconds"]),
-        "metrics": {words: value for words, value in metrics.items() if value is not None},
+        "metrics": {words: value for words, value in metrics.items() if value is not None} or None,
         "curve": [list(curve), [float(f"{value:.6g}") for value in curve.values()]] if curve else None,
         "started": f"{trial.datetime_start:%Y-%m-%d %H:%M:%S}" if trial.datetime_start else None,
         "steps": None if any(map(pd.isna, steps)) else [int(step) for step in steps],
-        "speed": _number(row["examples_per_second"]),
-        "memory": _number(row["peak_memory_mib"]),
+        # Of these, 0 is one that was not measured.
+        "speed": _number(row["examples_per_second"]) or None,
+        "memory": _number(row["peak_memory_mib"]) or None,
         "device": (attributes.get("machine") or {}).get("device"),
         "seed": (attributes.get("config") or {}).get("seed"),
         "repeats": None if pd.isna(row["retry_of"]) else int(row["retry_of"]),
         "message": result.get("message"),
         "run": _run(view, attributes.get("mlflow_run_id")),
     }
-    yield from ((name, printable(value) if isinstance(value, str) else value) for name, value in known.items() if value)
+    for name, value in known.items():
+        if value is not None:  # a number may well be 0
+            yield name, printable(value) if isinstance(value, str) else value
 
 
 def _run(view: View, run: str | None) -> str | None:

@@ -278,5 +278,5 @@ def pruning_savings(table: pd.DataFrame) -> Savings:
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """The whole table, unrounded, empty where there is no value."""
-    write_atomically(path, table.to_csv(index=False, lineterminator="\n").encode())
+    """The whole table, unrounded, empty where there is no value; half a surrogate pair is spelt out."""
+    write_atomically(path, table.to_csv(index=False, lineterminator="\n").encode("utf-8", "backslashreplace"))

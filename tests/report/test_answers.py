@@ -1,16 +1,20 @@
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_page import section, table
 
 from hpo.report.answers import NO_EVIDENCE, answer, verdict
-from hpo.report.compare import compare, on_test
+from hpo.report.charts.finals import differences, finalists
+from hpo.report.compare import by_trials, compare, on_test
 from hpo.report.contents import contents
 from hpo.report.html_page import page
 from hpo.report.page import render
 from hpo.report.tables import View, view_of
 from hpo.results import Difference, Finals
-from synthetic import synthetic_finals, synthetic_study
+from hpo.score_estimates import score_differences
+from synthetic import synthetic_finals, synthetic_loss_study, synthetic_study
 
 BEST = 10  # of 30 synthetic trials
 
@@ -23,6 +27,16 @@ def changed(finals: Finals, **values: object) -> Finals:
     return finals.model_copy(update=values)
 
 
+def of_one_seed(finals: Finals) -> Finals:
+    """The same finalists, as they come out of one fresh seed."""
+    reading = finals.readings[0].model_copy(update={"seeds": finals.seeds[:1]})
+    finalists = [
+        each.model_copy(update={"scores": each.scores[:1], "mean": each.scores[0], "runs": each.runs[:1]})
+        for each in finals.finalists
+    ]
+    return changed(finals, seeds=finals.seeds[:1], asked_seeds=1, readings=[reading], finalists=finalists)
+
+
 def test_two_sentences_with_intervals_where_tuning_helped() -> None:
     told = answer(view(synthetic_finals(winner=BEST)))
     assert told.headline == [
@@ -32,9 +46,7 @@ def test_two_sentences_with_intervals_where_tuning_helped() -> None:
     ]
     beside = " ".join(told.beside)
     assert "5 fresh seeds, of 1,066 test rows" in beside
-    assert (
-        "the maximum of 10 complete trials and therefore optimistic; trained again on 5 fresh seeds, 0.8308" in beside
-    )
+    assert "the best of 10 complete trials and therefore optimistic; trained again on 5 fresh seeds, 0.8308" in beside
 
 
 def test_no_evidence_is_said_in_those_words() -> None:
@@ -63,7 +75,107 @@ def test_no_evidence_is_said_in_those_words() -> None:
     ],
 )
 def test_the_verdict(metric: str, low: float, value: float, high: float, p: float, said: str) -> None:
-    assert said in verdict(metric, Difference(value=value, low=low, high=high, p_value=p))
+    found = Difference(value=value, low=low, high=high, p_value=p)
+    assert said in verdict(metric, found, 5)
+    assert "Tuning helped" not in verdict(metric, found, 1)
+
+
+def test_one_seed_does_not_show_that_tuning_helped() -> None:
+    seen = view(of_one_seed(synthetic_finals(winner=BEST)))
+    told = answer(seen)
+    assert told.headline == [
+        "The winner, trial 10, has test accuracy 0.823 (0.802 to 0.845), the untuned default 0.802 (0.780 to 0.825), "
+        "each with a 95 % interval over the examples.",
+        "It is not shown that tuning helped: on this one seed the difference of +0.021 (+0.007 to +0.035) is more than "
+        "the examples would give (p = 0.004), but another seed may turn it round.",
+    ]
+    beside = " ".join(told.beside)
+    assert "On 1 fresh seed and 1,066 test rows that nothing was chosen by. The intervals and the p-value" in beside
+    assert "trained again on 1 fresh seed, 0.8312." in beside and "average" not in beside
+    said, turn = contents(seen, Path("mlruns/films")), "another seed may turn any of them round"
+    chart, markdown = (
+        differences(seen),
+        " ".join(section(render(seen, Path("x"), set()), "Winner against default").split()),
+    )
+    assert chart and turn in chart.caption
+    assert turn in markdown and turn in page(seen, said)
+    many = view(synthetic_finals(winner=BEST))
+    assert turn not in page(many, contents(many, Path("mlruns/films")))
+    unread = view(changed(of_one_seed(synthetic_finals(winner=BEST)), readings=[]))
+    assert answer(unread).headline[0].endswith("the untuned default 0.8086, on 1 fresh seed.")
+
+
+def test_of_one_seed_the_p_value_alone_would_find_too_much() -> None:
+    """Two configurations that are equally good on average over seeds, of which each moves accuracy by a point."""
+    generator, found = np.random.default_rng(0), []
+    labels = np.zeros(1_000, np.int64)
+    for _ in range(200):
+        easy = 0.9 + generator.normal(0, 0.75**0.5, 1_000)
+        margins = [easy + generator.normal(0, 0.037) + generator.normal(0, 0.5, 1_000) for _ in range(2)]
+        winner, default = (np.stack([each, 0 * each], axis=1)[None].astype(np.float32) for each in margins)
+        found.append(score_differences(winner, default, labels, ["right", "wrong"])["accuracy"])
+    assert np.mean([each.p_value < 0.05 for each in found]) > 0.1
+    assert not [each for each in found if "Tuning helped" in verdict("accuracy", each, 1)]
+
+
+def test_nothing_is_a_maximum_where_the_least_is_the_best() -> None:
+    seen = view_of(synthetic_loss_study(30, finals=synthetic_finals(winner=BEST)))
+    assert seen.best == BEST
+    told = answer(seen)
+    assert told.headline[1].startswith("Tuning helped: the difference of −0.021")
+    assert "validation loss 0.3772, the best of 10 complete trials and therefore optimistic" in " ".join(told.beside)
+    said, chart, curve = contents(seen, Path("mlruns/films")), finalists(seen), by_trials([seen])
+    assert chart and curve
+    texts = [render(seen, Path("mlruns/films"), set()), page(seen, said).partition("<script")[0]]
+    for text in (*texts, *told.beside, chart.caption, curve.caption):
+        assert "maxim" not in text and "too high" not in text
+
+
+def test_the_only_complete_trial_was_not_chosen_from_others() -> None:
+    study = synthetic_study(2)
+    study.set_user_attr("finals", synthetic_finals(winner=1).model_dump(mode="json"))
+    alone = view_of(study)
+    seen = replace(alone, table=alone.table.assign(state=["FAIL", "COMPLETE"]), best=1)
+    assert "optimistic" not in " ".join(answer(seen).beside)
+
+
+def scored(finals: Finals, **scores: str) -> Finals:
+    """With scores of the reading that have the values of others."""
+    reading = finals.readings[0]
+    names = ("winner_scores", "default_scores", "differences")
+    more = {of: getattr(reading, of) | {n: getattr(reading, of)[like] for n, like in scores.items()} for of in names}
+    return changed(finals, readings=[reading.model_copy(update=more)])
+
+
+@pytest.mark.parametrize(
+    ("metric", "more", "said"),
+    [
+        ("f1", {"f1": "f1/positive"}, "test F1 0.826 ("),
+        ("precision", {"precision": "precision_macro"}, "test precision 0.824 ("),
+        ("recall", {"recall": "recall_macro"}, "test recall 0.823 ("),
+        ("f1", {}, "test F1 of positive 0.826 ("),  # readings from before they were there
+        ("f1_macro", {"f1": "f1/positive"}, "test macro F1 0.823 ("),
+    ],
+)
+def test_the_answer_is_in_the_metric_of_the_study(metric: str, more: dict[str, str], said: str) -> None:
+    study = synthetic_study(30, metric=f"eval/{metric}", finals=scored(synthetic_finals(winner=BEST), **more))
+    seen = view_of(study)
+    told = answer(seen)
+    assert said in told.headline[0]
+    assert "stands in" not in " ".join(told.beside)
+    rows = [row[0].strip("*") for row in contents(seen, Path("mlruns/films")).scores.rows]
+    assert rows.count("F1 of positive") == 1 and "F1" not in rows
+    assert ("Precision of positive" in rows) == ("precision" in more)
+    assert said.split(" 0.")[0] in " ".join(compare([seen]).headline)
+
+
+def test_a_metric_that_stands_in_is_told() -> None:
+    seen = view_of(synthetic_study(30, metric="eval/precision", finals=synthetic_finals(winner=BEST)))
+    told, instead = answer(seen), "the reading has no precision, and accuracy stands in"
+    assert "has test accuracy 0.823" in told.headline[0]
+    assert f"This study chose by its validation precision; {instead}." in told.beside
+    assert instead in " ".join(compare([seen]).headline)
+    assert "what stands in for the study's own, Accuracy, is" in contents(seen, Path("mlruns/films")).scores_note
 
 
 def test_without_a_reading_validation_is_told_with_what_it_is() -> None:
@@ -83,14 +195,17 @@ def test_a_default_that_could_not_be_trained_again_is_no_gap() -> None:
     finals = synthetic_finals(winner=BEST)
     alone = finals.readings[0].model_copy(update={"default": None, "default_scores": {}, "differences": {}})
     others = [each for each in finals.finalists if not each.is_default]
-    seen = view(changed(finals, readings=[alone, alone], finalists=others))
+    seen = view(changed(finals, readings=[alone, alone], finalists=others, errors=None))
     assert answer(seen).headline == [
         "The winner, trial 10, has test accuracy 0.823 (0.802 to 0.845), with a 95 % interval.",
         "The untuned default could not be trained again, so nothing says whether tuning helped.",
     ]
-    said = contents(seen, Path("mlruns/films"))
-    assert "could not be trained again" in page(seen, said)
+    said, why = contents(seen, Path("mlruns/films")), "so there is nothing to hold the winner"
+    for text in (page(seen, said), render(seen, Path("mlruns/films"), set())):
+        assert "could not be trained again" in text and why in text
+        assert "when the finalists have been trained" not in text
     assert [row[1] for row in said.scores.rows][:1] == ["0.823 (0.802 to 0.845)"]
+    assert "one in twenty" not in said.scores_note
     assert on_test([seen]) is not None
     assert "Test accuracy, winner" in [row[0] for row in compare([seen]).scores.rows]
 
@@ -111,7 +226,7 @@ def test_the_markdown_has_the_answer_the_table_and_the_errors() -> None:
     )
     scores, finalists = section(text, "Winner against default").split("The finalists on validation")
     rows = {row[0]: row[1:] for row in table(scores)[1:]}
-    assert rows["Accuracy"] == [
+    assert rows["**Accuracy**"] == [
         "0.823 (0.802 to 0.845)",
         "0.802 (0.780 to 0.825)",
         "+0.021 (+0.007 to +0.035)",
@@ -125,6 +240,31 @@ def test_the_markdown_has_the_answer_the_table_and_the_errors() -> None:
     assert "the winner alone is right about 71 rows, the default alone about 48 rows" in errors
     for told in ("| negative | 436.4 | 96.6 |", "### By class", "13 to 20 words", "you'll probably love it.", "Row |"):
         assert told in errors
+
+
+@pytest.mark.parametrize(
+    ("metric", "own"), [("accuracy", "Accuracy"), ("f1_macro", "Macro F1"), ("f1", "F1 of positive"), ("mcc", "MCC")]
+)
+def test_of_many_scores_the_one_to_go_by_stands_first_and_out(metric: str, own: str) -> None:
+    seen = view_of(synthetic_study(30, metric=f"eval/{metric}", finals=synthetic_finals(winner=BEST, difference=0.006)))
+    said, chart = contents(seen, Path("mlruns/films")), differences(seen)
+    note = f"Of 9 scores about one in twenty excludes zero by chance, where nothing differs: the study's own, {own}, is"
+    assert note in said.scores_note and note in render(seen, Path("mlruns/films"), set())
+    assert said.scores.rows[0][0] == own and said.scores.strong == {0}
+    assert chart and note in chart.caption
+    assert chart.layout["yaxis"]["ticktext"][-1] == f"<b>{own}</b>"  # the last is on top
+    assert not [text for text in chart.layout["yaxis"]["ticktext"][:-1] if "<b>" in text]
+    assert {trace["name"] for trace in chart.data} == {"its interval includes zero"}
+    certain = differences(view(synthetic_finals(winner=BEST)))
+    assert certain and {trace["name"] for trace in certain.data} == {"its interval excludes zero"}
+
+
+def test_a_loss_that_is_the_one_to_go_by_is_in_the_table_alone() -> None:
+    seen = view_of(synthetic_loss_study(30, finals=synthetic_finals(winner=BEST)))
+    said, chart = contents(seen, Path("mlruns/films")), differences(seen)
+    assert said.scores.rows[0][0] == "Loss"
+    assert chart and "the study's own, Loss, is the one to go by" in chart.caption
+    assert "Loss" not in "".join(chart.layout["yaxis"]["ticktext"])
 
 
 def test_many_labels_are_told_by_their_largest_confusions() -> None:

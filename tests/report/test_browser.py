@@ -13,7 +13,7 @@ from hpo.report import html_page
 from hpo.report.compare import write_comparison
 from hpo.report.contents import contents
 from hpo.report.tables import view_of
-from synthetic import synthetic_finals, synthetic_study
+from synthetic import synthetic_finals, synthetic_loss_study, synthetic_study
 
 pytestmark = pytest.mark.timeout(180)  # the session's browser starts in one of them
 # Text against what is behind it, wherever there is text of its own (WCAG 2, AA: 4.5, or 3 where it is large).
@@ -127,6 +127,19 @@ def test_sorts_by_a_column_either_way(chromium: Browser, report: Path) -> None:
         scores = [float(cell) for cell in column(page, "Accuracy") if cell]
         assert scores == sorted(scores, reverse=True)  # the best first
         assert header.get_attribute("aria-sort") is None
+
+
+def test_of_a_loss_the_least_stands_first_and_of_an_accuracy_beside_it_the_largest(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    view = view_of(synthetic_loss_study(40))
+    path = tmp_path / "report.html"
+    path.write_text(html_page.page(view, contents(view, tmp_path)), encoding="utf-8")
+    with opened(chromium, path) as page:
+        for name, down in (("Accuracy", True), ("Loss", False)):
+            page.get_by_role("button", name=name, exact=True).click()
+            scores = [float(cell) for cell in column(page, name) if cell]
+            assert scores == sorted(scores, reverse=down) and scores[0] != scores[-1]
 
 
 def test_filters_by_words_by_columns_and_by_states(chromium: Browser, report: Path) -> None:

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from hpo.report.__main__ import main
-from hpo.report.compare import by_time, by_trials, compare, write_comparison
+from hpo.report.compare import by_time, by_trials, compare, on_test, write_comparison
 from hpo.report.tables import view_of
-from synthetic import synthetic_finals, synthetic_study
+from hpo.results import Estimate
+from synthetic import synthetic_finals, synthetic_loss_study, synthetic_study
 
 
 def finished(name: str, difference: float = 0.021) -> optuna.Study:
@@ -28,10 +30,63 @@ def test_studies_on_the_same_data_are_compared_on_test() -> None:
     assert [row[0] for row in said.configurations.rows][:2] == ["learning_rate", "train_batch_size"]
 
 
+def test_an_interval_of_one_seed_is_told_as_such() -> None:
+    study = finished("one")
+    finals = study.user_attrs["finals"]
+    reading = finals["readings"][0] | {"seeds": [11]}
+    study.set_user_attr("finals", finals | {"seeds": [11], "readings": [reading]})
+    views = [view_of(study), view_of(finished("two"))]
+    said, chart = compare(views), on_test(views)
+    assert said.headline[-1] == "Of one the interval is over the examples of one seed: another may turn it round."
+    assert next(row[1:] for row in said.scores.rows if row[0] == "Fresh seeds") == ["1", "5"]
+    assert chart and chart.caption.endswith("of one the examples of one seed only.")
+
+
 def test_studies_of_which_not_all_have_read_the_test_split_are_compared_with_the_caveat() -> None:
     first, second = compare([view_of(finished("one")), view_of(synthetic_study(60, name="two"))]).headline
     assert first.startswith("The best trial of all is one of two: validation accuracy 0.83")
-    assert "maximum" in second and "Not all have read the test split" in second
+    assert "the more optimistic the more trials" in second and "Not all have read the test split" in second
+
+
+def test_of_losses_the_lowest_is_the_best() -> None:
+    worse = synthetic_finals(winner=3)
+    reading = worse.readings[0]
+    high = {"loss": Estimate(value=0.52, low=0.5, high=0.54)}
+    worse = worse.model_copy(update={"readings": [reading.model_copy(update={"winner_scores": high})]})
+    studies = [
+        synthetic_loss_study(20, finals=worse, name="one"),
+        synthetic_loss_study(20, finals=synthetic_finals(winner=3), name="two"),
+    ]
+    assert compare([view_of(each) for each in studies]).headline == [
+        "two has the lowest test loss of its winner, 0.412 (0.391 to 0.434) with a 95 % interval.",
+        "Its interval overlaps with no other.",
+    ]
+
+
+def test_readings_of_other_scores_are_not_said_to_be_missing() -> None:
+    """Where accuracy stands in for the recall that one of them lacks."""
+    old, new = (
+        synthetic_study(20, name=name, metric="eval/recall", finals=synthetic_finals(winner=3)) for name in "ab"
+    )
+    finals = new.user_attrs["finals"]
+    reading = finals["readings"][0]
+    reading["winner_scores"]["recall"] = reading["winner_scores"]["recall_macro"]
+    new.set_user_attr("finals", finals)
+    said = " ".join(compare([view_of(old), view_of(new)]).headline)
+    assert "Their readings of the test split have not the same scores." in said and "Not all" not in said
+
+
+def test_a_default_that_failed_has_no_score() -> None:
+    study = synthetic_study(20, name="one")
+    failed = study.get_trials()[0]
+    failed.state, failed.value = TrialState.FAIL, None
+    failed.user_attrs["result"] |= {"state": "FAIL", "reason": "out_of_memory"}
+    other = optuna.create_study(study_name="one", direction="maximize")
+    for name, value in study.user_attrs.items():
+        other.set_user_attr(name, value)
+    other.add_trials([failed, *study.get_trials()[1:]])
+    rows = {row[0]: row[1:] for row in compare([view_of(other), view_of(study)]).scores.rows}
+    assert rows["Default's validation accuracy"] == ["failed: out of memory", "0.8158"]
 
 
 def test_other_data_or_metrics_are_not_compared() -> None:

@@ -321,10 +321,29 @@ def test_a_default_that_nothing_beats() -> None:
     outlook = another_hour(view(complete(0.95, *scores), seconds=600.0))
     assert outlook is not None
     assert (outlook.gain, outlook.chance, outlook.high) == (0.0, 0.0, 0.0)
-    assert "would likely bring nothing: no trial drawn so far has been better" in outlook.sentence
+    assert outlook.sentence == (
+        "Another hour (about 6 more trials) may bring a new best or not: no trial drawn so far beats the untuned "
+        "default, so they cannot tell how likely the next ones would (95 % interval of the gain: 0 to 0.0 points)."
+    )
     lower = another_hour(view(complete(0.5, *scores), seconds=600.0))
     assert lower is not None
     assert lower.gain > 0
+
+
+def test_a_default_that_the_next_trials_may_well_beat() -> None:
+    """The drawn ones differ, and get close to it."""
+    outlook = another_hour(view(complete(0.85, 0.70, 0.74, 0.78, 0.80, 0.82, 0.79), seconds=600.0))
+    assert outlook is not None
+    assert outlook.gain == 0 and outlook.high > 0.01
+    assert "better than another" not in outlook.sentence
+    assert f"0 to {100 * outlook.high:.1f} points)." in outlook.sentence
+
+
+@pytest.mark.parametrize("default", [0.8, 0.9])
+def test_trials_of_which_none_is_better_than_another(default: float) -> None:
+    outlook = another_hour(view(complete(default, *[0.8] * 6), seconds=600.0))
+    assert outlook is not None
+    assert outlook.sentence.endswith("would likely bring nothing: no trial drawn so far has been better than another.")
 
 
 def test_no_gain_beyond_a_perfect_score() -> None:

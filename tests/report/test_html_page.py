@@ -147,7 +147,19 @@ def test_the_page_of_another_tools_study(tmp_path: Path) -> None:
     assert elements.data("trial-data")["trials"][0]["number"] == 7
     assert "The best trial is trial 7: score 0.1250" in text
     assert "Another tool ran this study" in text and "untuned default has" not in text
-    assert "Another tool ran this study" in files.markdown.read_text(encoding="utf-8")
+    told = "Another tool ran this study: what its models predict is not known."
+    for page_text in (text, files.markdown.read_text(encoding="utf-8")):
+        assert "Another tool ran this study, and knows how" in page_text and told in page_text
+        assert "inalists have been trained" not in page_text
+
+
+def test_a_trial_that_repeats_the_first_one_says_so() -> None:
+    study = synthetic_study(3)
+    repeated = study.get_trials()[1]
+    study.add_trial(create_trial(value=0.8, params={}, user_attrs=repeated.user_attrs | {"retry_of": 0}))
+    trials = {each["number"]: each for each in Elements(page_of(study)).data("trial-data")["trials"]}
+    assert trials[3]["repeats"] == 0
+    assert "repeats" not in trials[1]
 
 
 def test_several_objectives_are_refused_with_a_way_out() -> None:

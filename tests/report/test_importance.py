@@ -1,6 +1,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import TrialState, create_trial
 
-from hpo.report.importance import favourites, importances, pressed_edges, unseen, unseen_sentence
+from hpo.report import figures
+from hpo.report.charts import parameters
+from hpo.report.importance import _in_outer, favourites, importances, pressed_edges, unseen, unseen_sentence
 from hpo.report.tables import View, view_of
 from hpo.space import distribution
 from hpo.space_checks import is_active
@@ -157,9 +160,23 @@ def test_the_sentence_about_what_did_nothing() -> None:
     assert sentence is not None
     assert all(name in sentence for name in names)
     assert "over 40 trials" in sentence
+    assert "no more of the score than is often seen when" in sentence  # the test's level is 0.3, not 1
     few = view(29, rate)
     assert unseen(few, importances(few)) == ()
     assert unseen_sentence(few, None) is None
+
+
+def test_the_number_of_trials_told_is_that_of_those_looked_at() -> None:
+    seen = view(200, rate, space={"learning_rate": SPACE["learning_rate"], "weight_decay": SPACE["weight_decay"]})
+    bars, drawn = parameters.importance(seen), figures.importance(seen)
+    assert bars and drawn
+    for title in (bars.title, drawn.axes[0].get_title(loc="left")):
+        assert title.endswith("over 150 of 200 trials")
+    found = importances(seen)
+    assert found
+    unlikely = [replace(one, p_value=1.0) for one in found]
+    sentence = unseen_sentence(seen, unlikely)
+    assert sentence and "over 150 of 200 trials each explains" in sentence
 
 
 @pytest.mark.parametrize(
@@ -211,6 +228,27 @@ def test_no_end_is_named_where_the_best_lie_inside_or_anywhere() -> None:
     generator = np.random.default_rng(0)
     named = sum(len(pressed_edges(view(40, lambda p: generator.random(), seed=seed))) for seed in range(40))
     assert named <= 3
+
+
+@pytest.mark.parametrize("side", ["low", "high"])
+@pytest.mark.parametrize(("low", "high"), [(1, 8), (2, 5), (16, 256)])
+def test_the_chance_of_a_logarithmic_integers_ends_is_that_of_optunas_draws(low: int, high: int, side: str) -> None:
+    kind = IntDistribution(low, high, log=True)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [study.ask({"x": kind}).params["x"] for _ in range(1500)]
+    inside, chance = _in_outer(kind, drawn, side)
+    assert inside / 1500 == pytest.approx(chance, abs=4 * (chance * (1 - chance) / 1500) ** 0.5)
+    assert 0 < inside < 1500
+
+
+def test_a_logarithmic_integer_that_does_nothing_has_no_end_named() -> None:
+    generator, kind, named = np.random.default_rng(0), IntDistribution(1, 8, log=True), 0
+    for seed in range(40):
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed), direction="maximize")
+        for _ in range(24):
+            study.tell(study.ask({"n_layers": kind}), generator.random())
+        named += len(pressed_edges(view_of(study)))
+    assert named <= 2
 
 
 def test_a_conditional_range_keeps_its_condition() -> None:

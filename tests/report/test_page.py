@@ -11,7 +11,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState, create_trial
 
 from hpo.errors import StorageError
-from hpo.report import ReportFiles, write_report
+from hpo.report import ReportFiles, html_page, write_report
+from hpo.report.contents import contents
 from hpo.report.figures import FIGURES
 from hpo.report.page import MOST_TRIALS, render
 from hpo.report.tables import view_of
@@ -136,7 +137,7 @@ def test_the_answer_says_best_default_error_and_caveat() -> None:
     assert "0.8000 ± 0.0200" in answer
     assert "0.1000 higher" in answer
     # Blom: the largest of 3 normal draws, at (3 - 0.375) / (3 + 0.25) = 0.8077, is 0.869 standard errors up.
-    assert "about 0.0132 better" in answer
+    assert "would still look up to about 0.0132 better than it is" in answer
     assert "400 validation rows" in answer
     assert "test split has not been read" in answer
     assert "3 complete, 2 pruned (1 fell behind, 1 diverged), 1 failed" in answer
@@ -188,6 +189,37 @@ def test_a_failure_names_the_trial_that_repeats_it() -> None:
     page = page_of(study)
     assert table(section(page, "How the search went"))[1:] == [["0", "interrupted", "0 of 40", "trial 1"]]
     assert "untuned default is itself the best" in section(page, "Answer")
+
+
+def test_attempts_that_were_tried_again_are_told_as_the_answer_does() -> None:
+    study = new_study()
+    for number in (0, 2):
+        add(study, "FAIL", None, made=0, reason="interrupted")
+        add(study, "COMPLETE", 0.8, retry_of=number)
+    add(study, "FAIL", None, made=0, reason="out_of_memory")
+    view = view_of(study)
+    assert "2 complete, 1 failed, 2 tried again" in section(page_of(study), "Answer")
+    said = contents(view, Path("mlruns/films"))
+    assert said.failed == "3 attempts failed, 2 of them tried again"
+    for text in (page_of(study), html_page.page(view, said)):
+        assert said.failed in text
+    assert contents(view_of(finished_study()), Path("mlruns/films")).failed == "1 trial failed"
+
+
+@pytest.mark.parametrize(
+    ("finalists", "errors", "scores"),
+    [
+        ({"n_trials": 2}, "They are looked at when the finalists have been trained.", "No finalists have been trained"),
+        (None, "They are looked at for finalists, and this study trains none.", "This study trains no finalists"),
+    ],
+)
+def test_why_there_are_no_errors_and_no_scores(finalists: Any, errors: str, scores: str) -> None:
+    study = finished_study(finalists=finalists)
+    text = page_of(study)
+    assert errors in section(text, "Errors") and scores in section(text, "Winner against default")
+    view = view_of(study)
+    web = html_page.page(view, contents(view, Path("mlruns/films")))
+    assert errors in web and scores in web
 
 
 def test_data_model_and_machine() -> None:
@@ -300,6 +332,22 @@ def test_a_report_replaces_the_last_one_and_leaves_other_files_alone(tmp_path: P
     assert sorted(path.name for path in folder.iterdir()) == [
         *("best.yaml", "figures", "report.html", "report.md", "trials.csv"),
     ]
+
+
+def test_half_a_surrogate_pair_in_a_parameter_does_not_stop_a_report(tmp_path: Path) -> None:
+    """JSON can hold it, UTF-8 cannot: a study of another tool may have one."""
+    study, kind = (
+        optuna.create_study(study_name="theirs", direction="maximize"),
+        CategoricalDistribution(["a\ud800", "b"]),
+    )
+    for number in range(6):
+        choice = kind.choices[number % 2]
+        study.add_trial(create_trial(value=number / 6, params={"p": choice}, distributions={"p": kind}))
+    files = write_report(study, tmp_path / "theirs")
+    assert "a\\ud800" in files.table.read_text(encoding="utf-8")
+    assert "parameters" in {path.stem for path in files.figures}
+    for page in (files.page, files.markdown):
+        assert page.read_text(encoding="utf-8")
 
 
 def test_a_folder_that_cannot_be_written_is_an_error_with_a_way_out(tmp_path: Path) -> None:

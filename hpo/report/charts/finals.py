@@ -9,23 +9,29 @@ from hpo.report.tables import View
 def differences(view: View) -> Chart | None:
     """Winner less default on the test split, of all scores that lie between 0 and 1."""
     reading = view.reading
-    found = {name: each for name, each in (reading.differences if reading else {}).items() if name != "loss"}
-    if not found:
+    words_of = answers.shown_scores(view, reading) if reading else {}
+    found = {name: reading.differences[name] for name in words_of if reading and name in reading.differences}
+    found.pop("loss", None)
+    if reading is None or not found:
         return None
+    single, own = len(reading.seeds) == 1, answers.headline_metric(view, reading)
     names = list(reversed(found))
-    certain = [not answers.is_uncertain(found[name]) for name in names]
+    excludes = [not found[name].low <= 0 <= found[name].high for name in names]
     data = []
-    for kind, colour, words in ((False, GREY, "may as well be none"), (True, BLUE, "more than chance")):
-        own = [at for at, name in enumerate(names) if certain[at] == kind]
-        if own:
-            values = [found[names[at]] for at in own]
+    for kind, colour, words in (
+        (False, GREY, "its interval includes zero"),
+        (True, BLUE, "its interval excludes zero"),
+    ):
+        places = [at for at in range(len(names)) if excludes[at] == kind]
+        if places:
+            values = [found[names[at]] for at in places]
             data.append(
                 {
                     "type": "scatter",
                     "mode": "markers",
                     "name": words,
                     "x": [rounded(each.value) for each in values],
-                    "y": own,
+                    "y": places,
                     "marker": {"color": colour, "size": 9},
                     "text": [f"{formats.difference(each)}, {formats.p_value(each.p_value)}" for each in values],
                     "hovertemplate": "%{text}<extra></extra>",
@@ -38,6 +44,8 @@ def differences(view: View) -> Chart | None:
         caption=(
             "An interval that crosses the line at zero could as well be no difference. Of the calibration error, less "
             "is better; of all others, more."
+            + f" {answers.many_scores(view, reading)}".rstrip()
+            + (" Intervals over the examples of one seed: another seed may turn any of them round." if single else "")
         ),
         height=110 + 32 * len(names),
         data=data,
@@ -50,7 +58,9 @@ def differences(view: View) -> Chart | None:
             },
             "yaxis": {
                 "tickvals": list(range(len(names))),
-                "ticktext": [label(formats.first_up(formats.metric(name))) for name in names],
+                "ticktext": [
+                    f"<b>{label(words_of[name])}</b>" if name == own else label(words_of[name]) for name in names
+                ],
                 "automargin": True,
                 "range": [-0.6, len(names) - 0.4],
                 "zeroline": False,
@@ -73,7 +83,7 @@ def finalists(view: View) -> Chart | None:
     return Chart(
         name="finalists",
         title="The finalists on validation: by seed, on average, and as the search saw them",
-        caption="The score of the search is one run's, and of the best trial a maximum: expected to lie too high.",
+        caption="The score of the search is one run's. The best was chosen by it, and is expected to look too good.",
         height=120 + 42 * len(ordered),
         data=[
             shared

@@ -9,7 +9,7 @@ from hpo.plain_text import printable
 from hpo.report import formats
 from hpo.report.charts.chart import Chart, Json, label, points, rounded, score_axis
 from hpo.report.figures import BLACK, BLUE, GREY, RED
-from hpo.report.importance import importances
+from hpo.report.importance import importances, trials_used
 from hpo.report.tables import NONE, PARAM, View
 
 
@@ -22,7 +22,7 @@ def importance(view: View) -> Chart | None:
     widest = max(max(one.share, one.high) for one in shown)
     return Chart(
         name="importance",
-        title=f"How much each parameter seems to matter, over {len(view.shown)} trials",
+        title=f"How much each parameter seems to matter, over {trials_used(view)}",
         caption=(
             "How much of the score's variance each parameter explains by itself (fANOVA), as a share of what all "
             "explain. Lines: the 95 % interval over resamples of the trials. It does not say in which direction. A "

@@ -170,7 +170,7 @@
     { name: "Trial", raw: (trial) => trial.number, text: (trial) => [trial.number, ...marks(trial)].join(" ") },
     { name: "State", raw: (trial) => trial.told, text: (trial) => trial.told },
     ...found.scores.map((name, at) => ({
-      name, raw: (trial) => trial.scores[at], text: (trial) => score(trial.scores[at]), number: true, down: true,
+      name, raw: (trial) => trial.scores[at], text: (trial) => score(trial.scores[at]), number: true, down: !found.lower[at],
     })),
     ...found.params.map((name, at) => ({
       name, raw: (trial) => trial.params[at], text: (trial) => shown(trial.params[at]),
@@ -245,7 +245,7 @@
     const cell = element("th", { scope: "col", className: column.number ? "number" : "" }, button);
     button.addEventListener("click", () => {
       // First the way that tells most: the best score, the smallest of anything else.
-      order = order.column === column ? { column, up: !order.up } : { column, up: !column.down || found.lower };
+      order = order.column === column ? { column, up: !order.up } : { column, up: !column.down };
       header.querySelectorAll("th").forEach((each) => each.removeAttribute("aria-sort"));
       cell.setAttribute("aria-sort", order.up ? "ascending" : "descending");
       update();
