@@ -33,8 +33,9 @@ SETTINGS = (
 )
 TRIALS = 16
 """Of a simulated study, the untuned default among them."""
-BUDGET = 25
-"""Trainings, where all rules have the same: what three finalists over three seeds take after 16 trials."""
+BUDGET = 28
+"""Trainings, where all rules have the same: what three finalists over three seeds take after 16 trials, the default
+beside them."""
 SEARCHED = [RUNS.index(run) for run in CURVES]
 FRESH = [[RUNS.index(run) for run in SEEDS if run != searched] for searched in CURVES]
 
@@ -102,6 +103,7 @@ class Rule:
     rank: Callable[[Study], Ranked]
     trainings_per_trial: int = 1
     finalists: int = 0
+    """The best few beside the untuned default, which is always trained with them, as by `hpo.conclusion`."""
     seeds: int = 0
     by_loss: bool = False
     """The finalists."""
@@ -110,11 +112,15 @@ class Rule:
 
     def trainings(self, trials: int) -> int:
         """What the rule costs after so many trials."""
-        return self.trainings_per_trial * trials + self.finalists * self.seeds
+        return self.trainings_per_trial * trials + self._of_finalists
 
     def trials(self, trainings: int) -> int:
         """The most trials that leave no more than that to pay."""
-        return (trainings - self.finalists * self.seeds) // self.trainings_per_trial
+        return (trainings - self._of_finalists) // self.trainings_per_trial
+
+    @property
+    def _of_finalists(self) -> int:
+        return (self.finalists + 1) * self.seeds
 
     @property
     def unseen(self) -> set[int]:
@@ -209,7 +215,7 @@ RULES = (
 
 
 def choose(rule: Rule, study: Study) -> Choice:
-    """By the rule. Of equals the first; finalists are told apart by their fresh seeds alone."""
+    """By the rule. Of equals the first trial; finalists are told apart by their fresh seeds alone."""
     ranked = rule.rank(study)
     if not rule.finalists:
         best = int(ranked.scores.argmax())
@@ -221,8 +227,9 @@ def choose(rule: Rule, study: Study) -> Choice:
 
 
 def finalist(ranked: Ranked, study: Study, rule: Rule) -> int:
-    """The best of the best few, on the mean over their fresh seeds."""
-    few = np.argsort(-ranked.scores, kind="stable")[: rule.finalists]
+    """The best of the default and the best few others, on the mean over their fresh seeds."""
+    others = 1 + np.argsort(-ranked.scores[1:], kind="stable")
+    few = np.sort([0, *others[: rule.finalists]])  # of equals the first trial wins, whatever the search thinks of it
     return int(few[_fresh_scores(study, rule)[few].mean(axis=1).argmax()])
 
 
