@@ -1,12 +1,13 @@
 """Validation and test held out of train: at random by class, or by whole sentences where train is made of phrases."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hpo.data.overlap import Words, contained_in
 from hpo.errors import DataError
 from hpo.spec import DataSpec
 
@@ -14,7 +15,6 @@ DEFAULT_SHARE = 0.1  # of train, held out for a split that is neither given nor 
 # Each draw has a stream of its own, so that what one split is given or capped at leaves the others' draws alone.
 _STREAMS = {"hold out test": 0, "hold out validation": 1, "cap train": 2, "cap validation": 3, "cap test": 4}
 
-Words = tuple[str, ...]
 Indices = NDArray[np.int64]
 
 
@@ -48,7 +48,7 @@ def hold_out(
     keep = np.ones(len(rows), dtype=bool)
     keep[taken] = False
     if data.hold_out == "sentences":
-        inside = contained_phrases(rows, (rows[row] for row in taken))
+        inside = _inside(rows, (rows[row] for row in taken))
         keep &= np.array([row not in inside for row in rows])
     return HeldOut(held, np.flatnonzero(keep))
 
@@ -77,32 +77,15 @@ def stratified_sample(labels: NDArray[np.int64], size: int, generator: np.random
 
 def whole_sentences(rows: Sequence[Words]) -> Indices:
     """The numbers of the rows that stand in no other row, neither as a part of it nor word for word."""
-    inside = contained_phrases(rows, rows)
+    inside = _inside(rows, rows)
     times = Counter(rows)
     return np.array(
         [number for number, row in enumerate(rows) if row not in inside and times[row] == 1], dtype=np.int64
     )
 
 
-def contained_phrases(phrases: Iterable[Words], rows: Iterable[Words]) -> set[Words]:
-    """Those of `phrases` that are an unbroken run of words within a longer one of `rows`.
-
-    From each word of each row only the lengths are tried that some phrase with the same first two words has:
-    one and a half seconds for the 67,349 rows of SST-2.
-    """
-    known = set(phrases)
-    lengths: dict[Words, set[int]] = defaultdict(set)
-    for phrase in known:
-        lengths[phrase[:2]].add(len(phrase))
-    found: set[Words] = set()
-    for row in rows:
-        for start in range(len(row)):
-            for head in (row[start : start + 1], row[start : start + 2]):
-                for length in lengths.get(head, ()):
-                    run = row[start : start + length]
-                    if length < len(row) and run in known:
-                        found.add(run)
-    return found
+def _inside(phrases: Iterable[Words], rows: Iterable[Words]) -> set[Words]:
+    return {phrase for phrase, _ in contained_in(phrases, rows)}
 
 
 def stream(seed: int, draw: str) -> np.random.Generator:

@@ -5,8 +5,8 @@ takes each text once, however often it stands there.
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,7 +52,7 @@ def relations(rows: Sequence[Words], others: Sequence[Words]) -> dict[Kind, Rela
     """The relatives of each kind, the closest kind first; a text that has several kinds is in each of them."""
     first, second = dict.fromkeys(rows), dict.fromkeys(others)  # each once, in a fixed order
     equal = [words for words in first if words in second]
-    contained, containing = _contained(first, second), _contained(second, first)
+    contained, containing = contained_in(first, second, CONTAINED_WORDS), contained_in(second, first, CONTAINED_WORDS)
     return {
         "equal": Related({words: (words, 1.0) for words in equal}, set(equal)),
         "near": near_duplicates(list(first), list(second)),
@@ -141,16 +141,35 @@ def _related(pairs: Iterable[tuple[Words, Words]]) -> Related:
     return Related(best, others)
 
 
-def _contained(shorter: Collection[Words], longer: Collection[Words]) -> list[tuple[Words, Words]]:
-    """Each text of `CONTAINED_WORDS` or more with each longer one in which its words stand unbroken."""
-    by_head: dict[Words, list[Words]] = defaultdict(list)
-    for short in shorter:
-        if len(short) >= CONTAINED_WORDS:
-            by_head[short[:CONTAINED_WORDS]].append(short)
-    pairs = []
-    for long in longer:
-        for start in range(len(long) - CONTAINED_WORDS + 1):
-            for short in by_head.get(long[start : start + CONTAINED_WORDS], ()):
-                if len(short) < len(long) and long[start : start + len(short)] == short:
-                    pairs.append((short, long))
-    return pairs
+def contained_in(phrases: Iterable[Words], rows: Iterable[Words], fewest: int = 1) -> Iterator[tuple[Words, Words]]:
+    """Each of `phrases` with so many words or more, with a longer one of `rows`, wherever it stands there unbroken.
+
+    Phrases that the rest of a row begins with are all in one place of the sorted ones: the last that is not behind the
+    rest, or what that itself begins with. So it costs little where many begin alike, as with one prompt before each.
+    """
+    known = sorted({phrase for phrase in phrases if len(phrase) >= fewest})
+    heads = {phrase[:fewest] for phrase in known}
+    beginning = _beginnings(known)
+    for row in rows:
+        for start in range(len(row) - fewest + 1):
+            if row[start : start + fewest] not in heads:
+                continue
+            rest = row[start:]
+            before = bisect_right(known, rest)
+            phrase = known[before - 1] if before else None
+            while phrase is not None:
+                if len(phrase) < len(row) and rest[: len(phrase)] == phrase:
+                    yield phrase, row
+                phrase = beginning[phrase]
+
+
+def _beginnings(known: Sequence[Words]) -> dict[Words, Words | None]:
+    """For each of the sorted phrases the longest other one that it begins with."""
+    found: dict[Words, Words | None] = {}
+    open_ones: list[Words] = []  # each begins with the one before it
+    for phrase in known:
+        while open_ones and phrase[: len(open_ones[-1])] != open_ones[-1]:
+            open_ones.pop()
+        found[phrase] = open_ones[-1] if open_ones else None
+        open_ones.append(phrase)
+    return found

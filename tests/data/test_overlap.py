@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from hpo.data.overlap import JACCARD, Words, jaccard, kinds, near_duplicates, relations, words_of
+from hpo.data.overlap import JACCARD, Words, contained_in, jaccard, kinds, near_duplicates, relations, words_of
 
 TEN = "a b c d e f g h i j"
 
@@ -99,6 +99,74 @@ def test_containment_is_of_longer_texts_only_and_ignores_punctuation() -> None:
     assert related["equal"].others == {("v", "w", "x", "y", "z")}
     assert related["contained"].others == {("no", "v", "w", "x", "y", "z")}
     assert related["containing"].rows == {}
+
+
+def inside(phrases: list[Words], rows: list[Words], fewest: int = 1) -> set[Words]:
+    return {phrase for phrase, _ in contained_in(phrases, rows, fewest)}
+
+
+def test_what_stands_in_a_row() -> None:
+    rows = words("a b c d", "b c", "a c", "d", "c d e", "a b c d", "b c d", "x")
+    assert inside(rows, rows) == set(words("b c", "d", "b c d"))
+    assert inside(rows, rows, 2) == set(words("b c", "b c d"))
+    assert list(contained_in(rows[1:2], rows[:1])) == [(("b", "c"), ("a", "b", "c", "d"))]
+
+
+def test_words_are_whole_and_contiguous() -> None:
+    assert inside(words("good", "not good", "a film"), words("goods not so good a filmed")) == {("good",)}
+
+
+def test_a_text_does_not_stand_in_itself() -> None:
+    assert inside(words("a b"), words("a b")) == set()
+
+
+@pytest.mark.parametrize("head", ["", "a b a c b a"], ids=["", "after one head"])
+@pytest.mark.parametrize("fewest", [1, 2, 5])
+def test_containment_against_the_plain_definition(head: str, fewest: int) -> None:
+    draw = random.Random(0)
+    texts = [" ".join([head, *draw.choices("abc", k=draw.randint(1, 12))]).split() for _ in range(240)]
+    phrases = [tuple(text[draw.choice([0, 0, 1, 6]) :]) or ("a",) for text in texts[:120]]
+    rows = [tuple(text) for text in texts[120:]]
+    plain = {
+        (phrase, row)
+        for phrase in phrases
+        for row in rows
+        if len(phrase) >= fewest and len(phrase) < len(row) and f" {' '.join(phrase)} " in f" {' '.join(row)} "
+    }
+    assert len(plain) > 20
+    assert set(contained_in(phrases, rows, fewest)) == plain
+
+
+class Counted(str):
+    """A word that counts how often it is compared."""
+
+    times = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Counted.times += 1
+        return str.__eq__(self, other)
+
+
+@pytest.mark.parametrize("words_after", [(1, 40), (30, 40)], ids=["of many lengths", "of few"])
+def test_texts_that_begin_alike_are_not_compared_with_all_others(words_after: tuple[int, int]) -> None:
+    """One prompt before each: the comparisons must grow as the texts do, not as the pairs of them."""
+
+    def comparisons(count: int) -> int:
+        draw = random.Random(0)
+
+        def texts() -> list[Words]:
+            return [
+                tuple(map(Counted, ["this", "is", "what", "he", "wrote", *draw.choices("abcdefgh", k=length)]))
+                for length in (draw.randint(*words_after) for _ in range(count))
+            ]
+
+        phrases, rows = texts(), texts()
+        Counted.times = 0
+        assert sum(1 for _ in contained_in(phrases, rows, 5)) < 10 * count
+        return Counted.times
+
+    assert comparisons(1600) < 8 * comparisons(400)  # four times the texts; sixteen times the pairs
 
 
 def test_nothing_to_compare_with() -> None:
