@@ -74,6 +74,14 @@ def standing_finals(search: optuna.Study, spec: StudySpec) -> Finals | None:
     return finals if known == (len(ended_trials(search)), asked.n_trials, asked.n_seeds, asked.timeout) else None
 
 
+def finalist_trials(search: optuna.Study) -> list[FrozenTrial]:
+    """The trainings of a search's finalists, as far as they were begun; none where it has no finalists."""
+    if f"{search.study_name}{FINALISTS}" not in study_names(search._storage):
+        return []
+    trials = finalists_study(search).get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.state != TrialState.WAITING and not is_superseded(trial)]
+
+
 def finalists_study(search: optuna.Study) -> optuna.Study:
     """The study of a search's finalists, which it has if it has any."""
     return load_study(search._storage, f"{search.study_name}{FINALISTS}")

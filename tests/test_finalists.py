@@ -1,5 +1,6 @@
 """Finalists: who is trained again, how the winner is chosen, and that the test split is read once."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -228,6 +229,11 @@ def test_nothing_else_is_left_on_disk(kept: Searched) -> None:
     assert not list((kept.output / "tiny").rglob("*.pt"))
     assert not (kept.output / "tiny" / "finalists" / "weights").exists()
     assert len(list((kept.output / "tiny").rglob("model.safetensors"))) == 2  # the winner's, and the search's best
+
+
+def test_the_report_has_their_cost(kept: Searched) -> None:
+    report = kept.outcome.report.markdown.read_text(encoding="utf-8")
+    assert re.search(r"^- Time in the finalists: .+ s in 6 trainings$", report, re.MULTILINE)
 
 
 def test_in_mlflow_they_are_children_of_a_run_of_their_own(kept: Searched) -> None:

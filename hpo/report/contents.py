@@ -19,6 +19,7 @@ from hpo.report.parts import Findings, Matrix, Table
 from hpo.report.tables import PARAM, View
 from hpo.results import Errors, Finals, Group, Reading
 from hpo.spec import DataSpec
+from hpo.study import finalist_trials
 
 # Rows of the tables; a longer one is no reading, and all trials are in `trials.csv`.
 MOST_TRIALS: Final = 200
@@ -432,6 +433,9 @@ def _cost(view: View) -> Iterator[tuple[str, str]]:
     table = view.table
     for device, seconds in worktime.seconds_by_device(view).items():
         yield f"Time in trials on {device}", f"{formats.duration(seconds)} ({seconds:,.0f} s)"
+    if trained := finalist_trials(view.study):
+        seconds = sum(trial.user_attrs.get("result", {}).get("seconds", 0.0) for trial in trained)
+        yield "Time in the finalists", f"{formats.duration(seconds)} in {formats.count(len(trained), 'training')}"
     if (span := worktime.span(view)) >= 1:
         yield "From the first start to the last end", formats.duration(span)
     peak = table["peak_memory_mib"].max()
