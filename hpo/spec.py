@@ -187,7 +187,8 @@ class FinalistsSpec(Settings):
     n_seeds: Annotated[int, Field(ge=1)] = 5
     """Fresh seeds on which each of them is trained. With one only, an interval says nothing about seeds."""
     timeout: Annotated[float, Field(gt=0)] | None = None
-    """Seconds after which no further training starts: there are fewer seeds then, and that is said."""
+    """Seconds after which no further training starts: there are fewer seeds then, or fewer finalists, and that is said.
+    With more the same command goes on, but what it comes to may ask for a second reading of the test split."""
     refit: bool = False
     """Train the winner once more in the end, on train and validation together: that model is exported. Nothing is left
     to measure it by but what the finalists say of its configuration."""
