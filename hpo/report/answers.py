@@ -253,8 +253,6 @@ def _beside_finals(view: View, finals: Finals, reading: Reading | None) -> Itera
         chosen = f", the best of {count:,} complete trials and therefore optimistic" if count > 1 else ""
         yield f"In the search {which} had {view.metric} {formats.score(best['score'])}{chosen}{now}."
     yield from finals.notes
-    if len(finals.seeds) < finals.asked_seeds and not finals.notes:
-        yield f"{finals.asked_seeds} seeds were asked for; the time was enough for {len(finals.seeds)}."
     if len(finals.readings) > 1:
         yield (
             f"The test split has been read {len(finals.readings)} times: each reading after the first makes its "

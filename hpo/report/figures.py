@@ -15,8 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from hpo.plain_text import printable
-from hpo.report import tables
+from hpo.report import formats, tables
 from hpo.report.expected import expected_best, expected_best_at_random
 from hpo.report.importance import importances, trials_used
 from hpo.report.tables import NONE, PARAM, View
@@ -49,7 +48,7 @@ def history(view: View) -> Figure | None:
     """Each trial's score by its number, with the best so far."""
     if view.shown.empty:
         return None
-    figure, axes = one_panel(8, 4.2, "Score of each trial and the best so far", "Trial", _first_up(view.metric))
+    figure, axes = one_panel(8, 4.2, "Score of each trial and the best so far", "Trial", formats.first_up(view.metric))
     _scatter_states(axes, view, "number")
     failed = view.table[view.table["state"] == "FAIL"]
     if not failed.empty:
@@ -107,7 +106,7 @@ def learning_curves(view: View) -> Figure | None:
     every = math.ceil(len(view.trials) / MOST_CURVES)
     if every > 1:
         title = f"Score while training, of one trial in {every}, the best and the default"
-    figure, axes = one_panel(8, 4.6, title, unit, _first_up(view.metric))
+    figure, axes = one_panel(8, 4.6, title, unit, formats.first_up(view.metric))
     kinds: dict[str, Style] = {}
     for trial in view.trials:
         curve, style = curves[trial.number], _line_style(view, trial.number, trial.state.name)
@@ -154,7 +153,7 @@ def importance(view: View) -> Figure | None:
     title = f"How much each parameter seems to matter, over {trials_used(view)}"
     label = "Share of the importance (fANOVA), with its 95 % interval"
     figure, axes = one_panel(8, 1.3 + 0.36 * len(found), title, label, "")
-    names = [_short(one.name, 34) for one in reversed(found)]
+    names = [formats.shortened(one.name, 34) for one in reversed(found)]
     values = [one.share for one in reversed(found)]
     axes.barh(range(len(names)), values, height=0.62, color=BLUE)
     for at, one in enumerate(reversed(found)):
@@ -187,7 +186,7 @@ def parameters(view: View) -> Figure | None:
     for axes in panels.flat[len(names) :]:
         axes.remove()
     for row in panels:
-        row[0].set_ylabel(_first_up(view.metric), fontsize=9)
+        row[0].set_ylabel(formats.first_up(view.metric), fontsize=9)
     figure.suptitle("Score against each searched parameter", fontsize=11, x=0.01, ha="left")
     _legend_below(figure, panels[0][0].get_legend_handles_labels()[0])
     return figure
@@ -195,13 +194,15 @@ def parameters(view: View) -> Figure | None:
 
 def _panel(axes: Axes, view: View, name: str, kind: BaseDistribution) -> None:
     dress(axes)
-    axes.set_xlabel(_short(name, 34), fontsize=9, parse_math=False)
+    axes.set_xlabel(formats.shortened(name, 34), fontsize=9, parse_math=False)
     if isinstance(kind, CategoricalDistribution):
         labels = [NONE if choice is None else str(choice) for choice in kind.choices]
         _scatter_states(axes, view, PARAM + name, places={label: at for at, label in enumerate(labels)})
         crowded = max(map(len, labels)) * len(labels) > 30
         turn: Style = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-        axes.set_xticks(range(len(labels)), [_short(label) for label in labels], parse_math=False, **turn)
+        axes.set_xticks(
+            range(len(labels)), [formats.shortened(label, 20) for label in labels], parse_math=False, **turn
+        )
         axes.set_xlim(-0.6, len(labels) - 0.4)
         axes.grid(axis="x", visible=False)
         return
@@ -222,7 +223,7 @@ def _scatter_states(axes: Axes, view: View, column: str, places: dict[str, int] 
     ]
     for label, style, all_rows in groups:
         rows = all_rows[all_rows[column].notna()]
-        across = rows[column] if places is None else _jittered(rows, column, places)
+        across = rows[column] if places is None else jittered(rows, column, places)
         if len(all_rows):
             axes.scatter(list(across), list(rows["score"]), label=label, **_smaller(style, len(rows)))
 
@@ -234,7 +235,7 @@ def _smaller(style: Style, points: int) -> Style:
     return style | {"s": max(5.0, room * style["s"]), "linewidth": max(0.3, room * style["linewidth"])}
 
 
-def _jittered(rows: pd.DataFrame, column: str, places: dict[str, int]) -> list[float]:
+def jittered(rows: pd.DataFrame, column: str, places: dict[str, int]) -> list[float]:
     """The place of each category, moved aside by the trial's number so that equal ones do not hide each other."""
     spread = rows["number"].map(lambda number: (number * 0.618034 + 0.5) % 1 - 0.5)  # 0, the default, stays in place
     return [places[str(value)] + 0.44 * aside for value, aside in zip(rows[column], spread, strict=True)]
@@ -324,15 +325,6 @@ def _legend_below(figure: Figure, handles: list[Any] | None = None) -> None:
 
 def _finite(curve: dict[int, float]) -> dict[int, float]:
     return {step: curve[step] for step in sorted(curve) if math.isfinite(curve[step])}
-
-
-def _short(text: str, length: int = 20) -> str:
-    text = printable(" ".join(text.split()))
-    return text if len(text) <= length else f"{text[: length // 2]}…{text[1 - length // 2 :]}"
-
-
-def _first_up(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 FIGURES: Final[dict[str, Callable[[View], Figure | None]]] = {

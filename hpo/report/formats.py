@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from hpo.plain_text import printable
 from hpo.report.tables import METRICS
 from hpo.results import Estimate
 
@@ -90,6 +91,12 @@ def metric(name: str) -> str:
     if name.startswith("f1/"):
         return f"F1 of {name.removeprefix('f1/')}"
     return METRICS.get(name, name.replace("_", " "))
+
+
+def shortened(text: str, length: int) -> str:
+    """In one line of bounded length: what others wrote, for a figure."""
+    shown = printable(" ".join(text.split()))
+    return shown if len(shown) <= length else f"{shown[: length // 2]}…{shown[1 - length // 2 :]}"
 
 
 def first_up(text: str) -> str:

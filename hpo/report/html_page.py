@@ -96,7 +96,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         finalize=_plain,
     )
-    environment.filters |= {"first_up": formats.first_up, "tied": _tied, "joined": _joined}
+    environment.filters |= {"first_up": formats.first_up, "tied": _tied, "joined": _joined, "broken": _broken}
     return environment
 
 
@@ -125,6 +125,11 @@ def _joined(texts: Sequence[str], by: str = " ") -> str:
 def _tied(sentence: str) -> str:
     """With no line's end between a number and its unit, nor within `p = 0.01`."""
     return re.sub(r"(?<=\d) (?=(?:s|min|h|%)(?!\w))|(?<=\bp) (?=[=<])|(?<=[=<]) (?=\d)", "\N{NO-BREAK SPACE}", sentence)
+
+
+def _broken(name: str) -> Markup:
+    """Where a long name may go on in the next line."""
+    return Markup("_<wbr>").join(printable(name).split("_"))
 
 
 def _file(name: str) -> str:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from playwright.sync_api import Browser, Page
 
@@ -225,6 +226,73 @@ def test_figures_follow_the_colour_scheme_and_the_printer(chromium: Browser, rep
         assert widest <= 680  # of a page of A4 with its margins
         page.emulate_media(media="screen")
         becomes(page, ink, lambda colour: colour == dark)
+
+
+def long_names(studies: int = 1) -> list[optuna.Study]:
+    """Ten classes with names as long as data sets have them, and ten seeds."""
+    labels = ["card_payment_wrong_exchange_rate", "balance_not_updated_after_cheque_or_cash_deposit"]
+    labels += [f"topic_number_{at}" for at in range(8)]
+    finals = synthetic_finals(winner=view_of(synthetic_study(60)).best or 0)
+    reading, errors = finals.readings[0], finals.errors
+    assert errors
+    scores = {
+        of: {name: each for name, each in getattr(reading, of).items() if "/" not in name}
+        | {f"f1/{label}": getattr(reading, of)["f1/negative"] for label in labels}
+        for of in ("winner_scores", "default_scores", "differences")
+    }
+    errors = errors.model_copy(
+        update={
+            "labels": labels,
+            "confusion": [[100.0 if row == column else 3.2 for column in range(10)] for row in range(10)],
+            "by_class": [errors.by_class[0].model_copy(update={"name": label}) for label in labels],
+            "mistakes": [
+                each.model_copy(update={"label": labels[0], "predicted": labels[1]}) for each in errors.mistakes
+            ],
+        }
+    )
+    finals = finals.model_copy(
+        update={
+            "seeds": [1804289383 + at for at in range(10)],
+            "asked_seeds": 10,
+            "finalists": [
+                each.model_copy(update={"scores": each.scores * 2, "runs": list(range(10))})
+                for each in finals.finalists
+            ],
+            "readings": [reading.model_copy(update=scores)],
+            "errors": errors,
+        }
+    )
+    return [synthetic_study(60, finals=finals, name=f"a_study_with_a_rather_long_name_{at}") for at in range(studies)]
+
+
+CUT_OFF = """[...document.querySelectorAll('.scroll')].filter((each) => each.scrollWidth > each.clientWidth + 1)
+  .map((each) => [each.textContent.trim().slice(0, 30), each.scrollWidth])"""
+
+
+@pytest.mark.parametrize("what", ["report", "comparison"])
+def test_nothing_is_cut_off_on_paper(chromium: Browser, tmp_path: Path, what: str) -> None:
+    if what == "report":
+        view, path = view_of(long_names()[0]), tmp_path / "report.html"
+        path.write_text(html_page.page(view, contents(view, tmp_path)), encoding="utf-8")
+    else:
+        path = write_comparison(long_names(8), tmp_path).page
+    with opened(chromium, path, width=680) as page:  # of A4 with its margins
+        page.emulate_media(media="print")
+        drawn(page)
+        assert page.evaluate(CUT_OFF) == []
+
+
+@pytest.mark.parametrize("width", [360, 390])
+def test_a_long_name_leaves_room_for_what_stands_beside_it(chromium: Browser, tmp_path: Path, width: int) -> None:
+    view, path = view_of(long_names()[0]), tmp_path / "report.html"
+    path.write_text(html_page.page(view, contents(view, tmp_path)), encoding="utf-8")
+    with opened(chromium, path, width=width, is_mobile=True, has_touch=True) as page:
+        widths = page.evaluate(
+            "[...document.querySelectorAll('.wide, .matrix')].map((each) => Math.max(...[...each.rows].map((row) =>"
+            " row.cells[0].getBoundingClientRect().width)))"
+        )
+        assert len(widths) == 2  # the scores, and the confusion matrix
+        assert max(widths) <= width / 2
 
 
 def test_prints_figures_that_nobody_has_scrolled_to(chromium: Browser, report: Path) -> None:

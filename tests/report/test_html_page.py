@@ -45,7 +45,7 @@ TAGS = {
         "h1",
     ),
     *("h2", "h3", "h4", "figure", "figcaption", "table", "thead", "tbody", "tr", "th", "td", "b", "small", "dl", "dt"),
-    *("dd", "pre", "code", "details", "summary", "label", "input", "button", "noscript", "script"),
+    *("dd", "pre", "code", "details", "summary", "label", "input", "button", "noscript", "script", "wbr"),
 }
 
 

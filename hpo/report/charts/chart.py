@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import pandas as pd
 
-from hpo.plain_text import printable
 from hpo.report import formats
 from hpo.report.tables import View
 from hpo.results import Estimate
@@ -47,9 +46,7 @@ class Chart:
 
 def label(text: object, length: int = MOST_LETTERS) -> str:
     """Text of others for a figure: of bounded length, without tags."""
-    shown = printable(" ".join(str(text).split()))
-    shown = shown if len(shown) <= length else f"{shown[: length // 2]}…{shown[1 - length // 2 :]}"
-    return html.escape(shown, quote=False)
+    return html.escape(formats.shortened(str(text), length), quote=False)
 
 
 def charts_of(view: View, draw: Iterable[Callable[[View], Chart | None]]) -> list[Chart]:

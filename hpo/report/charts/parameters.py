@@ -8,7 +8,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from hpo.plain_text import printable
 from hpo.report import formats
 from hpo.report.charts.chart import Chart, Json, label, points, rounded, score_axis
-from hpo.report.figures import BLACK, BLUE, GREY, RED
+from hpo.report.figures import BLACK, BLUE, GREY, RED, jittered
 from hpo.report.importance import importances, trials_used
 from hpo.report.tables import NONE, PARAM, View
 
@@ -102,7 +102,7 @@ def _parameter(view: View, at: int, name: str, kind: BaseDistribution) -> Chart:
     for words, rows, style in groups:
         own = rows[rows[PARAM + name].notna()]
         if len(own):
-            across = own[PARAM + name] if places is None else _jittered(own, PARAM + name, places)
+            across = own[PARAM + name] if places is None else jittered(own, PARAM + name, places)
             made = points(words, own, across=[rounded(value) for value in across], **style)
             drawn = [label(formats.value(value)) for value in own[PARAM + name]]
             hover = "trial %{customdata}: %{y:.4f}<br>%{text}<extra>" + words + "</extra>"
@@ -115,9 +115,3 @@ def _parameter(view: View, at: int, name: str, kind: BaseDistribution) -> Chart:
         data=data,
         layout={"xaxis": axis, "yaxis": {"title": {"text": score_axis(view)}}, "showlegend": False},
     )
-
-
-def _jittered(rows: pd.DataFrame, column: str, places: dict[str, int]) -> list[float]:
-    """The place of each category, moved aside by the trial's number so that equal ones do not hide each other."""
-    spread = rows["number"].map(lambda number: (number * 0.618034 + 0.5) % 1 - 0.5)  # 0, the default, stays in place
-    return [places[str(value)] + 0.44 * aside for value, aside in zip(rows[column], spread, strict=True)]
