@@ -214,7 +214,7 @@ def shown_scores(view: View, reading: Reading) -> dict[str, str]:
     for name in dict.fromkeys([own, *reading.winner_scores]):
         of = f" of {positive}" if name in ("f1", "precision", "recall") and positive else ""
         if not (both and name == twice):
-            shown[name] = formats.first_up(formats.metric(name)) + of
+            shown[name] = formats.metric(name) + of
     return shown
 
 

@@ -133,7 +133,7 @@ def _scores(view: View, reading: Reading | None) -> Table:
     header = ["Test metric", f"Winner (trial {reading.winner})", "Untuned default", "Difference", "p"]
     rows = []
     for name, words in answers.shown_scores(view, reading).items():
-        row = [words, formats.estimate(reading.winner_scores[name])]
+        row = [formats.first_up(words), formats.estimate(reading.winner_scores[name])]
         row += [formats.estimate(reading.default_scores[name])] if name in reading.default_scores else [""]
         if found := reading.differences.get(name):
             row += [formats.difference(found), formats.p_cell(found.p_value)]

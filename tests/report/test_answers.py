@@ -264,7 +264,7 @@ def test_a_loss_that_is_the_one_to_go_by_is_in_the_table_alone() -> None:
     seen = view_of(synthetic_loss_study(30, finals=synthetic_finals(winner=BEST)))
     said, chart = contents(seen, Path("mlruns/films")), differences(seen)
     assert said.scores.rows[0][0] == "Loss"
-    assert chart and "the study's own, Loss, is the one to go by" in chart.caption
+    assert chart and "the study's own, loss, is the one to go by" in chart.caption
     assert "Loss" not in "".join(chart.layout["yaxis"]["ticktext"])
 
 

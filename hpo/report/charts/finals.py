@@ -16,6 +16,7 @@ def differences(view: View) -> Chart | None:
         return None
     single, own = len(reading.seeds) == 1, answers.headline_metric(view, reading)
     names = list(reversed(found))
+    shown = {name: label(formats.first_up(words_of[name])) for name in names}
     excludes = [not found[name].low <= 0 <= found[name].high for name in names]
     data = []
     for kind, colour, words in (
@@ -58,9 +59,7 @@ def differences(view: View) -> Chart | None:
             },
             "yaxis": {
                 "tickvals": list(range(len(names))),
-                "ticktext": [
-                    f"<b>{label(words_of[name])}</b>" if name == own else label(words_of[name]) for name in names
-                ],
+                "ticktext": [f"<b>{words}</b>" if name == own else words for name, words in shown.items()],
                 "automargin": True,
                 "range": [-0.6, len(names) - 0.4],
                 "zeroline": False,
