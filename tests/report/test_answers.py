@@ -175,7 +175,7 @@ def test_a_metric_that_stands_in_is_told() -> None:
     assert "has test accuracy 0.823" in told.headline[0]
     assert f"This study chose by its validation precision; {instead}." in told.beside
     assert instead in " ".join(compare([seen]).headline)
-    assert "what stands in for the study's own, Accuracy, is" in contents(seen, Path("mlruns/films")).scores_note
+    assert "what stands in for the study's own, accuracy, is" in contents(seen, Path("mlruns/films")).scores_note
 
 
 def test_without_a_reading_validation_is_told_with_what_it_is() -> None:
@@ -249,7 +249,10 @@ def test_the_markdown_has_the_answer_the_table_and_the_errors() -> None:
 def test_of_many_scores_the_one_to_go_by_stands_first_and_out(metric: str, own: str) -> None:
     seen = view_of(synthetic_study(30, metric=f"eval/{metric}", finals=synthetic_finals(winner=BEST, difference=0.006)))
     said, chart = contents(seen, Path("mlruns/films")), differences(seen)
-    note = f"Of 9 scores about one in twenty excludes zero by chance, where nothing differs: the study's own, {own}, is"
+    words = own if own in ("MCC", "F1 of positive") else own[0].lower() + own[1:]
+    note = (
+        f"Of 9 scores about one in twenty excludes zero by chance, where nothing differs: the study's own, {words}, is"
+    )
     assert note in said.scores_note and note in render(seen, Path("mlruns/films"), set())
     assert said.scores.rows[0][0] == own and said.scores.strong == {0}
     assert chart and note in chart.caption

@@ -222,8 +222,8 @@ def test_nothing_of_others_is_obeyed() -> None:
 
 
 def _holds_no_tag(given: Any) -> None:
-    """Plotly takes tags in any text for such; of ours there are line breaks and `extra`."""
-    if isinstance(given, str):
+    """Plotly takes tags in any text for such; of ours there are line breaks, `extra`, and the study's own score."""
+    if isinstance(given, str) and given != "<b>Accuracy</b>":
         assert not set(re.findall(r"<[^>]*>?", given)) - {"<br>", "<extra>", "</extra>"}, given
     for inner in given.values() if isinstance(given, dict) else given if isinstance(given, list) else ():
         _holds_no_tag(inner)
