@@ -41,7 +41,7 @@ def differences(view: View) -> Chart | None:
             )
     return Chart(
         name="differences",
-        title="Test split: how much better the winner is than the untuned default, with 95 % intervals",
+        title="Test split: how much better the winner is than the untuned default, with 95\u00a0% intervals",
         caption=(
             "An interval that crosses the line at zero could as well be no difference. Of the calibration error, less "
             "is better; of all others, more."
