@@ -23,7 +23,6 @@ from hpo.statistics import method
 from hpo.storage import exclusive
 from hpo.study import (
     FINALIST,
-    FINALS,
     best_first,
     contest_of,
     ended_trials,
@@ -32,6 +31,7 @@ from hpo.study import (
     is_retried,
     is_superseded,
     rank,
+    store_finals,
     stored_finals,
 )
 from hpo.training.predictions import PREDICTIONS, unpacked
@@ -86,7 +86,7 @@ def conclude(
             errors = find_errors(splits.validation.texts, splits.validation.labels, splits.labels, *logits)
             finals = finals.model_copy(update={"errors": errors})
         finals = _read_once(finals, study, splits, read_again=read_again)
-        search.set_user_attr(FINALS, finals.model_dump(mode="json"))
+        store_finals(search, finals)
     return finals
 
 

@@ -11,12 +11,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from hpo.events import Event, Note, OnEvent, TrialEnded, TrialStarted, Waits
+from hpo.events import Event, Note, OnEvent, TrialEnded, TrialStarted, Waits, name_of
 from hpo.facts import StudyFacts
 from hpo.live import Ongoing, Status, format_seconds, score_text, standard_output
 from hpo.output import output_option
 from hpo.plain_text import markup, shell_word
-from hpo.progress import StudyProgress, name_of, pruning_of
+from hpo.progress import StudyProgress, pruning_of
 from hpo.report import leaderboard, pruning_savings
 from hpo.report.answers import answer
 from hpo.report.formats import count

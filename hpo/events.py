@@ -60,6 +60,11 @@ class TrialEnded:
     """As it started."""
 
 
+def name_of(event: TrialStarted | TrialEnded) -> str:
+    """`trial 3`, or what the event is told under."""
+    return event.label or f"trial {event.number}"
+
+
 @dataclass(frozen=True)
 class Note:
     """What is worth saying while the study runs."""

@@ -29,7 +29,6 @@ from hpo.spec import StudySpec
 from hpo.storage import exclusive
 from hpo.study import (
     FINALIST,
-    FINALS,
     contest_of,
     failure_reason,
     finalists_study,
@@ -41,6 +40,7 @@ from hpo.study import (
     requeue,
     running_trials,
     standing_finals,
+    store_finals,
     stored_spec,
     supersede,
     total_trials,
@@ -121,12 +121,8 @@ def run_finalists(
     if asked.refit:
         _refit(search, finals, spec, job, executor, shows, ctrl_c)
     elif finals.exported != (exported := best_run(search.direction, finals.chosen)):
-        _store(search, finals.model_copy(update={"exported": exported}))
+        store_finals(search, finals.model_copy(update={"exported": exported}))
     return []
-
-
-def _store(search: optuna.Study, finals: Finals) -> None:
-    search.set_user_attr(FINALS, finals.model_dump(mode="json"))
 
 
 def _refit(
@@ -152,7 +148,7 @@ def _refit(
         ended = [run for run in runs if run.state.is_finished() and not is_superseded(run)]
         why = f"it ended as {failure_reason(ended[-1])}" if ended else OUT_OF_TIME
         notes.append(f"{NO_REFIT}: {why}. Exported is the best of its fresh seeds.")
-    _store(search, finals.model_copy(update={"exported": exported, "notes": notes}))
+    store_finals(search, finals.model_copy(update={"exported": exported, "notes": notes}))
 
 
 def _train(study: optuna.Study, job: Job, executor: Executor, shows: Shows, ctrl_c: CtrlC) -> bool:

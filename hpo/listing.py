@@ -91,15 +91,16 @@ def _listed(storage: BaseStorage, name: str, names: list[str]) -> Listed:
     total = total_trials(spec) if spec else None
     ended = len(ended_trials(study))
     running = running_trials(study) + (running_trials(finalists) if finalists else [])
+    best = _best(study, trials)
     defaults = [trial for trial in trials if spec and is_default(study, trial)]
     return Listed(
         name=name,
-        state=_state(trials, running, ended, total, finalists_left=_finalists_left(study, spec)),
+        state=_state(trials, running, ended, total, finalists_left=best is not None and _finalists_left(study, spec)),
         ended=ended,
         total=total,
         counts=_counts(trials),
         metric=_metric(study, spec),
-        best=_best(study, trials),
+        best=best,
         default=_best(study, defaults),
         touched=_touched([*trials, *others]),
     )
@@ -113,9 +114,7 @@ def _spec(study: optuna.Study) -> StudySpec | None:
 
 
 def _finalists_left(study: optuna.Study, spec: StudySpec | None) -> bool:
-    if spec is None or spec.finalists is None or standing_finals(study, spec):
-        return False
-    return _best(study, study.get_trials(deepcopy=False)) is not None
+    return spec is not None and spec.finalists is not None and standing_finals(study, spec) is None
 
 
 def _state(

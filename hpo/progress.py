@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.events import Evaluated, Event, StepDone, TrialEnded, TrialStarted, Waits
+from hpo.events import Evaluated, Event, StepDone, TrialEnded, TrialStarted, Waits, name_of
 from hpo.search import first_pruning
 from hpo.search_spec import MedianPruner, PatientPruner, PercentilePruner
 from hpo.spec import StudySpec
@@ -294,8 +294,3 @@ def stored_cost(trial: FrozenTrial) -> Cost | None:
     result = trial.user_attrs.get("result", {})
     steps, total, seconds = (result.get(name) for name in ("optimizer_steps", "total_steps", "seconds"))
     return Cost(steps / total, seconds) if total and seconds is not None else None
-
-
-def name_of(event: TrialStarted | TrialEnded) -> str:
-    """`trial 3`, or what the event is told under."""
-    return event.label or f"trial {event.number}"

@@ -127,6 +127,7 @@ class Finals(Settings):
     asked_trials: int
     asked_seeds: int
     asked_timeout: float | None = None
+    """In seconds."""
     seeds: list[int]
     """On which every finalist was trained: fewer than were asked for where the time was over."""
     finalists: list[Finalist]

@@ -7,10 +7,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hpo.events import TrialEnded
+from hpo.events import TrialEnded, name_of
 from hpo.live import format_seconds, score_text
 from hpo.plain_text import markup, printable
-from hpo.progress import Running, Standing, StudyProgress, name_of
+from hpo.progress import Running, Standing, StudyProgress
 
 # As wide as `trial 123`.
 NAME_WIDTH = 9

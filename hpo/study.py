@@ -65,10 +65,15 @@ def stored_finals(attributes: Mapping[str, Any]) -> Finals | None:
     return None if stored is None else Finals.model_validate_json(json.dumps(stored))
 
 
+def store_finals(search: optuna.Study, finals: Finals) -> None:
+    """Keeps it with the search."""
+    search.set_user_attr(FINALS, finals.model_dump(mode="json"))
+
+
 def standing_finals(search: optuna.Study, spec: StudySpec) -> Finals | None:
     """What the finalists of a search came to, if the spec asks for no others."""
     asked, finals = spec.finalists, stored_finals(search.user_attrs)
-    if asked is None or finals is None or f"{spec.name}{FINALISTS}" not in study_names(search._storage):
+    if asked is None or finals is None or not has_finalists(search):
         return None
     known = finals.ended_trials, finals.asked_trials, finals.asked_seeds, finals.asked_timeout
     return finals if known == (len(ended_trials(search)), asked.n_trials, asked.n_seeds, asked.timeout) else None
@@ -76,10 +81,15 @@ def standing_finals(search: optuna.Study, spec: StudySpec) -> Finals | None:
 
 def finalist_trials(search: optuna.Study) -> list[FrozenTrial]:
     """The trainings of a search's finalists, as far as they were begun; none where it has no finalists."""
-    if f"{search.study_name}{FINALISTS}" not in study_names(search._storage):
+    if not has_finalists(search):
         return []
     trials = finalists_study(search).get_trials(deepcopy=False)
     return [trial for trial in trials if trial.state != TrialState.WAITING and not is_superseded(trial)]
+
+
+def has_finalists(search: optuna.Study) -> bool:
+    """Whether the finalists of a search have a study, as far as they were queued."""
+    return f"{search.study_name}{FINALISTS}" in study_names(search._storage)
 
 
 def finalists_study(search: optuna.Study) -> optuna.Study:

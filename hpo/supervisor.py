@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.divergence import what_diverges
 from hpo.errors import HpoError
-from hpo.events import Event, Note, OnEvent, TrialEnded, TrialStarted
+from hpo.events import Event, Note, OnEvent, TrialEnded, TrialStarted, name_of
 from hpo.executors import Executor, Lost
 from hpo.interrupt import CtrlC
 from hpo.lease import OWNER, Watch, is_alive
@@ -45,10 +45,10 @@ from hpo.trial import (
     checkpoint_path,
     end_run,
     finalist_label,
-    name_of,
     start_tags,
     started_at,
     trial_ended,
+    trial_name,
     weights_path,
 )
 from hpo.trial_logging import flat_params
@@ -131,10 +131,9 @@ class Supervisor:
         else:
             self._failures.clear()
         if len(self._failures) >= self.spec.max_failures:
-            last = event.label or f"trial {event.number}"
             raise HpoError(
                 f"the study goes on while trials succeed, but {len(self._failures)} in a row have failed "
-                f"(max_failures: {self.spec.max_failures}), the last, {last}, as {event.reason}: "
+                f"(max_failures: {self.spec.max_failures}), the last, {name_of(event)}, as {event.reason}: "
                 f"{event.message}. Mend the cause, or raise max_failures; the same command goes on."
             )
 
@@ -219,7 +218,7 @@ def _told(ended: list[FrozenTrial]) -> Iterator[str]:
         (True, "Tried again, for the program was killed while it ran: {}."),
         (False, f"Given up, for it was killed {MAX_RETRIES[KILLED] + 1:g} times and came no further: {{}}."),
     ):
-        if names := ", ".join(name_of(trial) for trial in ended if is_retried(trial) == retried):
+        if names := ", ".join(trial_name(trial) for trial in ended if is_retried(trial) == retried):
             yield text.format(names)
 
 

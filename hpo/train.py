@@ -9,7 +9,7 @@ from rich.progress import Progress
 
 from hpo.command_line import add_verbose, exit_code, importing, quiet
 from hpo.errors import DataError
-from hpo.export import Exported, read_exported
+from hpo.export import Exported, read_exported, tell_config
 from hpo.hub import hub_references, settle
 from hpo.interrupt import CtrlC
 from hpo.output import prepare_output
@@ -40,7 +40,6 @@ def train(exported: Exported, folder: Path, console: Console) -> int:
     if hub.notice:
         console.print(markup(hub.notice))
     with importing():  # only now what takes seconds, and looks whether it is offline while it is imported
-        from hpo.export import tell_config
         from hpo.provenance import versions
         from hpo.training.finetune import finetune
         from hpo.training.setup import save_model, set_up

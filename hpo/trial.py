@@ -112,7 +112,7 @@ def run_trial(
         if attempt.device_failed:
             told = attempt.device_failed.partition("\n")[0].rstrip(".")
             raise DeviceFailed(
-                f"a trial needs a GPU that answers, but in {name_of(attempt.trial)} it reported: {told}. The same "
+                f"a trial needs a GPU that answers, but in {trial_name(attempt.trial)} it reported: {told}. The same "
                 "command goes on, in a new process."
             )
         return True
@@ -428,7 +428,7 @@ def finalist_label(trial: optuna.Trial | FrozenTrial) -> str | None:
     return f"finalist {finalist['trial']}, {how}"
 
 
-def name_of(trial: optuna.Trial | FrozenTrial) -> str:
+def trial_name(trial: optuna.Trial | FrozenTrial) -> str:
     """What a trial is called in a sentence."""
     return finalist_label(trial) or f"trial {trial.number}"
 

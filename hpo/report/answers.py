@@ -191,14 +191,15 @@ def positive_class(view: View) -> str | None:
 
 def many_scores(view: View, reading: Reading) -> str:
     """How to read many differences at once; nothing where there is one."""
-    shown = [name for name in shown_scores(view, reading) if name in reading.differences]
-    if len(shown) < 2:
+    words = shown_scores(view, reading)
+    compared = [name for name in words if name in reading.differences]
+    if len(compared) < 2:
         return ""
-    own = shown_scores(view, reading)[headline_metric(view, reading)]
+    own = words[headline_metric(view, reading)]
     whose = "what stands in for the study's own" if stand_in(view, reading) else "the study's own"
     return (
-        f"Of {len(shown)} scores about one in twenty excludes zero by chance, where nothing differs: {whose}, {own}, "
-        "is the one to go by."
+        f"Of {len(compared)} scores about one in twenty excludes zero by chance, where nothing differs: {whose}, "
+        f"{own}, is the one to go by."
     )
 
 

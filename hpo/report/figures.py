@@ -5,7 +5,7 @@ Draws on `Figure` objects only: no window, no global state of pyplot.
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import pandas as pd
@@ -18,7 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from hpo.report import formats, tables
 from hpo.report.expected import expected_best, expected_best_at_random
 from hpo.report.importance import importances, trials_used
-from hpo.report.tables import NONE, PARAM, View
+from hpo.report.tables import NONE, PARAM, StepBars, View
 
 # Okabe and Ito's palette, which survives colour blindness and grey printing.
 BLUE, ORANGE, RED, GREY, BLACK = "#0072B2", "#E69F00", "#D55E00", "#8C8C8C", "#222222"
@@ -263,28 +263,24 @@ def accuracy_f1(view: View) -> Figure | None:
     return figure
 
 
+def labelled(bars: StepBars) -> Iterator[tuple[str, str, "pd.Series[float]"]]:
+    """The kinds of steps from the bottom up, each with its colour and name."""
+    yield BLUE, "made", bars.made
+    yield ORANGE, "made in vain: failed or interrupted", bars.in_vain
+    yield PALE, "saved by stopping early", bars.saved
+
+
 def pruning(view: View) -> Figure | None:
     """Optimizer steps that each ended trial made, and those that it was spared."""
-    ended = view.table[view.table["state"].isin(["COMPLETE", "PRUNED", "FAIL"])]
-    ended = ended.dropna(subset=["optimizer_steps", "total_steps"])
-    savings = tables.pruning_savings(view.table)
-    if ended.empty or not savings.steps_planned:
+    savings, bars = tables.pruning_savings(view.table), tables.step_bars(view.table, MOST_BARS)
+    if bars is None:
         return None
     title = f"Training steps made and saved: {savings.share_saved:.0%} of the plan was not needed"
-    last = max(4, ended["number"].max())
-    width = math.ceil((last + 1) / MOST_BARS)
+    width, last = bars.width, max(4, bars.last)
     figure, axes = one_panel(8, 3.6, title, "Trial" if width == 1 else f"Trial ({width} a bar)", "Optimizer steps")
-    done = ended["optimizer_steps"].astype("float64")
-    missing = ended["total_steps"].astype("float64") - done
-    failed, bars = ended["state"] == "FAIL", ended["number"] // width * width
-    floor = pd.Series(0.0, index=bars.unique())
-    for rows, steps, colour, label in (
-        (~failed, done, BLUE, "made"),
-        (failed, done, ORANGE, "made in vain: failed or interrupted"),
-        (~failed, missing, PALE, "saved by stopping early"),
-    ):
-        if rows.any():
-            heights = steps[rows].groupby(bars[rows]).sum()
+    floor = pd.Series(0.0, index=range(0, last + 1, width))
+    for colour, label, heights in labelled(bars):
+        if len(heights):
             middles = heights.index + (width - 1) / 2
             axes.bar(middles, heights, bottom=floor[heights.index], width=0.8 * width, color=colour, label=label)
             floor = floor.add(heights, fill_value=0.0)

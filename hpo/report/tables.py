@@ -277,6 +277,37 @@ def pruning_savings(table: pd.DataFrame) -> Savings:
     )
 
 
+@dataclass(frozen=True)
+class StepBars:
+    """The optimizer steps of ended trials, in bars of some trials each, by the bars' first numbers."""
+
+    last: int
+    """The number of the last trial."""
+    width: int
+    """Trials a bar."""
+    made: "pd.Series[float]"
+    """By complete and pruned trials."""
+    in_vain: "pd.Series[float]"
+    """By those that failed, or were interrupted."""
+    saved: "pd.Series[float]"
+    """By stopping early."""
+
+
+def step_bars(table: pd.DataFrame, most: int) -> StepBars | None:
+    """At most so many bars; None where no step was planned."""
+    ended = table[table["state"].isin(["COMPLETE", "PRUNED", "FAIL"])]
+    ended = ended.dropna(subset=["optimizer_steps", "total_steps"])
+    if ended.empty or not pruning_savings(table).steps_planned:
+        return None
+    last = int(ended["number"].max())
+    width = math.ceil((last + 1) / most)
+    done = ended["optimizer_steps"].astype("float64")
+    missing = ended["total_steps"].astype("float64") - done
+    failed, bars = ended["state"] == "FAIL", ended["number"] // width * width
+    kinds = ((done, ~failed), (done, failed), (missing, ~failed))
+    return StepBars(last, width, *(steps[rows].groupby(bars[rows]).sum() for steps, rows in kinds))
+
+
 def write_csv(table: pd.DataFrame, path: Path) -> None:
     """The whole table, unrounded, empty where there is no value; half a surrogate pair is spelt out."""
     write_atomically(path, table.to_csv(index=False, lineterminator="\n").encode("utf-8", "backslashreplace"))

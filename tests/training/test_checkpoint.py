@@ -190,6 +190,19 @@ def test_of_another_trial_it_is_none(config: TrialConfig, tmp_path: Path, part: 
     assert Checkpoints(tmp_path / "0.pt", every=60).restore(set_up(config, None)) is None
 
 
+def test_of_another_shape_it_is_none(config: TrialConfig, tmp_path: Path) -> None:
+    """Such as that of a model that has got its whole vocabulary back."""
+    path = tmp_path / "trial.pt"
+    stop_and_save(config, path, at=3)
+    state = torch.load(path, weights_only=True)
+    name, embedding = next((name, tensor) for name, tensor in state["model"].items() if "word_embeddings" in name)
+    state["model"][name] = torch.cat([embedding, embedding[:1]])
+    torch.save(state, path)
+    setup, checkpoints = set_up(config, None), Checkpoints(path, every=3600)
+    assert checkpoints.restore(setup) is None
+    checkpoints.close(keep=False)
+
+
 def test_a_damaged_one_is_none(config: TrialConfig, tmp_path: Path) -> None:
     path = tmp_path / "0.pt"
     stop_and_save(config, path, 10)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from hpo.report import formats, tables, worktime
 from hpo.report.charts.chart import Chart, Json, label, points, rounded, score_axis
-from hpo.report.figures import BLACK, BLUE, GREY, ORANGE, PALE, RED
+from hpo.report.figures import BLACK, BLUE, GREY, ORANGE, PALE, RED, labelled
 from hpo.report.tables import View
 
 # Bars of a figure; more would be one block of colour.
@@ -230,23 +230,12 @@ def timeline(view: View) -> Chart | None:
 
 def pruning(view: View) -> Chart | None:
     """Optimizer steps that each ended trial made, and those that it was spared."""
-    ended = view.table[view.table["state"].isin(["COMPLETE", "PRUNED", "FAIL"])]
-    ended = ended.dropna(subset=["optimizer_steps", "total_steps"])
-    savings = tables.pruning_savings(view.table)
-    if ended.empty or not savings.steps_planned:
+    savings, bars = tables.pruning_savings(view.table), tables.step_bars(view.table, MOST_BARS)
+    if bars is None:
         return None
-    width = math.ceil((ended["number"].max() + 1) / MOST_BARS)
-    done = ended["optimizer_steps"].astype("float64")
-    missing = ended["total_steps"].astype("float64") - done
-    failed, bars = ended["state"] == "FAIL", ended["number"] // width * width
-    data = []
-    for rows, steps, colour, name in (
-        (~failed, done, BLUE, "made"),
-        (failed, done, ORANGE, "made in vain: failed or interrupted"),
-        (~failed, missing, PALE, "saved by stopping early"),
-    ):
-        if rows.any():
-            heights = steps[rows].groupby(bars[rows]).sum()
+    width, data = bars.width, list[Json]()
+    for colour, name, heights in labelled(bars):
+        if len(heights):
             data.append(
                 {
                     "type": "bar",
