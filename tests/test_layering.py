@@ -83,6 +83,8 @@ FLOORS: dict[str, int] = {
     "hpo.report.parts": 7,
     "hpo.report.expected": 7,
     "hpo.report.importance": 7,
+    "hpo.report.outlook": 7,
+    "hpo.report.ranges": 7,
     "hpo.report.answers": 7,
     "hpo.report.compare": 7,
     "hpo.report.contents": 7,

@@ -13,9 +13,10 @@ from hpo.plain_text import printable, shell_word
 from hpo.report import answers, formats, tables, worktime
 from hpo.report.answers import state_of
 from hpo.report.clean_data import clean_data
-from hpo.report.expected import another_hour
-from hpo.report.importance import favourites, importances, pressed_edges, unseen_sentence
+from hpo.report.importance import importances, unseen_sentence
+from hpo.report.outlook import another_hour
 from hpo.report.parts import Findings, Matrix, Table
+from hpo.report.ranges import favourites, pressed_edges
 from hpo.report.tables import PARAM, View
 from hpo.results import Errors, Finals, Group, Reading
 from hpo.spec import DataSpec
