@@ -79,6 +79,7 @@ FLOORS: dict[str, int] = {
     "hpo.training.checkpoint": 7,
     "hpo.training.predictions": 7,
     "hpo.report": 7,
+    "hpo.report.account": 7,
     "hpo.report.clean_data": 7,
     "hpo.report.parts": 7,
     "hpo.report.expected": 7,

@@ -1,16 +1,13 @@
 """What a report says, made once: sentences and tables as plain text, which each template renders in its own way."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import pandas as pd
-import yaml
 
-from hpo.output import output_option
-from hpo.plain_text import printable, shell_word
-from hpo.report import answers, formats, tables, worktime
+from hpo.report import account, answers, formats, tables
 from hpo.report.answers import state_of
 from hpo.report.clean_data import clean_data
 from hpo.report.importance import importances, unseen_sentence
@@ -19,8 +16,6 @@ from hpo.report.parts import Findings, Matrix, Table
 from hpo.report.ranges import favourites, pressed_edges
 from hpo.report.tables import PARAM, View
 from hpo.results import Errors, Finals, Group, Reading
-from hpo.spec import DataSpec
-from hpo.study import finalist_trials
 
 # Rows of the tables; a longer one is no reading, and all trials are in `trials.csv`.
 MOST_TRIALS: Final = 200
@@ -96,7 +91,9 @@ def contents(view: View, folder: Path) -> Contents:
     winner = finals.winner if finals else view.best
     return Contents(
         name=view.study.study_name,
-        fallback=(spec.fallback_for, spec.model.name, source(spec.data)) if spec and spec.fallback_for else None,
+        fallback=(spec.fallback_for, spec.model.name, account.source(spec.data))
+        if spec and spec.fallback_for
+        else None,
         description=spec.description if spec else "",
         answer=answers.answer(view),
         states=answers.state_sentence(view),
@@ -113,14 +110,14 @@ def contents(view: View, folder: Path) -> Contents:
         started=len(view.table),
         errors=_errors(finals.errors) if finals and finals.errors else None,
         no_errors=_no_errors(view),
-        facts=list(_facts(view)),
+        facts=list(account.facts(view)),
         quality=clean_data(view.attributes.get("data", {}).get("quality")),
-        commands=commands(view, folder),
-        configuration=_configuration(view, winner),
+        commands=account.commands(view, folder),
+        configuration=account.configuration(view, winner),
         configured=winner,
-        provenance=list(_provenance(view, winner)),
-        cost=list(_cost(view)),
-        savings=list(_savings(view)),
+        provenance=list(account.provenance(view, winner)),
+        cost=list(account.cost(view)),
+        savings=list(account.savings(view)),
     )
 
 
@@ -324,142 +321,3 @@ def _groups(name: str, groups: Sequence[Group]) -> Table:
         for each in groups
     ]
     return Table(header=[name, "Rows", "Winner", "Default", "Difference"], rows=rows)
-
-
-# Data
-
-
-def source(data: DataSpec) -> str:
-    """Where the training rows come from, in a line."""
-    train = data.train
-    parts = [train.subset or "", *(f"{column} = {value}" for column, value in train.where.items())]
-    chosen = ", ".join(filter(None, parts))
-    return f"{train.source} ({chosen})" if chosen else train.source
-
-
-def _facts(view: View) -> Iterator[tuple[str, str]]:
-    """What the study ran on, known before its first trial."""
-    data, model, machine = (view.attributes.get(name, {}) for name in ("data", "model", "machine"))
-    if view.spec:
-        yield "Source", source(view.spec.data)
-    if data:
-        yield "Rows", ", ".join(f"{split} {rows:,}" for split, rows in data["rows"].items())
-        yield "Labels", ", ".join(data["labels"])
-        yield from (("Note", note) for note in data["notes"])
-    if model:
-        new = f", new weights: {', '.join(model['new_weights'])}" if model["new_weights"] else ""
-        yield "Model", f"{model['name']}, {model['num_parameters']:,} parameters{new}"
-    elif view.spec:
-        yield "Model", view.spec.model.name
-    if machine:
-        yield "Machine", f"{machine['device']}, {machine['precision']}"
-
-
-# How to reproduce
-
-
-def commands(view: View, folder: Path) -> list[tuple[str, str]]:
-    """What to call, quoted for a shell."""
-    if view.spec is None:
-        return []
-    stands_in_for = view.spec.fallback_for
-    call = view.attributes.get("call") or ["--study", stands_in_for or view.study.study_name]
-    if stands_in_for and "--fallback" not in call:  # or it would be the other study, once the Hub is there again
-        call = [*call, "--fallback", "always"]
-    output, best = output_option(folder.parent), shell_word((folder / "best.yaml").as_posix())
-    return [
-        ("goes on until the study's trials are done", f"python -m hpo.run {' '.join(map(shell_word, call))}{output}"),
-        ("trains the best configuration again", f"python -m hpo.train --config {best}"),
-        ("opens every trial in MLflow", f"python -m hpo.ui{output}"),
-    ]
-
-
-def _configuration(view: View, number: int | None) -> str:
-    row = next((trial for trial in view.trials if trial.number == number), None)
-    if row is None:
-        return ""
-    given = row.user_attrs.get("config") if view.spec else None
-    shown = given or dict(row.params)
-    text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100)
-    # What a terminal or a page would obey is spelt out, in YAML's own way.
-    return text if printable(text) == text else yaml.safe_dump(shown, sort_keys=False, width=100)
-
-
-def _provenance(view: View, number: int | None) -> Iterator[tuple[str, str]]:
-    """Seeds, fingerprints, versions."""
-    data, model, machine = (view.attributes.get(name, {}) for name in ("data", "model", "machine"))
-    trial = next((trial for trial in view.trials if trial.number == number), None)
-    attributes = trial.user_attrs if trial and view.spec else {}
-    if view.spec:
-        yield "Seed of the study", str(view.spec.seed)
-    if seed := attributes.get("config", {}).get("seed"):
-        yield f"Seed of trial {number}", str(seed)
-    if view.finals:
-        yield "Seeds of the finalists", ", ".join(map(str, view.finals.seeds))
-    if data:
-        yield "Fingerprint of the data", data["fingerprint"][:20]
-    if model:
-        yield "Fingerprint of the model", model["fingerprint"][:20]
-    others = {name: mark for name, mark in view.attributes.get("models", {}).items() if name != model.get("name")}
-    for name, mark in others.items():
-        yield f"Fingerprint of {name}", mark[:20]
-    if commit := attributes.get("git_commit"):
-        yield "Commit of the code", str(commit)
-    if machine:
-        yield "Versions", ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-
-
-# Cost
-
-
-def _savings(view: View) -> Iterator[str]:
-    savings = tables.pruning_savings(view.table)
-    if not savings.steps_planned:
-        yield "Nothing to tell before a trial is complete or pruned."
-        return
-    pruned = int((view.table["state"] == "PRUNED").sum())
-    yield (
-        f"{formats.count(pruned, 'trial')} stopped early: {savings.steps_done:,} of {savings.steps_planned:,} planned "
-        f"optimizer steps were made, {savings.steps_saved:,} ({savings.share_saved:.0%}) were saved."
-    )
-    if savings.seconds_saved:
-        yield (
-            f"That is about {formats.duration(savings.seconds_saved)}, estimated from the mean time of a complete "
-            "trial."
-        )
-
-
-def _cost(view: View) -> Iterator[tuple[str, str]]:
-    """What the trials took, by device, and what of it was in vain."""
-    table = view.table
-    for device, seconds in worktime.seconds_by_device(view).items():
-        yield f"Time in trials on {device}", f"{formats.duration(seconds)} ({seconds:,.0f} s)"
-    if trained := finalist_trials(view.study):
-        seconds = sum(trial.user_attrs.get("result", {}).get("seconds", 0.0) for trial in trained)
-        yield "Time in the finalists", f"{formats.duration(seconds)} in {formats.count(len(trained), 'training')}"
-    if (span := worktime.span(view)) >= 1:
-        yield "From the first start to the last end", formats.duration(span)
-    peak = table["peak_memory_mib"].max()
-    if pd.notna(peak) and peak > 0:
-        yield "Peak memory of a trial", f"{peak:,.0f} MiB"
-    speed = table.loc[table["examples_per_second"] > 0, "examples_per_second"]
-    if len(speed):
-        low, middle, high = (f"{speed.quantile(q):,.0f}" for q in (0.1, 0.5, 0.9))
-        spread = f" (10th to 90th percentile: {low} to {high})" if len(speed) > 4 else ""
-        yield "Examples per second", f"{middle} in the median trial{spread}"
-    savings = tables.pruning_savings(table)
-    if savings.seconds_saved:
-        yield (
-            "Saved by pruning",
-            f"about {formats.duration(savings.seconds_saved)}, {savings.share_saved:.0%} of the steps",
-        )
-    lost = float(table.loc[table["state"] == "FAIL", "seconds"].sum())
-    if (table["state"] == "FAIL").any():
-        failed = formats.count(int((table["state"] == "FAIL").sum()), "failed or interrupted trial")
-        yield "Lost to failures", f"{formats.duration(lost)} in {failed}"
-    if (overhead := worktime.overhead(view)) is not None:
-        seconds, of = overhead
-        yield (
-            "Overhead",
-            (f"{formats.duration(seconds)}, {seconds / of:.1%} of the workers' time, between trials and at their ends"),
-        )
