@@ -38,9 +38,9 @@ from benchmarks.soak_fleet import Driver, Fleet, read_finished
 from benchmarks.soak_memory import Growth, check_memory, growth
 from benchmarks.table import Check, add_common_options, parse
 from benchmarks.tiny import make_tokenizer, save_model, sentences, tiny_study, write_csv
+from hpo.attempts import is_retried
 from hpo.command_line import quiet
 from hpo.interrupt import sigterm_as_ctrl_c
-from hpo.study import is_retried
 from hpo.tracking import Tracker
 
 NAME, WORKERS = "soak", 4

@@ -17,11 +17,12 @@ from optuna.trial import FrozenTrial, TrialState
 from benchmarks.measure import ROOT
 from benchmarks.soak_fleet import Seen, read_finished
 from benchmarks.table import Check
+from hpo.attempts import INTERRUPTED, KILLED, failure_reason, is_retried
 from hpo.lease import OWNER
 from hpo.output import DATABASES
 from hpo.report import best_trial
 from hpo.storage import open_storage
-from hpo.study import COSTS, INTERRUPTED, KILLED, ended_trials, failure_reason, is_retried, load_study, stored_spec
+from hpo.study import COSTS, ended_trials, load_study, stored_spec
 from hpo.tracking_run import RUN_STATUS
 from hpo.trial import WEIGHTS, weights_path
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.attempts import FINALIST, contest_of, failure_reason, is_default, is_retried, is_superseded
 from hpo.data.splits import Splits, load_splits
 from hpo.mistakes import find_errors, mean_confusion
 from hpo.results import Finalist, Finals, Reading
@@ -21,19 +22,7 @@ from hpo.search import derive_seed
 from hpo.spec import FinalistsSpec, StudySpec
 from hpo.statistics import method
 from hpo.storage import exclusive
-from hpo.study import (
-    FINALIST,
-    best_first,
-    contest_of,
-    ended_trials,
-    failure_reason,
-    is_default,
-    is_retried,
-    is_superseded,
-    rank,
-    store_finals,
-    stored_finals,
-)
+from hpo.study import best_first, ended_trials, rank, store_finals, stored_finals
 from hpo.training.predictions import PREDICTIONS, unpacked
 from hpo.trial import Job
 

@@ -9,8 +9,8 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.attempts import failure_reason
 from hpo.errors import DIVERGED
-from hpo.study import failure_reason
 
 # Fewer say nothing yet.
 MIN_ENDED = 4

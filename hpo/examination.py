@@ -12,21 +12,13 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
+from hpo.attempts import is_superseded, requeue, unqueued_trials
 from hpo.errors import StorageError
 from hpo.lease import Watch, is_alive
 from hpo.output import FINALISTS, output_option, study_folder
 from hpo.report import best_trial
 from hpo.storage import exclusive
-from hpo.study import (
-    is_superseded,
-    load_study,
-    remaining_trials,
-    requeue,
-    running_trials,
-    stored_spec,
-    total_trials,
-    unqueued_trials,
-)
+from hpo.study import load_study, remaining_trials, running_trials, stored_spec, total_trials
 from hpo.supervisor import end_dead, end_runs, leftover_checkpoints, leftover_weights, parent_run, trial_runs
 from hpo.tracking import Tracker
 from hpo.tracking_run import RUN_STATUS

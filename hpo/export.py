@@ -8,6 +8,7 @@ import yaml
 from optuna.trial import FrozenTrial
 from pydantic import Field, ValidationError
 
+from hpo.attempts import finalist_of
 from hpo.errors import Problem, SpecError
 from hpo.output import FINALISTS, write_atomically
 from hpo.plain_text import shell_word
@@ -15,7 +16,7 @@ from hpo.plain_yaml import read_yaml
 from hpo.results import Claim
 from hpo.settings import Settings
 from hpo.spec import TrialConfig
-from hpo.study import best_first, finalist_of, stored_config, stored_spec
+from hpo.study import best_first, stored_config, stored_spec
 
 HEADER = """\
 # {what} of the study `{study}`. It runs again, to the same validation score, with

@@ -15,6 +15,17 @@ from typing import Protocol
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.attempts import (
+    FINALIST,
+    contest_of,
+    failure_reason,
+    is_default,
+    is_retried,
+    is_superseded,
+    known_params,
+    requeue,
+    supersede,
+)
 from hpo.conclusion import OUT_OF_TIME, best_run, conclude, finalists_of, undecided
 from hpo.events import Note, OnEvent
 from hpo.executors import Executor
@@ -28,21 +39,12 @@ from hpo.search_spec import NoPruner, RandomSampler
 from hpo.spec import StudySpec
 from hpo.storage import exclusive
 from hpo.study import (
-    FINALIST,
-    contest_of,
-    failure_reason,
     finalists_study,
-    is_default,
-    is_retried,
-    is_superseded,
-    known_params,
     remaining_trials,
-    requeue,
     running_trials,
     standing_finals,
     store_finals,
     stored_spec,
-    supersede,
     total_trials,
 )
 from hpo.supervisor import Supervisor, end_runs

@@ -16,23 +16,14 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
+from hpo.attempts import is_default, is_retried
 from hpo.lease import is_alive
 from hpo.live import score_text
 from hpo.output import FINALISTS
 from hpo.plain_text import markup
 from hpo.spec import StudySpec
 from hpo.storage import study_names
-from hpo.study import (
-    best_first,
-    ended_trials,
-    is_default,
-    is_retried,
-    load_study,
-    running_trials,
-    standing_finals,
-    stored_spec,
-    total_trials,
-)
+from hpo.study import best_first, ended_trials, load_study, running_trials, standing_finals, stored_spec, total_trials
 
 RUNNING, PERHAPS, FINISHED, INTERRUPTED, UNFINISHED, FINALISTS_LEFT = (
     "running",

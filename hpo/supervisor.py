@@ -12,6 +12,17 @@ import psutil
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.attempts import (
+    INTERRUPTED,
+    KILLED,
+    MAX_RETRIES,
+    contest_of,
+    end_dead_trials,
+    first_attempt,
+    is_retried,
+    requeue,
+    unqueued_trials,
+)
 from hpo.divergence import what_diverges
 from hpo.errors import HpoError
 from hpo.events import Event, Note, OnEvent, TrialEnded, TrialStarted, name_of
@@ -21,23 +32,7 @@ from hpo.lease import OWNER, Watch, is_alive
 from hpo.output import is_temporary, study_folder
 from hpo.spec import StudySpec
 from hpo.storage import exclusive
-from hpo.study import (
-    INTERRUPTED,
-    KILLED,
-    MAX_RETRIES,
-    best_first,
-    claimable_trials,
-    contest_of,
-    end_dead_trials,
-    first_attempt,
-    is_retried,
-    remaining_trials,
-    requeue,
-    running_trials,
-    stored_config,
-    stored_spec,
-    unqueued_trials,
-)
+from hpo.study import best_first, claimable_trials, remaining_trials, running_trials, stored_config, stored_spec
 from hpo.tracking import Tracker, tracker_of
 from hpo.trial import (
     WEIGHTS,

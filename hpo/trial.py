@@ -14,6 +14,22 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo import space
+from hpo.attempts import (
+    DEVICE_FAILED,
+    DISK_FULL,
+    FINALIST,
+    INTERRUPTED,
+    RESUMED_STEP,
+    TIMED_OUT,
+    earlier_attempts,
+    failure_reason,
+    first_attempt,
+    is_default,
+    is_refit,
+    is_retried,
+    may_retry,
+    position_of,
+)
 from hpo.errors import DeviceFailed, Diverged, HpoError, TrialFailed
 from hpo.events import Evaluated, OnEvent, StepDone, TrialEnded, TrialStarted, Waits
 from hpo.lease import OWNER, Heartbeat, host, owner
@@ -26,23 +42,9 @@ from hpo.spec import StudySpec, TrialConfig
 from hpo.storage import exclusive, storage_of
 from hpo.study import (
     COSTS,
-    DEVICE_FAILED,
-    DISK_FULL,
-    FINALIST,
-    INTERRUPTED,
-    RESUMED_STEP,
-    TIMED_OUT,
     claimable_trials,
-    earlier_attempts,
-    failure_reason,
-    first_attempt,
     is_best,
-    is_default,
-    is_refit,
-    is_retried,
     load_study,
-    may_retry,
-    position_of,
     require_unchanged,
     rivals,
     running_trials,

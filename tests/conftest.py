@@ -20,6 +20,7 @@ import hypothesis
 import pytest
 import torch
 import yaml
+from optuna.storages import BaseStorage
 from playwright.sync_api import Browser, sync_playwright
 from transformers import PreTrainedTokenizerFast
 
@@ -27,6 +28,7 @@ from benchmarks.mlflow_server import MlflowServer
 from benchmarks.postgres import Database, NotInstalled, PostgresServer, binaries, running_server
 from benchmarks.tiny import make_tokenizer, save_model, sentences, tiny_study, write_csv
 from hpo.spec import StudySpec
+from hpo.storage import open_storage
 from hpo.storage_server import open_server
 from hpo.study_file import parse_study
 from searching import MIXED, TRAINING, MakeSpec
@@ -141,6 +143,12 @@ def address(request: pytest.FixtureRequest) -> str | None:
         return None
     database: Database = request.getfixturevalue("postgres")
     return database.url
+
+
+@pytest.fixture
+def storage(tmp_path: Path, address: str | None) -> BaseStorage:
+    """Optuna's, of each kind."""
+    return open_storage(tmp_path, address)
 
 
 @pytest.fixture(scope="session")

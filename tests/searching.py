@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import optuna
+import pytest
+from optuna.trial import FrozenTrial
 
 from hpo import space
 from hpo.search import build_sampler
@@ -53,3 +55,17 @@ def in_memory(spec: StudySpec) -> optuna.Study:
 
 def points(study: optuna.Study) -> list[dict[str, Any]]:
     return [trial.params for trial in study.trials]
+
+
+def after(looks: int, monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> None:
+    """Has another process do something once a study has been looked at so many times."""
+    left = [looks]
+    get_trials = optuna.Study.get_trials
+
+    def look(study: optuna.Study, *arguments: Any, **keywords: Any) -> list[FrozenTrial]:
+        left[0] -= 1
+        if left[0] == -1:
+            do()
+        return get_trials(study, *arguments, **keywords)
+
+    monkeypatch.setattr(optuna.Study, "get_trials", look)

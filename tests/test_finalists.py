@@ -26,6 +26,7 @@ from benchmarks.tiny import tiny_study
 from conftest import StudyMaker
 from hpo import conclusion, finalists
 from hpo import trial as trial_module
+from hpo.attempts import FINALIST, SUPERSEDED, end_dead_trials, requeue
 from hpo.conclusion import finalists_of, why_not
 from hpo.data.splits import load_splits
 from hpo.doctor import main as doctor
@@ -39,16 +40,7 @@ from hpo.results import Finals
 from hpo.space import default_params
 from hpo.spec import FinalistsSpec, StudySpec
 from hpo.storage import open_storage, study_names
-from hpo.study import (
-    FINALIST,
-    SUPERSEDED,
-    end_dead_trials,
-    load_study,
-    open_study,
-    requeue,
-    set_aside,
-    stored_finals,
-)
+from hpo.study import load_study, open_study, set_aside, stored_finals
 from hpo.study_file import parse_study
 from hpo.tracking import Tracker, tracker_of, tracking_uri
 from hpo.tracking_model import Winner

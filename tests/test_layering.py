@@ -72,6 +72,7 @@ FLOORS: dict[str, int] = {
     "hpo.storage_server": 4,
     "hpo.storage": 5,
     "hpo.lease": 5,
+    "hpo.attempts": 5,
     "hpo.study": 6,
     # the one training loop, and what is made of stored trials
     "hpo.training.setup": 7,
@@ -142,6 +143,7 @@ LIBRARIES = {
         "hpo.storage_server",
         "hpo.space",
         "hpo.search",
+        "hpo.attempts",
         "hpo.study",
         "hpo.trial",
         "hpo.supervisor",

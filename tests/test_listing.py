@@ -15,13 +15,14 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
+from hpo.attempts import end_dead_trials, requeue
 from hpo.lease import OWNER, owner
 from hpo.listing import Listed, listed, listing
 from hpo.output import FINALISTS
 from hpo.run import main
 from hpo.spec import FinalistsSpec, StudySpec
 from hpo.storage import open_storage
-from hpo.study import end_dead_trials, open_study, requeue
+from hpo.study import open_study
 
 ROOT = Path(__file__).parent.parent
 

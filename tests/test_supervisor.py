@@ -20,13 +20,14 @@ from optuna.trial import FrozenTrial
 from conftest import StudyMaker
 from hpo import supervisor
 from hpo import trial as trial_module
+from hpo.attempts import end_dead_trials, requeue
 from hpo.errors import HpoError
 from hpo.events import Event, Note, StepDone
 from hpo.executors import Lost, processes, worker
 from hpo.lease import OWNER
 from hpo.space import suggest, trial_config
 from hpo.storage import open_storage
-from hpo.study import end_dead_trials, open_study, requeue, running_trials
+from hpo.study import open_study, running_trials
 from hpo.study_file import parse_study
 from hpo.supervisor import leftover_checkpoints, trial_runs
 from hpo.tracking import tracker_of, tracking_uri

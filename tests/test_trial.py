@@ -18,21 +18,13 @@ from sqlalchemy import Connection, Engine, event
 
 from conftest import StudyMaker
 from hpo import trial as trial_module
+from hpo.attempts import end_dead_trials, failure_reason, is_retried, requeue
 from hpo.errors import DataError, DeviceFailed
 from hpo.events import Event, StepDone, TrialEnded, TrialStarted
 from hpo.executors.worker import Failed, work
 from hpo.spec import StudySpec
 from hpo.storage import open_storage
-from hpo.study import (
-    COSTS,
-    end_dead_trials,
-    failure_reason,
-    is_retried,
-    next_position,
-    open_study,
-    remaining_trials,
-    requeue,
-)
+from hpo.study import COSTS, next_position, open_study, remaining_trials
 from hpo.study_file import parse_study
 from hpo.tracking import Tracker, tracker_of, tracking_uri
 from hpo.training.finetune import Evaluation, Progress, finetune

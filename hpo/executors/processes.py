@@ -22,12 +22,12 @@ from typing import Self
 
 from setproctitle import setproctitle
 
+from hpo.attempts import INTERRUPTED, KILLED, TIMED_OUT
 from hpo.errors import HpoError
 from hpo.events import Event, OnEvent
 from hpo.executors.base import Lost
 from hpo.executors.worker import MAX_STILLBORN, TO_STOP, Call, Done, Failed, WorkerError, work
 from hpo.spec import StudySpec
-from hpo.study import INTERRUPTED, KILLED, TIMED_OUT
 from hpo.training.device import num_threads, use_threads, visible_gpus
 from hpo.trial import Job
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from hpo.attempts import DEVICE_FAILED, INTERRUPTED, KILLED, TIMED_OUT
 from hpo.errors import HpoError, StorageError
 from hpo.events import Event, OnEvent
 from hpo.executors.base import Lost
@@ -23,7 +24,6 @@ from hpo.executors.ray_connection import connected, needs_servers, share_of
 from hpo.executors.worker import MAX_STILLBORN, TO_STOP, Call, Done, Failed, WorkerError, outcome, work
 from hpo.lease import host
 from hpo.spec import StudySpec
-from hpo.study import DEVICE_FAILED, INTERRUPTED, KILLED, TIMED_OUT
 from hpo.tracking import tracking_uri
 from hpo.tracking_store import sqlite_file
 from hpo.trial import Job

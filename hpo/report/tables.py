@@ -15,11 +15,12 @@ import pandas as pd
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from hpo.attempts import failure_reason, is_default, is_retried
 from hpo.errors import StorageError
 from hpo.output import write_atomically
 from hpo.results import Finals, Reading
 from hpo.spec import StudySpec
-from hpo.study import COSTS, best_first, failure_reason, is_default, is_retried, stored_finals, stored_spec
+from hpo.study import COSTS, best_first, stored_finals, stored_spec
 
 T = TypeVar("T")
 # What `eval/<name>` is called in words.
