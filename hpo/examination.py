@@ -22,7 +22,8 @@ from hpo.study import load_study, remaining_trials, running_trials, stored_spec,
 from hpo.supervisor import end_dead, end_runs, leftover_checkpoints, leftover_weights, parent_run, trial_runs
 from hpo.tracking import Tracker
 from hpo.tracking_run import RUN_STATUS
-from hpo.trial import end_run, weights_path
+from hpo.trial import weights_path
+from hpo.trial_end import end_run
 from hpo.tune import only_driver
 
 # The lock under which a study changes hands.

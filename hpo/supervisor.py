@@ -34,18 +34,8 @@ from hpo.spec import StudySpec
 from hpo.storage import exclusive
 from hpo.study import best_first, claimable_trials, remaining_trials, running_trials, stored_config, stored_spec
 from hpo.tracking import Tracker, tracker_of
-from hpo.trial import (
-    WEIGHTS,
-    Job,
-    checkpoint_path,
-    end_run,
-    finalist_label,
-    start_tags,
-    started_at,
-    trial_ended,
-    trial_name,
-    weights_path,
-)
+from hpo.trial import WEIGHTS, Job, checkpoint_path, weights_path
+from hpo.trial_end import end_run, finalist_label, start_tags, started_at, trial_ended, trial_name
 from hpo.trial_logging import flat_params
 
 # Seconds that workers of a driver that was killed have to notice it: they look between two steps.

@@ -11,7 +11,7 @@ from typing import Literal
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from hpo import space
 from hpo.attempts import (
@@ -22,16 +22,14 @@ from hpo.attempts import (
     RESUMED_STEP,
     TIMED_OUT,
     earlier_attempts,
-    failure_reason,
     first_attempt,
     is_default,
     is_refit,
-    is_retried,
     may_retry,
     position_of,
 )
 from hpo.errors import DeviceFailed, Diverged, HpoError, TrialFailed
-from hpo.events import Evaluated, OnEvent, StepDone, TrialEnded, TrialStarted, Waits
+from hpo.events import Evaluated, OnEvent, StepDone, TrialStarted, Waits
 from hpo.lease import OWNER, Heartbeat, host, owner
 from hpo.memory import MEMORY, expected_mib, fits, reserved, taken
 from hpo.output import disk_error, study_folder
@@ -41,7 +39,6 @@ from hpo.settings import Value
 from hpo.spec import StudySpec, TrialConfig
 from hpo.storage import exclusive, storage_of
 from hpo.study import (
-    COSTS,
     claimable_trials,
     is_best,
     load_study,
@@ -51,13 +48,13 @@ from hpo.study import (
     settled_position,
 )
 from hpo.tracking import TrialRun, tracker_of
-from hpo.tracking_run import milliseconds
 from hpo.training.checkpoint import Checkpoints
 from hpo.training.device import Device, choose_device, device_failed, is_out_of_memory, return_unused_memory
 from hpo.training.finetune import Evaluation, Progress, finetune
 from hpo.training.predictions import PREDICTIONS, predictions
 from hpo.training.setup import Setup, keep_best, set_up
-from hpo.trial_logging import curve_points, datasets, flat_params, setup_tags, training_points, trial_note
+from hpo.trial_end import end_run, finalist_label, start_tags, started_at, trial_ended, trial_name
+from hpo.trial_logging import curve_points, datasets, flat_params, setup_tags, training_points
 
 FELL_BEHIND = "fell behind"
 # Seconds between two looks at the memory of a device that has none for a trial.
@@ -409,72 +406,6 @@ def _own_faults() -> Iterator[None]:
         if is_out_of_memory(error):  # without its frames, for they hold the tensors
             raise TrialFailed("out_of_memory", str(error), traceback.format_exc()) from None
         raise TrialFailed("crashed", f"{type(error).__name__}: {error}", traceback.format_exc()) from error
-
-
-def start_tags(study: optuna.Study, spec: StudySpec, trial: optuna.Trial | FrozenTrial) -> dict[str, str]:
-    """What there is to say of a trial that has just begun, for MLflow."""
-    repeats = trial.user_attrs.get("retry_of")
-    return {
-        "trial.default": str(is_default(study, trial)).lower(),
-        **({"trial.retry_of": str(repeats)} if repeats is not None else {}),
-        **({"fallback_for": spec.fallback_for} if spec.fallback_for else {}),
-    }
-
-
-def finalist_label(trial: optuna.Trial | FrozenTrial) -> str | None:
-    """What a finalist is called, also its run in MLflow; None for a trial of a search, which goes by its number."""
-    finalist = trial.user_attrs.get(FINALIST)
-    if not finalist:
-        return None
-    how = "train + validation" if is_refit(trial) else f"seed {finalist['index']}"
-    return f"finalist {finalist['trial']}, {how}"
-
-
-def trial_name(trial: optuna.Trial | FrozenTrial) -> str:
-    """What a trial is called in a sentence."""
-    return finalist_label(trial) or f"trial {trial.number}"
-
-
-def started_at(trial: optuna.Trial | FrozenTrial) -> int:
-    """When a trial began, in MLflow's milliseconds."""
-    assert trial.datetime_start
-    return milliseconds(trial.datetime_start)
-
-
-def end_run(run: TrialRun, trial: FrozenTrial, details: str | None = None) -> None:
-    """Ends a trial's run as Optuna has stored its end, with what it took and, if it crashed, its traceback.
-
-    Its worker does, and whoever finds the run open meanwhile: what both tell is there once.
-    """
-    result = trial.user_attrs.get("result", {})
-    known = {"trial.pruned_step": result.get("step"), "trial.micro_batch_size": result.get("micro_batch_size")}
-    tags = {name: str(value) for name, value in known.items() if value is not None}
-    costs = {name: result[name] for name in COSTS if name in result}
-    at = milliseconds(trial.datetime_complete) if trial.datetime_complete else None
-    state, reason = trial.state.name, failure_reason(trial)
-    note = trial_note(state, reason, result, trial.params)
-    run.end(state, reason=reason, tags=tags, metrics=costs, at=at, traceback=details, note=note)
-
-
-def trial_ended(study: optuna.Study, spec: StudySpec, trial: FrozenTrial) -> TrialEnded:
-    """The end of a trial as it is stored."""
-    assert trial.datetime_start and trial.datetime_complete
-    result = trial.user_attrs.get("result", {})
-    steps, total = result.get("optimizer_steps", 0), result.get("total_steps", 0)
-    return TrialEnded(
-        number=trial.number,
-        state=trial.state.name,
-        reason=failure_reason(trial),
-        score=result.get("metrics", {}).get(spec.metric),
-        metrics=result.get("metrics", {}),
-        share=steps / total if total else 0.0,
-        seconds=(trial.datetime_complete - trial.datetime_start).total_seconds(),
-        is_default=is_default(study, trial),
-        micro_batch_size=result.get("micro_batch_size"),
-        message=result.get("message"),
-        retried=is_retried(trial),
-        label=finalist_label(trial),
-    )
 
 
 def checkpoint_path(folder: Path, first_attempt: int) -> Path:

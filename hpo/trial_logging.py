@@ -3,11 +3,10 @@
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hpo.data.splits import Splits
-from hpo.plain_text import markdown, markdown_cell
 from hpo.references import local_path
 from hpo.results import Estimate, Finals
 from hpo.spec import DataSpec, TrialConfig
@@ -130,20 +129,3 @@ def _interval(of: str, name: str, estimate: Estimate) -> dict[str, float]:
     """MLflow shows a section of charts for what stands before the `/`: intervals have one of their own."""
     ends = {f"{of}_interval/{name}_low": estimate.low, f"{of}_interval/{name}_high": estimate.high}
     return {f"{of}/{name}": estimate.value, **ends}
-
-
-def trial_note(state: str, reason: str | None, result: Mapping[str, Any], params: Mapping[str, Any]) -> str:
-    """A trial in a sentence of Markdown: how it ended, and with what it was trained.
-
-    Args:
-        state: Optuna's.
-        params: as they were drawn.
-    """
-    steps = (
-        f"{result['optimizer_steps']:,} of {result['total_steps']:,} steps" if result.get("total_steps") else "0 steps"
-    )
-    why = f" ({reason.replace('_', ' ')})" if reason else ""
-    drawn = ", ".join(
-        f"{name} = {value:.4g}" if isinstance(value, float) else f"{name} = {value}" for name, value in params.items()
-    )
-    return f"**{state.capitalize()}**{markdown_cell(why)} after {steps}." + (f" {markdown(drawn)}" if drawn else "")

@@ -32,7 +32,8 @@ from hpo.study_file import parse_study
 from hpo.supervisor import leftover_checkpoints, trial_runs
 from hpo.tracking import tracker_of, tracking_uri
 from hpo.training.setup import Setup, set_up
-from hpo.trial import checkpoint_path, start_tags, started_at
+from hpo.trial import checkpoint_path
+from hpo.trial_end import start_tags, started_at
 from hpo.tune import tune
 from test_tune import Recorder
 from workers import (

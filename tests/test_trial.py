@@ -29,7 +29,8 @@ from hpo.study_file import parse_study
 from hpo.tracking import Tracker, tracker_of, tracking_uri
 from hpo.training.finetune import Evaluation, Progress, finetune
 from hpo.training.setup import Setup, set_up
-from hpo.trial import Job, end_run, run_trial
+from hpo.trial import Job, run_trial
+from hpo.trial_end import end_run
 from hpo.trial_logging import flat_params
 
 

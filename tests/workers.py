@@ -17,7 +17,7 @@ from mlflow.entities import Run
 from optuna.trial import FrozenTrial
 
 from conftest import StudyMaker
-from hpo import trial
+from hpo import trial, trial_end
 from hpo.errors import StorageError
 from hpo.executors import Executor, processes
 from hpo.lease import OWNER
@@ -108,5 +108,5 @@ def work_and_die_once_with_the_end_untold(pipe: Connection, quiet: bool, environ
             os.kill(os.getpid(), signal.SIGKILL)
         end_run(*arguments)
 
-    end_run, trial.end_run = trial.end_run, die  # type: ignore[assignment]
+    end_run, trial.end_run = trial_end.end_run, die  # type: ignore[assignment,attr-defined]
     processes._work(pipe, quiet, environment)
