@@ -83,6 +83,8 @@ def _warnings(views: Sequence[View]) -> Iterator[str]:
     metrics = list(dict.fromkeys(view.metric for view in views))
     if len(metrics) > 1:
         yield f"They were searched for different scores: {', '.join(metrics)}."
+    elif len({view.direction for view in views}) > 1:  # as of another tool's studies, of which the score has no name
+        yield "Of one the highest score is the best, of another the lowest."
     prints = {view.attributes.get("data", {}).get("fingerprint") for view in views}
     if len(prints) > 1:
         yield "Their data or splits differ: a score of one is not to be held against a score of another."

@@ -101,6 +101,13 @@ def test_other_data_or_metrics_are_not_compared() -> None:
     )
 
 
+def test_other_directions_are_not_compared() -> None:
+    up, down = (optuna.create_study(study_name=name, direction=name) for name in ("maximize", "minimize"))
+    warnings = compare([view_of(up), view_of(down)]).warnings
+    assert warnings[0] == "Of one the highest score is the best, of another the lowest."
+    assert compare([view_of(up), view_of(up)]).warnings == ["Whether they have the same data is not known."]
+
+
 def test_curves_only_get_better() -> None:
     views = [view_of(finished("one")), view_of(synthetic_study(60, name="two"))]
     for chart in (by_trials(views), by_time(views)):
