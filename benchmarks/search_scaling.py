@@ -136,7 +136,9 @@ class Stopwatch:
     def status(self, text: str) -> None: ...
 
     @contextmanager
-    def running(self, title: str = "search", total: int | None = None, done: int = 0) -> Iterator[OnEvent]:
+    def running(
+        self, title: str = "search", total: int | None = None, done: int = 0, timeout: float | None = None
+    ) -> Iterator[OnEvent]:
         with self.console.running(title, total, done) as tell:
 
             def on_event(told: Event) -> None:

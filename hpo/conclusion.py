@@ -5,6 +5,7 @@ Nothing else looks at the test split's labels. All of it is kept with the search
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
@@ -29,49 +30,95 @@ from hpo.trial import Job
 OUT_OF_TIME = "there was no time left for it"
 
 
+@dataclass(frozen=True)
+class Choice:
+    """How the finalists compare on validation."""
+
+    finalists: Sequence[Finalist]
+    """The best first."""
+    seeds: Sequence[int]
+    """The indices of those that all of them have."""
+    notes: Sequence[str]
+
+    @property
+    def winner(self) -> int:
+        """Its number in the search."""
+        return self.finalists[0].trial
+
+    @property
+    def contenders(self) -> list[int]:
+        """Who reads the test split, by number: the winner, and the default where it is another one."""
+        return list(dict.fromkeys([self.winner, *(each.trial for each in self.finalists if each.is_default)]))
+
+
+def choose(search: optuna.Study, study: optuna.Study, asked: FinalistsSpec) -> Choice | None:
+    """Ranks the finalists; None if there is nothing to choose from: `undecided` says why."""
+    kept, reasons = _trained(search, study, asked)
+    if not kept or (OUT_OF_TIME in reasons.values() and all(is_default(search, trial) for trial in kept)):
+        return None
+    runs = {trial.number: _runs(study, trial, choice_seeds(asked)) for trial in kept}
+    indices = sorted(set.intersection(*map(set, runs.values())))
+    finalists = [_finalist(search, trial, [runs[trial.number][index] for index in indices]) for trial in kept]
+    ranked = sorted(finalists, key=lambda each: rank(search.direction, each.mean, each.trial))
+    few = _fewer("The winner was chosen", len(indices), asked.n_seeds)
+    return Choice(finalists=ranked, seeds=indices, notes=[*_told(reasons), *few])
+
+
+def choice_seeds(asked: FinalistsSpec) -> range:
+    """The indices of the seeds by which the winner is chosen."""
+    return range(1, asked.n_seeds + 1)
+
+
+def reading_seeds(asked: FinalistsSpec) -> range:
+    """The indices of the seeds with which the test split is read."""
+    return range(asked.n_seeds + 1, asked.n_seeds + asked.n_test_seeds + 1)
+
+
 def conclude(
-    search: optuna.Study, study: optuna.Study, spec: StudySpec, job: Job, *, read_again: bool
+    search: optuna.Study, study: optuna.Study, spec: StudySpec, job: Job, choice: Choice, *, read_again: bool
 ) -> Finals | None:
-    """Chooses the winner, has the test split read if it was not before, and keeps the result with the search.
+    """Has the test split read if it was not before, and keeps the result with the search.
+
+    It is read with other seeds than those that chose the winner: as a rule some of these were lucky ones, and the same
+    models would be as lucky on the test split.
 
     Args:
         read_again: the test split, where it was read for another winner, or for other seeds.
 
     Returns:
-        None if there is nothing to choose from; `undecided` says why.
+        None if no seed is there to read it with; `undecided` says why.
     """
-    assert spec.finalists
-    kept, reasons = _trained(search, study, spec.finalists)
-    if not kept or (OUT_OF_TIME in reasons.values() and all(is_default(search, trial) for trial in kept)):
-        return None
-    notes = _told(reasons)
-    runs = {trial.number: _runs(study, trial) for trial in kept}
+    asked = spec.finalists
+    assert asked
+    trials = search.get_trials(deepcopy=False)
+    runs = {number: _runs(study, trials[number], reading_seeds(asked)) for number in choice.contenders}
     indices = sorted(set.intersection(*map(set, runs.values())))
-    if len(indices) < spec.finalists.n_seeds:
-        notes.append(
-            f"{len(indices)} of the {spec.finalists.n_seeds} seeds that were asked for: the time was over "
-            "(finalists.timeout)."
-        )
-    finalists = [_finalist(search, trial, [runs[trial.number][index] for index in indices]) for trial in kept]
-    ranked = sorted(finalists, key=lambda each: rank(search.direction, each.mean, each.trial))
-    winner = ranked[0]
+    if not indices:
+        return None
+    finalists = [
+        each if each.trial not in runs else _tested(each, [runs[each.trial][index] for index in indices])
+        for each in choice.finalists
+    ]
     with exclusive(job.output, spec.name, job.storage):  # or two drivers would read the test split
         before = stored_finals(search.user_attrs)
         finals = Finals(
             ended_trials=len(ended_trials(search)),
-            asked_trials=spec.finalists.n_trials,
-            asked_seeds=spec.finalists.n_seeds,
-            asked_timeout=spec.finalists.timeout,
-            seeds=[derive_seed(spec.seed, FINALIST, index) for index in indices],
-            finalists=ranked,
-            winner=winner.trial,
-            exported=best_run(search.direction, winner),
+            asked_trials=asked.n_trials,
+            asked_seeds=asked.n_seeds,
+            asked_test_seeds=asked.n_test_seeds,
+            asked_timeout=asked.timeout,
+            search_best=best_first(search.direction, trials)[0].value,
+            seeds=[derive_seed(spec.seed, FINALIST, index) for index in choice.seeds],
+            test_seeds=[derive_seed(spec.seed, FINALIST, index) for index in indices],
+            finalists=finalists,
+            winner=choice.winner,
+            exported=best_run(search.direction, finalists[0]),
             readings=before.readings if before else [],
-            notes=notes,
+            notes=[*choice.notes, *_fewer("The test split was read", len(indices), asked.n_test_seeds)],
         )
         splits = load_splits(spec.data, spec.seed)
         if default := finals.default:
-            logits = [_logits(study, each, "validation") for each in (winner, default)]
+            logits = [_logits(study, each, "validation") for each in (finals.chosen, default)]
             errors = find_errors(splits.validation.texts, splits.validation.labels, splits.labels, *logits)
             finals = finals.model_copy(update={"errors": errors})
         finals = _read_once(finals, study, splits, read_again=read_again)
@@ -80,14 +127,23 @@ def conclude(
 
 
 def undecided(search: optuna.Study, study: optuna.Study, asked: FinalistsSpec) -> list[str]:
-    """Why there is no winner among the finalists, in sentences."""
+    """Why there is no winner among the finalists, or no reading of the test split by it, in sentences."""
     _, reasons = _trained(search, study, asked)
-    if OUT_OF_TIME in reasons.values():
-        return [
-            "The time of the finalists was over (finalists.timeout) before there was one to choose beside the untuned "
-            "default. The same command goes on; a higher finalists.timeout gives it more at once."
-        ]
-    return ["No finalist could be trained again, so there is no winner.", *_told(reasons)]
+    missing = "there was one to choose beside the untuned default"
+    if choose(search, study, asked):
+        missing = "winner and default were trained with one seed to read the test split with"
+    elif OUT_OF_TIME not in reasons.values():
+        return ["No finalist could be trained again, so there is no winner.", *_told(reasons)]
+    return [
+        f"The time of the finalists was over (finalists.timeout) before {missing}. The same command goes on; a higher "
+        "finalists.timeout gives it more at once."
+    ]
+
+
+def _fewer(what: str, seeds: int, asked: int) -> list[str]:
+    if seeds == asked:
+        return []
+    return [f"{what} with {seeds} of the {asked} seeds that were asked for: the time was over (finalists.timeout)."]
 
 
 def _told(reasons: Mapping[int, str]) -> list[str]:
@@ -101,7 +157,7 @@ def _trained(
     candidates = finalists_of(search, asked.n_trials)
     reasons = {trial.number: why_not(study, trial) for trial in candidates}
     kept = [trial for trial in candidates if reasons[trial.number] is None]
-    runs = {trial.number: set(_runs(study, trial)) for trial in kept}
+    runs = {trial.number: set(_runs(study, trial, choice_seeds(asked))) for trial in kept}
     if kept and not set.intersection(*runs.values()):
         # One that was tried again comes late, and may have other seeds than the rest when the time is over. The default
         # is first: without it there is nothing to compare with.
@@ -122,10 +178,11 @@ def finalists_of(search: optuna.Study, n_trials: int) -> list[FrozenTrial]:
     return [*([default] if default else []), *tuned] if complete else []
 
 
-def _runs(study: optuna.Study, candidate: FrozenTrial) -> dict[int, FrozenTrial]:
-    """The complete trainings of a finalist by the index of their seed."""
+def _runs(study: optuna.Study, candidate: FrozenTrial, seeds: range) -> dict[int, FrozenTrial]:
+    """The complete trainings of a finalist with these seeds, by their index."""
     complete = [run for run in _trainings(study, candidate) if run.state == TrialState.COMPLETE]
-    return {run.user_attrs[FINALIST]["index"]: run for run in complete}
+    runs = {run.user_attrs[FINALIST]["index"]: run for run in complete}
+    return {index: run for index, run in runs.items() if index in seeds}
 
 
 def _trainings(study: optuna.Study, candidate: FrozenTrial) -> list[FrozenTrial]:
@@ -155,9 +212,14 @@ def _finalist(search: optuna.Study, trial: FrozenTrial, runs: Sequence[FrozenTri
     )
 
 
+def _tested(finalist: Finalist, runs: Sequence[FrozenTrial]) -> Finalist:
+    scores = [run.value for run in runs if run.value is not None]
+    return finalist.model_copy(update={"test_scores": scores, "test_runs": [run.number for run in runs]})
+
+
 def best_run(direction: StudyDirection, winner: Finalist) -> int:
-    """The winner's training whose model is kept: the best on validation, of equal ones the first."""
-    pairs = zip(winner.scores, winner.runs, strict=True)
+    """The winner's training whose model is kept: the best on validation of all, of equal ones the first."""
+    pairs = zip([*winner.scores, *winner.test_scores], [*winner.runs, *winner.test_runs], strict=True)
     return min(pairs, key=lambda pair: rank(direction, *pair))[1]
 
 
@@ -165,7 +227,7 @@ def _read_once(finals: Finals, study: optuna.Study, splits: Splits, *, read_agai
     """With a reading of the test split by this winner, unless another one had it."""
     if finals.readings:
         last = finals.readings[-1]
-        if (last.winner, last.seeds) == (finals.winner, finals.seeds):
+        if (last.winner, last.seeds) == (finals.winner, finals.test_seeds):
             return finals
         if not read_again:
             refused = (
@@ -189,9 +251,9 @@ def read_test(finals: Finals, study: optuna.Study, splits: Splits) -> Reading:
         at=datetime.now().astimezone().isoformat(timespec="seconds"),
         winner=winner.trial,
         default=None if default is None else default.trial,
-        seeds=finals.seeds,
+        seeds=finals.test_seeds,
         rows=len(labels),
-        method=method(len(finals.seeds)),
+        method=method(len(finals.test_seeds)),
         winner_scores=score_estimates(logits, labels, classes),
         default_scores={} if others is None else score_estimates(others, labels, classes),
         differences=differences,
@@ -200,6 +262,6 @@ def read_test(finals: Finals, study: optuna.Study, splits: Splits) -> Reading:
 
 
 def _logits(study: optuna.Study, finalist: Finalist, split: str) -> NDArray[np.float32]:
-    """[seeds, rows, classes] of what a finalist predicts."""
+    """[test seeds, rows, classes] of what a finalist predicts."""
     trials = study.get_trials(deepcopy=False)
-    return np.stack([unpacked(trials[run].user_attrs[PREDICTIONS][split]) for run in finalist.runs])
+    return np.stack([unpacked(trials[run].user_attrs[PREDICTIONS][split]) for run in finalist.test_runs])

@@ -105,25 +105,36 @@ class StudyConsole:
         self.console.print()
 
     @contextmanager
-    def running(self, title: str = "search", total: int | None = None, done: int = 0) -> Iterator[OnEvent]:
+    def running(
+        self, title: str = "search", total: int | None = None, done: int = 0, timeout: float | None = None
+    ) -> Iterator[OnEvent]:
         """The live view, on a terminal; one line a trial everywhere, and in a log how far it is now and then.
 
         Args:
             total: of trials in a series of its own, such as the finalists, whose numbers and scores have nothing to do
                 with those of the search; default: the search.
             done: those of them that have ended before.
+            timeout: seconds after which no further one of them starts.
         """
         self._status.close()
-        progress = self.search if total is None else self._series(title, total, done)
+        progress = self.search if total is None else self._series(title, total, done, timeout)
         progress.begin()
         ongoing = Ongoing(self.console, lambda: drawn(progress), lambda: told(progress, self.console.width))
         with ongoing:
             yield lambda event: self._on_event(event, progress, ongoing)
 
-    def _series(self, title: str, total: int, done: int) -> StudyProgress:
+    def _series(self, title: str, total: int, done: int, timeout: float | None) -> StudyProgress:
         self._waiting.clear()
         whole = [cost for cost in self.search.costs if cost.share == 1]
-        return StudyProgress(total, self.spec.direction, title=title, workers=self.workers, done=done, earlier=whole)
+        return StudyProgress(
+            total,
+            self.spec.direction,
+            title=title,
+            workers=self.workers,
+            done=done,
+            timeout=timeout,
+            earlier=whole,
+        )
 
     def summary(self, outcome: Outcome) -> None:
         """The top five, what to open next, and the caveat."""

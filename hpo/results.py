@@ -3,6 +3,8 @@
 Kept with the study in Optuna's storage, so that a report is made from storage alone.
 """
 
+from statistics import fmean
+
 from pydantic import Field
 
 from hpo.settings import Settings
@@ -40,6 +42,15 @@ class Finalist(Settings):
     """Of the scores: the winner's is the best."""
     runs: list[int]
     """By seed, its trials' numbers in the study of finalists."""
+    test_scores: list[float] = Field(default=[])
+    """By test seed, of the study's metric on validation: nothing was chosen by them. Of winner and default only."""
+    test_runs: list[int] = Field(default=[])
+    """By test seed, its trials' numbers in the study of finalists."""
+
+    @property
+    def fresh_scores(self) -> list[float]:
+        """The validation scores that did not choose it, where it has such."""
+        return self.test_scores or self.scores
 
 
 class Reading(Settings):
@@ -52,7 +63,7 @@ class Reading(Settings):
     default: int | None
     """Its number in the search; None: it could not be trained again."""
     seeds: list[int]
-    """On which both were trained."""
+    """On which both were trained, for this alone."""
     rows: int
     """Of the test split."""
     method: str
@@ -126,10 +137,16 @@ class Finals(Settings):
     """Of the search, when they were chosen from it."""
     asked_trials: int
     asked_seeds: int
+    asked_test_seeds: int = 0
     asked_timeout: float | None = None
     """In seconds."""
+    search_best: float | None = None
+    """The best score of the search, of whichever trial: the most optimistic of all. Of a loss it is the least."""
     seeds: list[int]
     """On which every finalist was trained: fewer than were asked for where the time was over."""
+    test_seeds: list[int] = Field(default=[])
+    """On which winner and default were trained to read the test split: of the models that chose the winner those of its
+    lucky seeds would be read."""
     finalists: list[Finalist]
     """The best on validation first."""
     winner: int
@@ -165,11 +182,12 @@ class Claim(Settings):
     """What is claimed of an exported configuration."""
 
     validation_mean: float
-    """Of `metric`, over the fresh seeds."""
+    """Of `metric`, over the seeds."""
     validation_maximum: float | None
-    """What the search saw of it: an optimistic number, for it was chosen by it. Of a loss it is the least, not the
-    largest."""
+    """The best score of the search, of whichever trial: an optimistic number, for it is the best of many. Of a loss it
+    is the least, not the largest."""
     seeds: list[int]
+    """Fresh ones, which chose nothing."""
     test_read_at: str | None
     """None: the test split was not read for it."""
     test: dict[str, Estimate]
@@ -184,9 +202,9 @@ def claim(finals: Finals) -> Claim:
     """What finals say of their winner."""
     reading = finals.reading
     return Claim(
-        validation_mean=finals.chosen.mean,
-        validation_maximum=finals.chosen.searched,
-        seeds=finals.seeds,
+        validation_mean=fmean(finals.chosen.fresh_scores),
+        validation_maximum=finals.search_best,
+        seeds=finals.test_seeds or finals.seeds,
         test_read_at=reading.at if reading else None,
         test=reading.winner_scores if reading else {},
         default=reading.default_scores if reading else {},

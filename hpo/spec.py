@@ -178,14 +178,17 @@ class TrainingSpec(Settings):
 class FinalistsSpec(Settings):
     """What is trained again when the search has ended, to say what its winner is worth.
 
-    The winner is the best on validation, as a mean over fresh seeds; it and the untuned default are then held against
-    the test split, once.
+    The winner is the best on validation, as a mean over fresh seeds. Those were lucky for it, so it and the untuned
+    default are trained over further ones, and held against the test split with these, once.
     """
 
     n_trials: Annotated[int, Field(ge=1)] = 3
     """The best so many trials, beside the untuned default."""
-    n_seeds: Annotated[int, Field(ge=1)] = 5
-    """Fresh seeds on which each of them is trained. With one only, an interval says nothing about seeds."""
+    n_seeds: Annotated[int, Field(ge=1)] = 3
+    """Fresh seeds on which each of them is trained, to choose the winner."""
+    n_test_seeds: Annotated[int, Field(ge=1)] = 5
+    """Further seeds on which the winner and the default are trained, to read the test split. With one only, an interval
+    says nothing about seeds."""
     timeout: Annotated[float, Field(gt=0)] | None = None
     """Seconds after which no further training starts: there are fewer seeds then, or fewer finalists, and that is said.
     With more the same command goes on, but what it comes to may ask for a second reading of the test split."""

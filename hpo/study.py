@@ -63,8 +63,9 @@ def standing_finals(search: optuna.Study, spec: StudySpec) -> Finals | None:
     asked, finals = spec.finalists, stored_finals(search.user_attrs)
     if asked is None or finals is None or not has_finalists(search):
         return None
-    known = finals.ended_trials, finals.asked_trials, finals.asked_seeds, finals.asked_timeout
-    return finals if known == (len(ended_trials(search)), asked.n_trials, asked.n_seeds, asked.timeout) else None
+    known = finals.asked_trials, finals.asked_seeds, finals.asked_test_seeds, finals.asked_timeout
+    stands = known == (asked.n_trials, asked.n_seeds, asked.n_test_seeds, asked.timeout)
+    return finals if stands and finals.ended_trials == len(ended_trials(search)) else None
 
 
 def finalist_trials(search: optuna.Study) -> list[FrozenTrial]:

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from hpo.data.splits import Splits
@@ -109,10 +110,9 @@ def training_points(curve: Sequence[CurvePoint]) -> list[Point]:
 
 def final_metrics(finals: Finals) -> dict[str, float]:
     """What the finalists came to, for the study's run: scores with their intervals, the winner's and the default's."""
-    told = {"validation/mean": finals.chosen.mean}
-    if finals.chosen.searched is not None:
-        # What the search saw of the winner, which was chosen by it; of a loss it is the least.
-        told["validation/maximum"] = finals.chosen.searched
+    told = {"validation/mean": fmean(finals.chosen.fresh_scores)}
+    if finals.search_best is not None:  # of a loss it is the least
+        told["validation/maximum"] = finals.search_best
     if reading := finals.reading:
         for of, scores in (
             ("test", reading.winner_scores),

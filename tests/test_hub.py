@@ -100,7 +100,7 @@ def study_file(tmp_path: Path, model_folder: Path, data_file: Path) -> Path:
         },
         "search_space": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}},
         "n_trials": 1,
-        "finalists": {"n_trials": 1, "n_seeds": 1},
+        "finalists": {"n_trials": 1, "n_seeds": 1, "n_test_seeds": 1},
         "fallback": {
             "data": {
                 "train": str(data_file),

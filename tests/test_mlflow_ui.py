@@ -44,7 +44,7 @@ def finished(
     """A study with finalists, of which texts longer than eight tokens are cut."""
     raw = tiny_study(model_folder, data_file, n_trials=3, description="Is a review *good*?")
     raw["training"] |= {"max_length": 8, "learning_rate": 7e-3, "num_train_epochs": 5}
-    raw["finalists"] = {"n_trials": 1, "n_seeds": 2}
+    raw["finalists"] = {"n_trials": 1, "n_seeds": 1, "n_test_seeds": 2}
     raw["pruner"] = {"name": "none"}
     spec, output = parse_study(raw, "tiny.yaml"), tmp_path_factory.mktemp("ui")
     (output / "mlflow.db").write_bytes(migrated_database.read_bytes())

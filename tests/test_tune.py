@@ -50,7 +50,9 @@ class Recorder:
     def status(self, text: str) -> None: ...
 
     @contextmanager
-    def running(self, title: str = "search", total: int | None = None, done: int = 0) -> Iterator[OnEvent]:
+    def running(
+        self, title: str = "search", total: int | None = None, done: int = 0, timeout: float | None = None
+    ) -> Iterator[OnEvent]:
         yield self.take
 
     def take(self, event: Event) -> None:

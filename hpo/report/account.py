@@ -84,6 +84,8 @@ def provenance(view: View, number: int | None) -> Iterator[tuple[str, str]]:
         yield f"Seed of trial {number}", str(seed)
     if view.finals:
         yield "Seeds of the finalists", ", ".join(map(str, view.finals.seeds))
+    if view.finals and view.finals.test_seeds:
+        yield "Seeds of the test reading", ", ".join(map(str, view.finals.test_seeds))
     if data:
         yield "Fingerprint of the data", data["fingerprint"][:20]
     if model:

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 from typing import Any, Final
 
 import pandas as pd
 
 from hpo.report import formats, tables
 from hpo.report.tables import View
-from hpo.results import Difference, Finals, Reading
+from hpo.results import Difference, Finalist, Finals, Reading
 from hpo.study import remaining_trials, total_trials
 
 NO_EVIDENCE: Final = "no evidence that tuning helped"
@@ -221,23 +221,22 @@ def shown_scores(view: View, reading: Reading) -> dict[str, str]:
 
 def _of_finalists(view: View, finals: Finals) -> list[str]:
     winner, default = finals.chosen, finals.default
-    seeds = formats.count(len(finals.seeds), "fresh seed")
-    beside = f", the untuned default {formats.score(default.mean)}" if default and default is not winner else ""
+    count = len(winner.fresh_scores)
+    seeds = formats.count(count, "fresh seed")
+    other = formats.score(fmean(default.fresh_scores)) if default and default is not winner else ""
+    beside = f", the untuned default {other}" if other else ""
     who = "The untuned default" if winner.is_default else f"The winner, trial {winner.trial},"
-    over = f"as means over {seeds}" if len(finals.seeds) > 1 else f"on {seeds}"
-    first = f"{who} has {view.metric} {formats.score(winner.mean)}{beside}, {over}."
+    over = f"as means over {seeds}" if count > 1 else f"on {seeds}"
+    first = f"{who} has {view.metric} {formats.score(fmean(winner.fresh_scores))}{beside}, {over}."
     if finals.refused:
         return [first, f"The test split was not read for it: {finals.refused}"]
     return [first, "The test split has not been read."]
 
 
 def _beside_finals(view: View, finals: Finals, reading: Reading | None) -> Iterator[str]:
-    seeds = formats.count(len(finals.seeds), "fresh seed")
-    single = len(finals.seeds) == 1
     if reading:
-        rows = f"{reading.rows:,} test rows that nothing was chosen by"
-        yield f"On {seeds} and {rows}." if single else f"Means over {seeds}, of {rows}."
-    if reading and single:
+        yield f"{_read_with(finals, reading)}."
+    if reading and len(reading.seeds) == 1:
         yield (
             "The intervals and the p-value are of the rows alone: what another seed would change they do not cover, so "
             "that they come out too narrow and too small. Two seeds or more can tell."
@@ -245,11 +244,10 @@ def _beside_finals(view: View, finals: Finals, reading: Reading | None) -> Itera
     if reading and (instead := stand_in(view, reading)):
         yield instead
     winner, best = finals.chosen, row_of(view, view.best)
-    if best is not None and not winner.is_default:
+    if best is not None:
         which = "it" if winner.trial == view.best else f"the best, trial {view.best},"
         again = next((each for each in finals.finalists if each.trial == view.best), None)
-        average = "" if single else " on average"
-        now = f"; trained again on {seeds}, {formats.score(again.mean)}{average}" if again else ""
+        now = f"; trained again on {_fresh_score(again)}" if again else ""
         count = len(view.complete)
         chosen = f", the best of {count:,} complete trials and therefore optimistic" if count > 1 else ""
         yield f"In the search {which} had {view.metric} {formats.score(best['score'])}{chosen}{now}."
@@ -259,6 +257,23 @@ def _beside_finals(view: View, finals: Finals, reading: Reading | None) -> Itera
             f"The test split has been read {len(finals.readings)} times: each reading after the first makes its "
             "scores a little more optimistic."
         )
+
+
+def _read_with(finals: Finals, reading: Reading) -> str:
+    """What the test split was read with."""
+    seeds, single = formats.count(len(reading.seeds), "fresh seed"), len(reading.seeds) == 1
+    rows = f"{reading.rows:,} test rows"
+    if reading.seeds != finals.test_seeds:  # by an earlier version of this program, or before these were chosen
+        return f"On {seeds} and {rows}" if single else f"Means over {seeds}, of {rows}"
+    first = f"On {seeds}" if single else f"Means over {seeds}"
+    return f"{first} and {rows}, by none of which anything was chosen"
+
+
+def _fresh_score(finalist: Finalist) -> str:
+    """`5 fresh seeds, 0.8171 on average`: of seeds that did not choose it, where it has such."""
+    scores = finalist.fresh_scores
+    average = " on average" if len(scores) > 1 else ""
+    return f"{formats.count(len(scores), 'fresh seed')}, {formats.score(fmean(scores))}{average}"
 
 
 # Rows of the table

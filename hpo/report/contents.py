@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Final
 
 import pandas as pd
@@ -164,10 +165,13 @@ def _finalists(finals: Finals | None) -> Table:
     for each in finals.finalists:
         marks = " (default)" * each.is_default + " (winner)" * (each.trial == finals.winner)
         searched = "" if each.searched is None else formats.score(each.searched)
-        rows.append([f"{each.trial}{marks}", searched, formats.score(each.mean), *map(formats.score, each.scores)])
+        other = formats.score(fmean(each.test_scores)) if each.test_scores else ""
+        rows.append(
+            [f"{each.trial}{marks}", searched, formats.score(each.mean), other, *map(formats.score, each.scores)]
+        )
     at = [each.trial for each in finals.finalists].index(finals.winner)
-    header = ["Trial", "In the search", "Mean", *(f"Seed {seed}" for seed in finals.seeds)]
-    header = header[: 3 + max(len(each.scores) for each in finals.finalists)]
+    header = ["Trial", "In the search", "Mean", "Other seeds", *(f"Seed {seed}" for seed in finals.seeds)]
+    header = header[: 4 + max(len(each.scores) for each in finals.finalists)]
     rows = [row + [""] * (len(header) - len(row)) for row in rows]
     return Table(header=header, rows=rows, strong=frozenset({at}))
 

@@ -125,7 +125,7 @@ def highest_gain(scores: ArrayLike, more: float, level: float = LEVEL) -> float:
 
 def seed_spread(finals: Finals | None) -> float | None:
     """The standard deviation of one configuration's score over seeds, pooled over the finalists."""
-    scores = [np.array(finalist.scores) for finalist in finals.finalists] if finals else []
+    scores = [np.array([*each.scores, *each.test_scores]) for each in finals.finalists] if finals else []
     freedom = sum(len(of_one) - 1 for of_one in scores if len(of_one))
     if not freedom:
         return None

@@ -255,7 +255,7 @@ def long_names(studies: int = 1) -> list[optuna.Study]:
             "seeds": [1804289383 + at for at in range(10)],
             "asked_seeds": 10,
             "finalists": [
-                each.model_copy(update={"scores": each.scores * 2, "runs": list(range(10))})
+                each.model_copy(update={"scores": (each.scores * 4)[:10], "runs": list(range(10))})
                 for each in finals.finalists
             ],
             "readings": [reading.model_copy(update=scores)],
