@@ -179,7 +179,12 @@ def total_trials(spec: StudySpec) -> int:
 
 def remaining_trials(study: optuna.Study, spec: StudySpec) -> int:
     """How many trials are still to end: the total less those that did, retried ones not counted."""
-    return max(0, total_trials(spec) - len(ended_trials(study)))
+    return remaining_of(study.get_trials(deepcopy=False), spec)
+
+
+def remaining_of(trials: Iterable[FrozenTrial], spec: StudySpec) -> int:
+    """The same, of a study's trials that were read already."""
+    return max(0, total_trials(spec) - sum(map(_ended, trials)))
 
 
 def claimable_trials(study: optuna.Study, spec: StudySpec) -> int:

@@ -9,7 +9,7 @@ from hpo.report.answers import LOSSES, answer, headline_metric
 from hpo.report.tables import View
 from hpo.results import Estimate, Finals, Reading
 from hpo.spec import StudySpec
-from hpo.study import finalists_study, stored_config
+from hpo.study import stored_config
 from hpo.tracking import Dataset, RunsTable
 from hpo.tracking_model import TestScore, Winner
 from hpo.trial_logging import datasets, split_fingerprint
@@ -74,12 +74,12 @@ def winner_of(view: View, folder: Path, page: Path) -> Winner:
     Args:
         folder: with its weights.
     """
-    study, spec, finals, reading = view.study, view.spec, view.finals, view.reading
+    spec, finals, reading = view.spec, view.finals, view.reading
     assert spec and finals
-    trained = finalists_study(study).get_trials(deepcopy=False)[finals.exported]
+    trained = next(trial for trial in view.finalist_trials if trial.number == finals.exported)
     config, splits = stored_config(trained), load_splits(spec.data, spec.seed)
     return Winner(
-        study=study.study_name,
+        study=view.name,
         trial=finals.winner,
         run=trained.user_attrs["mlflow_run_id"],
         trained_on="train and validation" if config.train_on_validation else "train",

@@ -108,6 +108,41 @@ def synthetic_study(
     return study
 
 
+def add_finalists(study: optuna.Study, *kinds: str, pause: float = 1800.0, seconds: float = 60.0) -> None:
+    """Trainings of the finalists of a stored study, one after the other, the first one so long after its last trial.
+
+    Args:
+        kinds: the states of trainings of trial 17. One of `RETRIED` is tried again as the next of `AGAIN`, which goes
+            on from its checkpoint.
+    """
+    finalists = optuna.create_study(study_name=f"{study.study_name}.finalists", storage=study._storage)
+    start = max((trial.datetime_complete or START for trial in study.trials), default=START) + timedelta(seconds=pause)
+    for number, kind in enumerate(kinds):
+        state = {"RETRIED": "FAIL", "AGAIN": "COMPLETE"}.get(kind, kind)
+        result = {
+            "state": state,
+            "reason": {"FAIL": "out_of_memory", "RETRIED": "interrupted"}.get(kind),
+            "retried": kind == "RETRIED",
+            "seconds": seconds,
+            "cpu_seconds": 2 * seconds,
+            "gpu_seconds": 0.0,
+            "optimizer_steps": 80,
+            "total_steps": 100,
+            "peak_memory_mib": 5000.0,
+        }
+        attributes: dict[str, Any] = {
+            "finalist": {"trial": 17, "seed": 11 + number, "is_default": False, "refit": False}
+        }
+        attributes |= {} if state == "RUNNING" else {"result": result}
+        attributes |= {"retry_of": kinds.index("RETRIED"), "resumed_step": 40} if kind == "AGAIN" else {}
+        complete = state == "COMPLETE"
+        trial = create_trial(state=TrialState[state], value=0.8 if complete else None, user_attrs=attributes)
+        trial.datetime_start, end = start, start + timedelta(seconds=seconds)
+        trial.datetime_complete = None if state == "RUNNING" else end
+        finalists.add_trial(trial)
+        start = end
+
+
 def synthetic_loss_study(n: int, *, finals: Finals | None = None, name: str = "films") -> optuna.Study:
     """The same trials, of which the one with the least loss is the best."""
     scored = synthetic_study(n, finals=finals, metric="eval/loss", name=name)

@@ -11,7 +11,6 @@ from hpo.plain_text import printable, shell_word
 from hpo.report import formats, tables, worktime
 from hpo.report.tables import View
 from hpo.spec import DataSpec
-from hpo.study import finalist_trials
 
 # Data
 
@@ -50,7 +49,7 @@ def commands(view: View, folder: Path) -> list[tuple[str, str]]:
     if view.spec is None:
         return []
     stands_in_for = view.spec.fallback_for
-    call = view.attributes.get("call") or ["--study", stands_in_for or view.study.study_name]
+    call = view.attributes.get("call") or ["--study", stands_in_for or view.name]
     if stands_in_for and "--fallback" not in call:  # or it would be the other study, once the Hub is there again
         call = [*call, "--fallback", "always"]
     output, best = output_option(folder.parent), shell_word((folder / "best.yaml").as_posix())
@@ -124,7 +123,7 @@ def cost(view: View) -> Iterator[tuple[str, str]]:
     table = view.table
     for device, seconds in worktime.seconds_by_device(view).items():
         yield f"Time in trials on {device}", f"{formats.duration(seconds)} ({seconds:,.0f} s)"
-    if trained := finalist_trials(view.study):
+    if trained := view.finalist_trials:
         seconds = sum(trial.user_attrs.get("result", {}).get("seconds", 0.0) for trial in trained)
         yield "Time in the finalists", f"{formats.duration(seconds)} in {formats.count(len(trained), 'training')}"
     if (span := worktime.span(view)) >= 1:

@@ -11,7 +11,7 @@ import pandas as pd
 from hpo.report import formats, tables
 from hpo.report.tables import View
 from hpo.results import Difference, Finalist, Finals, Reading
-from hpo.study import remaining_trials, total_trials
+from hpo.study import total_trials
 
 NO_EVIDENCE: Final = "no evidence that tuning helped"
 # Of a p-value, and of the intervals in `results.py`.
@@ -49,7 +49,7 @@ def state_sentence(view: View) -> str:
     states = ", ".join(f"{progress[state]} {word}" for state, word in words.items() if state in progress)
     sentences = [f"{formats.count(started, 'trial')}{': ' if states else ' so far'}{states}."]
     if view.spec:
-        left, total = remaining_trials(view.study, view.spec), total_trials(view.spec)
+        left, total = view.remaining, total_trials(view.spec)
         sentences.append(f"{left} of {total} still to end." if left else f"All {total} wanted have ended.")
     if seconds := float(view.table["seconds"].sum()):
         sentences.append(f"Time in trials: {formats.duration(seconds)}.")
@@ -59,7 +59,7 @@ def state_sentence(view: View) -> str:
 def is_unfinished(view: View) -> bool:
     """Whether trials run, or are still to come."""
     running = bool((view.table["state"] == "RUNNING").any())
-    return running or (view.spec is not None and remaining_trials(view.study, view.spec) > 0)
+    return running or view.remaining > 0
 
 
 # The search

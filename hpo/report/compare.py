@@ -70,12 +70,12 @@ def compare(views: Sequence[View]) -> Comparison:
     """What there is to say of them."""
     warnings = list(_warnings(views))
     return Comparison(
-        names=[view.study.study_name for view in views],
+        names=[view.name for view in views],
         headline=list(_headline(views, comparable=not warnings)),
         warnings=warnings,
         scores=_scores(views),
         configurations=_configurations(views),
-        links=[(view.study.study_name, f"{quote(view.study.study_name, safe='')}/report.html") for view in views],
+        links=[(view.name, f"{quote(view.name, safe='')}/report.html") for view in views],
     )
 
 
@@ -119,7 +119,7 @@ def _headline(views: Sequence[View], *, comparable: bool) -> Iterator[str]:
         return
     sign = -1 if views[0].direction == "minimize" else 1
     view, score = max(known, key=lambda each: sign * each[1])
-    yield f"The best trial of all is one of {view.study.study_name}: {view.metric} {formats.score(score)}."
+    yield f"The best trial of all is one of {view.name}: {view.metric} {formats.score(score)}."
     unread = "Not all have read the test split."
     if all(view.reading for view in views):
         unread = "Their readings of the test split have not the same scores."
@@ -131,14 +131,14 @@ def _metric(view: View) -> str:
 
 
 def _of_one_seed(views: Sequence[View]) -> list[str]:
-    return [view.study.study_name for view in views if view.reading and len(view.reading.seeds) == 1]
+    return [view.name for view in views if view.reading and len(view.reading.seeds) == 1]
 
 
 def _tested(views: Sequence[View]) -> list[tuple[str, Estimate]]:
     """The studies whose winner has read the test split, with its score; none where it is not the same of all."""
     if len({_metric(view) for view in views}) > 1:
         return []
-    return [(v.study.study_name, v.reading.winner_scores[_metric(v)]) for v in views if v.reading]
+    return [(v.name, v.reading.winner_scores[_metric(v)]) for v in views if v.reading]
 
 
 def _scores(views: Sequence[View]) -> Table:
@@ -147,7 +147,7 @@ def _scores(views: Sequence[View]) -> Table:
     names = list(dict.fromkeys(name for column in columns for name in column))
     rows = [[name, *(column.get(name, "") for column in columns)] for name in names]
     filled = [row for row in rows if any(row[1:])]
-    return Table(header=["", *(view.study.study_name for view in views)], rows=filled)
+    return Table(header=["", *(view.name for view in views)], rows=filled)
 
 
 def _column(view: View) -> dict[str, str]:
@@ -183,7 +183,7 @@ def _configurations(views: Sequence[View]) -> Table:
     chosen = [_winner_params(view) for view in views]
     names = list(dict.fromkeys(name for params in chosen for name in params))
     rows = [[name, *(formats.value(params.get(name, "")) for params in chosen)] for name in names]
-    return Table(header=["Parameter", *(view.study.study_name for view in views)], rows=rows)
+    return Table(header=["Parameter", *(view.name for view in views)], rows=rows)
 
 
 def _winner_params(view: View) -> dict[str, Any]:
@@ -265,7 +265,7 @@ def _line(at: int, view: View) -> Json:
     return {
         "type": "scatter",
         "mode": "lines",
-        "name": label(view.study.study_name),
+        "name": label(view.name),
         "line": {"color": colour, "width": 2.2, "dash": dash, "shape": "hv"},
     }
 
@@ -310,7 +310,7 @@ def on_test(views: Sequence[View]) -> Chart | None:
             "xaxis": {"title": {"text": f"Test {label(formats.metric(metric))}"}},
             "yaxis": {
                 "tickvals": list(range(len(shown))),
-                "ticktext": [label(view.study.study_name) for view in shown],
+                "ticktext": [label(view.name) for view in shown],
                 "automargin": True,
                 "range": [-0.6, len(shown) - 0.4],
                 "zeroline": False,

@@ -91,7 +91,7 @@ def contents(view: View, folder: Path) -> Contents:
     finals, reading, spec = view.finals, view.reading, view.spec
     winner = finals.winner if finals else view.best
     return Contents(
-        name=view.study.study_name,
+        name=view.name,
         fallback=(spec.fallback_for, spec.model.name, account.source(spec.data))
         if spec and spec.fallback_for
         else None,

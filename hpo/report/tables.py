@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import optuna
 import pandas as pd
@@ -20,7 +20,7 @@ from hpo.errors import StorageError
 from hpo.output import write_atomically
 from hpo.results import Finals, Reading
 from hpo.spec import StudySpec
-from hpo.study import COSTS, best_first, stored_finals, stored_spec
+from hpo.study import COSTS, best_first, finalist_trials, remaining_of, stored_finals, stored_spec
 
 T = TypeVar("T")
 # What `eval/<name>` is called in words.
@@ -77,11 +77,19 @@ class Savings:
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A study at one moment, as the figures and the page see it, though it may be running on."""
+    """A study at one moment, as the figures and the page see it, though it may be running on.
 
-    study: optuna.Study
+    It has no study that could be asked again: whoever read some of it later would contradict the rest.
+    """
+
+    name: str
+    direction: Literal["minimize", "maximize"]
     spec: StudySpec | None
     trials: tuple[FrozenTrial, ...]
+    finalist_trials: tuple[FrozenTrial, ...]
+    """The trainings of its finalists that were begun, which are no trials of the search."""
+    remaining: int
+    """Trials of the search that are still to end; 0 where another tool ran it."""
     table: pd.DataFrame
     best: int | None
     """The number of the best complete trial."""
@@ -101,10 +109,6 @@ class View:
     def metric(self) -> str:
         """The score in words, such as `validation accuracy`."""
         return f"validation {METRICS[self.spec.metric.removeprefix('eval/')]}" if self.spec else "score"
-
-    @property
-    def direction(self) -> str:
-        return self.study.direction.name.lower()
 
     @cached_property
     def shown(self) -> pd.DataFrame:
@@ -137,7 +141,9 @@ class View:
 
 
 def view_of(study: optuna.Study) -> View:
-    """Reads the study from its storage, its trials once.
+    """Reads the study from its storage, each part of it once.
+
+    First what it came to, then the trials: so all trials that it names are there, though more may have ended since.
 
     Raises:
         StorageError: it has several objectives.
@@ -147,13 +153,18 @@ def view_of(study: optuna.Study) -> View:
             f"a report is of one score, but the study `{study.study_name}` has {len(study.directions)}. "
             "Look at it with optuna-dashboard."
         )
-    spec, trials = _spec(study), _started(study)
-    table = _table(study, spec, trials)
-    best, attributes = _best(trials, study.direction), study.user_attrs if spec else {}
+    spec = _spec(study)
+    attributes = study.user_attrs if spec else {}
+    finalist = finalist_trials(study) if spec else []
+    trials = _started(study)
+    table, best = _table(study, spec, trials), _best(trials, study.direction)
     return View(
-        study=study,
+        name=study.study_name,
+        direction="minimize" if study.direction == StudyDirection.MINIMIZE else "maximize",
         spec=spec,
         trials=tuple(trials),
+        finalist_trials=tuple(finalist),
+        remaining=remaining_of(trials, spec) if spec else 0,
         table=table,
         best=None if best is None else best.number,
         default=_default(table),

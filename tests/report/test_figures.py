@@ -30,7 +30,11 @@ SPACE: dict[str, BaseDistribution] = {
 }
 
 
-def view(n: int, *, states: str = "CCPCF", direction: Direction = "maximize", spec: bool = True) -> View:
+def view(n: int, *, states: str = "CCPCF", spec: bool = True) -> View:
+    return view_of(study_of(n, states=states, spec=spec))
+
+
+def study_of(n: int, *, states: str = "CCPCF", direction: Direction = "maximize", spec: bool = True) -> optuna.Study:
     """A study of `n` trials whose states follow the letters: complete, pruned, failed, running."""
     study = optuna.create_study(direction=direction)
     if spec:
@@ -45,7 +49,7 @@ def view(n: int, *, states: str = "CCPCF", direction: Direction = "maximize", sp
     letters = {state.name[0]: state for state in TrialState}
     for number in range(n):
         add(study, number, letters[states[number % len(states)]])
-    return view_of(study)
+    return study
 
 
 def add(study: optuna.Study, number: int, state: TrialState) -> None:
@@ -158,10 +162,10 @@ def test_bars_stack_what_was_made_and_what_was_saved() -> None:
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 def test_trials_that_diverged_do_not_stop_a_figure(direction: Direction) -> None:
-    seen = view(6, direction=direction)
+    study = study_of(6, direction=direction)
     for scores in ({}, {1: math.nan}, {1: 0.5, 2: math.inf}):
-        seen.study.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values=scores))
-    again = view_of(seen.study)
+        study.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values=scores))
+    again = view_of(study)
     for name in ("history", "learning_curves", "parameters"):
         drawn(FIGURES[name](again))
 

@@ -37,7 +37,9 @@ def test_shares_come_near_the_known_ones() -> None:
 def test_of_ranges_that_are_not_logarithmic_the_shares_are_those_of_optuna() -> None:
     space = {name: {"low": 0.0, "high": 0.5} for name in ("weight_decay", "dropout", "warmup_ratio")}
     seen = random_view(40, lambda p: p["weight_decay"] + p["dropout"] ** 2, space=space, training={"dropout": 0.1})
-    peer = FanovaImportanceEvaluator(n_trees=32, seed=0).evaluate(seen.study)
+    study = optuna.create_study(direction=seen.direction)
+    study.add_trials(seen.trials)
+    peer = FanovaImportanceEvaluator(n_trees=32, seed=0).evaluate(study)
     total = sum(peer.values())
     assert shares(seen) == pytest.approx({name: value / total for name, value in peer.items()}, abs=0.05)
 

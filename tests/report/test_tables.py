@@ -8,9 +8,11 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-from hpo.report import best_trial, leaderboard, pruning_savings, trials_table
+from hpo.report import best_trial, html_page, leaderboard, pruning_savings, trials_table
+from hpo.report.contents import contents
 from hpo.report.tables import METRICS, view_of, write_csv
 from hpo.spec import Metric, StudySpec
+from synthetic import add_finalists, synthetic_finals, synthetic_study
 
 Direction = Literal["minimize", "maximize"]
 SPACE: dict[str, BaseDistribution] = {
@@ -215,3 +217,22 @@ def test_the_csv_keeps_every_digit(tmp_path: Path) -> None:
     assert float(read["params.learning_rate"][0]) == 2.345678901e-05
     assert (read["params.max_grad_norm"][0], read["params.momentum"][0]) == ("none", "")
     assert [path.name for path in tmp_path.iterdir()] == ["trials.csv"]
+
+
+def test_a_view_stays_as_it_was_read_while_the_study_goes_on(tmp_path: Path) -> None:
+    """All that a report says: or it would tell of a trial that runs, and that all have ended."""
+    study = synthetic_study(20, storage=f"sqlite:///{tmp_path / 'optuna.db'}", n_trials=21)
+    running = study.ask()
+    folder, seen = tmp_path / "films", view_of(study)
+    expected = contents(view_of(study), folder)
+    assert "1 running" in expected.states and "1 of 21 still to end" in expected.states
+    study.tell(running, 0.99)
+    study.set_user_attr("finals", synthetic_finals().model_dump(mode="json"))
+    study.set_user_attr("machine", {"device": "cpu", "precision": "fp32", "versions": {}})
+    add_finalists(study, "COMPLETE", "FAIL")
+    told = contents(seen, folder)
+    assert told == expected
+    assert html_page.page(seen, told) == html_page.page(seen, expected)
+    assert "All 21 wanted have ended" in contents(view_of(study), folder).states
+    optuna.delete_study(study_name="films", storage=study._storage)  # as when it is set aside
+    assert contents(seen, folder) == expected
