@@ -131,7 +131,7 @@ def add_finalists(study: optuna.Study, *kinds: str, pause: float = 1800.0, secon
             "peak_memory_mib": 5000.0,
         }
         attributes: dict[str, Any] = {
-            "finalist": {"trial": 17, "seed": 11 + number, "is_default": False, "refit": False}
+            "finalist": {"trial": 17, "index": 1 + number, "seed": 11 + number, "is_default": False, "refit": False}
         }
         attributes |= {} if state == "RUNNING" else {"result": result}
         attributes |= {"retry_of": kinds.index("RETRIED"), "resumed_step": 40} if kind == "AGAIN" else {}
@@ -180,6 +180,8 @@ def _trial(number: int, worker: int, start: datetime, draw: random.Random) -> tu
         "retried": False,
         "metrics": {f"eval/{name}": round(value, 6) for name, value in metrics.items()},
         "seconds": round(seconds, 3),
+        "cpu_seconds": round(1.25 * seconds, 3),
+        "gpu_seconds": round(seconds, 3),
         "optimizer_steps": total * made // EVALUATIONS,
         "total_steps": total,
         "examples_per_second": round(8528 * 2 / 42 * draw.uniform(0.9, 1.05), 2),

@@ -1,11 +1,13 @@
 """What a study ran on, how to run it again, and what it cost."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
 import yaml
+from optuna.trial import FrozenTrial
 
+from hpo.attempts import RESUMED_STEP
 from hpo.output import output_option
 from hpo.plain_text import printable, shell_word
 from hpo.report import formats, tables, worktime
@@ -119,16 +121,22 @@ def savings(view: View) -> Iterator[str]:
 
 
 def cost(view: View) -> Iterator[tuple[str, str]]:
-    """What the trials took, by device, and what of it was in vain."""
-    table = view.table
+    """What the trials and the finalists took, and what of it was in vain."""
+    table, finalists = view.table, view.finalist_table
     for device, seconds in worktime.seconds_by_device(view).items():
-        yield f"Time in trials on {device}", f"{formats.duration(seconds)} ({seconds:,.0f} s)"
-    if trained := view.finalist_trials:
-        seconds = sum(trial.user_attrs.get("result", {}).get("seconds", 0.0) for trial in trained)
-        yield "Time in the finalists", f"{formats.duration(seconds)} in {formats.count(len(trained), 'training')}"
+        yield f"Time in trials on {device}", _time(seconds)
+    if len(finalists):
+        seconds = float(finalists["seconds"].sum())
+        yield "Time in the finalists", f"{formats.duration(seconds)} in {formats.count(len(finalists), 'training')}"
+    for name, column in (("CPU time", "cpu_seconds"), ("GPU time", "gpu_seconds")):
+        if told := _of_both(view, column):
+            yield name, told
     if (span := worktime.span(view)) >= 1:
-        yield "From the first start to the last end", formats.duration(span)
-    peak = table["peak_memory_mib"].max()
+        yield "Search, from its first start to its last end", formats.duration(span)
+    if len(finalists):
+        whole = formats.duration(worktime.span_with_finalists(view))
+        yield "The same to the last end of the finalists", f"{whole}, with whatever pause was in between"
+    peak = pd.concat([table["peak_memory_mib"], finalists["peak_memory_mib"]]).max()
     if pd.notna(peak) and peak > 0:
         yield "Peak memory of a trial", f"{peak:,.0f} MiB"
     speed = table.loc[table["examples_per_second"] > 0, "examples_per_second"]
@@ -142,13 +150,39 @@ def cost(view: View) -> Iterator[tuple[str, str]]:
             "Saved by pruning",
             f"about {formats.duration(saved.seconds_saved)}, {saved.share_saved:.0%} of the steps",
         )
-    lost = float(table.loc[table["state"] == "FAIL", "seconds"].sum())
-    if (table["state"] == "FAIL").any():
-        failed = formats.count(int((table["state"] == "FAIL").sum()), "failed or interrupted trial")
-        yield "Lost to failures", f"{formats.duration(lost)} in {failed}"
+    lost = [*_lost(table, view.trials, "trial"), *_lost(finalists, view.finalist_trials, "training of a finalist")]
+    if lost:
+        yield "Lost to failures", "; ".join(lost)
     if (overhead := worktime.overhead(view)) is not None:
         seconds, of = overhead
         yield (
-            "Overhead",
-            (f"{formats.duration(seconds)}, {seconds / of:.1%} of the workers' time, between trials and at their ends"),
+            "Overhead between trials",
+            f"{formats.duration(seconds)}, {seconds / of:.1%} of the workers' time from their first start to their "
+            "last end. Not in it: what a worker did before and after that, and the finalists",
         )
+
+
+def _time(seconds: float) -> str:
+    return f"{formats.duration(seconds)} ({seconds:,.0f} s)"
+
+
+def _of_both(view: View, column: str) -> str:
+    """What was measured of the search, and of the finalists where there are any; nothing where there is nothing."""
+    parts = {"the search": float(view.table[column].sum()), "the finalists": float(view.finalist_table[column].sum())}
+    return ", ".join(f"{_time(seconds)} in {part}" for part, seconds in parts.items() if seconds > 0)
+
+
+def _lost(table: pd.DataFrame, trials: Sequence[FrozenTrial], noun: str) -> Iterator[str]:
+    """What failed and interrupted ones took, which is not all lost where the next attempt had a checkpoint."""
+    failed = table[table["state"] == "FAIL"]
+    if failed.empty:
+        return
+    numbers = set(failed["number"])
+    resumed = {trial.user_attrs.get("retry_of") for trial in trials if trial.user_attrs.get(RESUMED_STEP)} & numbers
+    what, _, of = noun.partition(" ")
+    told = formats.count(len(failed), f"failed or interrupted {what}") + (f" {of}" if of else "")
+    unknown = int(failed["seconds"].isna().sum())
+    known = "a time that is not known" if unknown == len(failed) else formats.duration(float(failed["seconds"].sum()))
+    notes = [f"that of {unknown:,} is not known"] if 0 < unknown < len(failed) else []
+    notes += [f"{len(resumed):,} went on from a checkpoint later, and lost less"] if resumed else []
+    yield f"{known} in {told}" + (f" ({', '.join(notes)})" if notes else "")

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
+from hpo.attempts import FINALIST, is_refit
 from hpo.report import account, answers, formats, tables
 from hpo.report.answers import state_of
 from hpo.report.clean_data import clean_data
@@ -48,6 +49,8 @@ class Contents:
     failures: Table
     failed: str
     """How many did, in words."""
+    finalist_failures: Table
+    finalists_failed: str
     # what mattered
     mattered: Findings
     # trials
@@ -106,6 +109,8 @@ def contents(view: View, folder: Path) -> Contents:
         length=_length(view),
         failures=_failures(view.table),
         failed=_failed(view.table),
+        finalist_failures=_finalist_failures(view),
+        finalists_failed=_finalists_failed(view.finalist_table),
         mattered=_mattered(view),
         trials=trials(view),
         started=len(view.table),
@@ -234,14 +239,34 @@ def score_columns(view: View) -> list[str]:
 
 
 def _failures(table: pd.DataFrame) -> Table:
-    failed = table[table["state"] == "FAIL"]
-    repeats = dict(zip(table["retry_of"].dropna(), table.loc[table["retry_of"].notna(), "number"], strict=True))
+    repeats = _repeats(table)
     body = []
-    for _, row in failed.iterrows():
-        steps = "" if pd.isna(row["optimizer_steps"]) else f"{row['optimizer_steps']} of {row['total_steps']}"
-        repeated = f"trial {repeats[row['number']]}" if row["number"] in repeats else ""
-        body.append([str(row["number"]), state_of(row).removeprefix("failed: "), steps, repeated])
+    for _, row in table[table["state"] == "FAIL"].iterrows():
+        repeated = f"trial {repeats[row['number']]['number']}" if row["number"] in repeats else ""
+        body.append([str(row["number"]), *_failure(row), repeated])
     return Table(header=["Trial", "Reason", "Steps made", "Repeated as"], rows=body, words=2)
+
+
+def _finalist_failures(view: View) -> Table:
+    table, trainings = view.finalist_table, {trial.number: trial for trial in view.finalist_trials}
+    repeats = _repeats(table)
+    body = []
+    for _, row in table[table["state"] == "FAIL"].iterrows():
+        finalist = trainings[row["number"]].user_attrs[FINALIST]
+        seed = "train + validation" if is_refit(trainings[row["number"]]) else str(finalist["seed"])
+        again = state_of(repeats[row["number"]]) if row["number"] in repeats else ""
+        body.append([str(finalist["trial"]), seed, *_failure(row), again])
+    return Table(header=["Finalist", "Seed", "Reason", "Steps made", "Tried again"], rows=body, words=3)
+
+
+def _repeats(table: pd.DataFrame) -> "dict[int, pd.Series[Any]]":
+    """The rows that repeat another, by that one's number."""
+    return {int(row["retry_of"]): row for _, row in table[table["retry_of"].notna()].iterrows()}
+
+
+def _failure(row: "pd.Series[Any]") -> tuple[str, str]:
+    steps = "" if pd.isna(row["optimizer_steps"]) else f"{row['optimizer_steps']} of {row['total_steps']}"
+    return state_of(row).removeprefix("failed: "), steps
 
 
 def _failed(table: pd.DataFrame) -> str:
@@ -249,6 +274,12 @@ def _failed(table: pd.DataFrame) -> str:
     if again := int(table["retried"].sum()):
         return f"{formats.count(failed, 'attempt')} failed, {again:,} of them tried again"
     return f"{formats.count(failed, 'trial')} failed"
+
+
+def _finalists_failed(table: pd.DataFrame) -> str:
+    failed, again = int((table["state"] == "FAIL").sum()), int(table["retried"].sum())
+    tried = f", {again:,} of them tried again" if again else ""
+    return f"{formats.count(failed, 'training')} of the finalists failed{tried}"
 
 
 # Errors

@@ -91,6 +91,9 @@ class View:
     remaining: int
     """Trials of the search that are still to end; 0 where another tool ran it."""
     table: pd.DataFrame
+    """A row for every trial of the search."""
+    finalist_table: pd.DataFrame
+    """The same for the trainings of its finalists."""
     best: int | None
     """The number of the best complete trial."""
     default: int | None
@@ -166,6 +169,7 @@ def view_of(study: optuna.Study) -> View:
         finalist_trials=tuple(finalist),
         remaining=remaining_of(trials, spec) if spec else 0,
         table=table,
+        finalist_table=_table(study, spec, finalist),
         best=None if best is None else best.number,
         default=_default(table),
         attributes=attributes,

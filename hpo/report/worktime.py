@@ -1,6 +1,6 @@
 """When which worker was at which trial, as far as storage tells: the time line, and what of it was no training."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -58,17 +58,26 @@ def _work(view: View) -> Iterator[Work]:
 
 def _last(view: View) -> datetime:
     """The last moment of which storage tells."""
-    known = [each for trial in view.trials for each in (trial.datetime_start, trial.datetime_complete) if each]
-    return max(known)
+    return max(_moments(view.trials))
+
+
+def _moments(trials: Iterable[FrozenTrial]) -> list[datetime]:
+    return [each for trial in trials for each in (trial.datetime_start, trial.datetime_complete) if each]
 
 
 def span(view: View) -> float:
-    """Seconds from the first start to the last end."""
+    """Seconds from the first start to the last end, of the search alone."""
     return max((each.end for each in work(view)), default=0.0)
 
 
+def span_with_finalists(view: View) -> float:
+    """The same to the last end of the finalists' trainings."""
+    moments = [*_moments(view.trials), *_moments(view.finalist_trials)]
+    return (max(moments) - min(moments)).total_seconds() if moments else 0.0
+
+
 def seconds_by_device(view: View) -> dict[str, float]:
-    """What trials took, by the device that they ran on: GPU and CPU seconds."""
+    """What trials took, by the device that they ran on."""
     device = {trial.number: trial.user_attrs.get("machine", {}).get("device") for trial in view.trials if view.spec}
     seconds: dict[str, float] = {}
     known = view.table[view.table["seconds"].notna()]
@@ -79,7 +88,10 @@ def seconds_by_device(view: View) -> dict[str, float]:
 
 
 def overhead(view: View) -> tuple[float, float] | None:
-    """Seconds in which a worker had begun and did not train, and all of the workers'; None where none is known."""
+    """Seconds between the trials of a worker and at their ends, and all from its first start to its last end.
+
+    None where no worker is known. What a worker does before its first trial and after its last one is in neither.
+    """
     spans: dict[int, tuple[float, float]] = {}
     took = dict(zip(view.table["number"], view.table["seconds"], strict=True))
     busy = 0.0
