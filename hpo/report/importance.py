@@ -101,7 +101,9 @@ def unseen(view: View, found: Sequence[Importance] | None) -> tuple[str, ...]:
 
 
 def unseen_sentence(view: View, found: Sequence[Importance] | None) -> str | None:
-    """What the page says of them, if there are any."""
+    """What the page says of them, if there are any; of few trials that they cannot tell, or silence would say so."""
+    if found and len(view.shown) < MIN_TO_NAME_UNSEEN:
+        return f"Which parameters did nothing cannot be told from {trials_used(view)}; it takes {MIN_TO_NAME_UNSEEN}."
     names = unseen(view, found)
     if not names:
         return None

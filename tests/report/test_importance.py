@@ -1,6 +1,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import optuna
 import pytest
@@ -11,6 +12,7 @@ from optuna.trial import create_trial
 from hpo.report import figures
 from hpo.report.charts import parameters
 from hpo.report.importance import importances, unseen, unseen_sentence
+from hpo.report.page import render
 from hpo.report.tables import View, view_of
 from views import SPACE, random_view, rate
 
@@ -97,6 +99,18 @@ def test_the_sentence_about_what_did_nothing() -> None:
     few = random_view(29, rate)
     assert unseen(few, importances(few)) == ()
     assert unseen_sentence(few, None) is None
+
+
+def test_of_few_trials_it_is_said_that_they_cannot_tell() -> None:
+    """Silence would say that all parameters mattered."""
+    told = "Which parameters did nothing cannot be told from 29 trials; it takes 30."
+    few = random_view(29, rate)
+    assert unseen_sentence(few, importances(few)) == told
+    page = render(few, Path("mlruns/films"), set())
+    assert told in page[page.index("## What mattered") : page.index("## Trials")]
+    for n in (3, 30):  # no importances, and enough
+        seen = random_view(n, rate)
+        assert "cannot be told from" not in render(seen, Path("mlruns/films"), set())
 
 
 def test_the_number_of_trials_told_is_that_of_those_looked_at() -> None:
