@@ -9,7 +9,7 @@ from typing import Any, Final
 import pandas as pd
 
 from hpo.attempts import FINALIST, is_refit
-from hpo.report import account, answers, formats, tables
+from hpo.report import account, answers, expected, formats, tables
 from hpo.report.answers import state_of
 from hpo.report.clean_data import clean_data
 from hpo.report.importance import importances, unseen_sentence
@@ -46,6 +46,8 @@ class Contents:
     # how the search went
     length: Findings
     """Was the search long enough."""
+    expected: str
+    """The caption of the figure of the expected best; nothing where there is none."""
     failures: Table
     failed: str
     """How many did, in words."""
@@ -107,6 +109,7 @@ def contents(view: View, folder: Path) -> Contents:
         method=reading.method if reading else "",
         readings=_readings(finals),
         length=_length(view),
+        expected=expected.caption(view),
         failures=_failures(view.table),
         failed=_failed(view.table),
         finalist_failures=_finalist_failures(view),
@@ -278,8 +281,10 @@ def _failed(table: pd.DataFrame) -> str:
 
 def _finalists_failed(table: pd.DataFrame) -> str:
     failed, again = int((table["state"] == "FAIL").sum()), int(table["retried"].sum())
-    tried = f", {again:,} of them tried again" if again else ""
-    return f"{formats.count(failed, 'training')} of the finalists failed{tried}"
+    told = f"{formats.count(failed, 'training')} of the finalists failed"
+    if again == failed == 1:
+        return f"{told}, and was tried again"
+    return f"{told}, {again:,} of them tried again" if again else told
 
 
 # Errors

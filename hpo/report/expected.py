@@ -19,8 +19,10 @@ from hpo.search_spec import CmaEsSampler, GpSampler, RandomSampler, TpeSampler
 Floats = NDArray[np.float64]
 # Fewer trials say nothing about how the next ones would be.
 MIN_DRAWS: Final = 4
-# So many random trials make a curve of their own: below, its interval is as wide as the scores are.
-ENOUGH_RANDOM: Final = 8
+# So many random trials make a curve of their own: what 8 startup trials leave, the first of which is the default. It is
+# a rough one. Simulated with 7 trials whose scores are normal, it is off by 0.39 of their standard deviation for one
+# draw and by 0.59 for seven (root mean square of 1,000 studies); with 8 trials by 0.35 and 0.56.
+ENOUGH_RANDOM: Final = 7
 RESAMPLES: Final = 1000
 # Points of a curve; more could not be told apart.
 MOST_POINTS: Final = 100
@@ -73,6 +75,34 @@ def expected_best_at_random(view: View) -> ExpectedBest | None:
     had ended. `qmc` and `grid` spread their points evenly, which is better than draws at random: they have none.
     """
     return view.once(_at_random)
+
+
+def caption(view: View) -> str:
+    """What the figure of both curves shows, and what not; nothing where there is none."""
+    curve = expected_best(view)
+    if curve is None:
+        return ""
+    without = ", the untuned default left out" if view.spec else ""
+    sentences = [
+        "The expected best score of a search of that length (Dodge et al. 2019), had its trials come in any other "
+        f"order; over {curve.draws} trials drawn{without}.",
+        "The interval is nominal: in simulations of 8 to 100 trials it held the truth in 86 to 94 of 100 studies, for "
+        "scores with a long upper tail in 74 to 89.",
+    ]
+    few = too_few_at_random(view)
+    if few == 1:
+        sentences.append("Its one random trial is too few for a curve of its own.")
+    elif few:
+        sentences.append(f"Its {few} random trials are too few for a curve of their own.")
+    return " ".join(sentences)
+
+
+def too_few_at_random(view: View) -> int:
+    """How many random trials a sampler began with that make no curve; 0 where they do, or where all are random."""
+    if view.spec is None or isinstance(view.spec.sampler, RandomSampler):
+        return 0
+    found = len(drawn(view, _is_random(view)).scores)
+    return found if found < ENOUGH_RANDOM else 0
 
 
 def expected_maximum(scores: ArrayLike, trials: ArrayLike) -> Floats:

@@ -2,7 +2,7 @@
 
 from hpo.report import formats
 from hpo.report.charts.chart import Chart, Json, rounded
-from hpo.report.expected import ExpectedBest, expected_best, expected_best_at_random
+from hpo.report.expected import ExpectedBest, caption, expected_best, expected_best_at_random
 from hpo.report.figures import BLUE, ORANGE
 from hpo.report.tables import View
 
@@ -69,10 +69,7 @@ def _expected(view: View, name: str, against: str, curve: ExpectedBest, at_rando
     return Chart(
         name=name,
         title=f"How good the best trial is expected to be, by {against}",
-        caption=(
-            "The expected best score of a search of that length (Dodge et al. 2019), had its trials come in any other "
-            f"order; over {curve.draws} trials drawn, the untuned default left out."
-        ),
+        caption=caption(view),
         height=340,
         data=data,
         layout={
