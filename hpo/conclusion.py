@@ -117,10 +117,10 @@ def conclude(
             notes=[*choice.notes, *_fewer("The test split was read", len(indices), asked.n_test_seeds)],
         )
         splits = load_splits(spec.data, spec.seed)
-        if default := finals.default:
-            logits = [_logits(study, each, "validation") for each in (finals.chosen, default)]
-            errors = find_errors(splits.validation.texts, splits.validation.labels, splits.labels, *logits)
-            finals = finals.model_copy(update={"errors": errors})
+        own, default = _logits(study, finals.chosen, "validation"), finals.default
+        other = None if default is None else _logits(study, default, "validation")
+        errors = find_errors(splits.validation.texts, splits.validation.labels, splits.labels, own, other)
+        finals = finals.model_copy(update={"errors": errors})
         finals = _read_once(finals, study, splits, read_again=read_again)
         store_finals(search, finals)
     return finals

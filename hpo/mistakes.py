@@ -22,12 +22,13 @@ def find_errors(
     labels: NDArray[np.int64],
     classes: Sequence[str],
     winner: NDArray[np.float32],
-    default: NDArray[np.float32],
+    default: NDArray[np.float32] | None,
 ) -> Errors:
-    """Holds the logits of both, [seeds, rows, classes], against the labels [rows]."""
+    """Holds the logits of both, [seeds, rows, classes], against the labels [rows]; without a default, the winner's."""
+    alone, default = default is None, winner if default is None else default
     probabilities, others = softmax(winner, axis=2).mean(axis=0), softmax(default, axis=2).mean(axis=0)
     right, others_right = (logits.argmax(axis=2) == labels for logits in (winner, default))
-    own, other = right.mean(axis=0), others_right.mean(axis=0)
+    own, other = right.mean(axis=0), None if alone else others_right.mean(axis=0)
     by_mean, others_by_mean = probabilities.argmax(axis=1) == labels, others.argmax(axis=1) == labels
     return Errors(
         labels=list(classes),
@@ -96,7 +97,7 @@ def _disagreements(
     ]
 
 
-def _by_length(words: Sequence[int], own: NDArray[np.float64], other: NDArray[np.float64]) -> list[Group]:
+def _by_length(words: Sequence[int], own: NDArray[np.float64], other: NDArray[np.float64] | None) -> list[Group]:
     """Groups of about as many rows, cut between two lengths."""
     lengths = np.array(words)
     last = -(-np.arange(1, LENGTH_GROUPS) * len(lengths) // LENGTH_GROUPS) - 1  # of each group but the last one
@@ -109,10 +110,9 @@ def _by_length(words: Sequence[int], own: NDArray[np.float64], other: NDArray[np
     return made
 
 
-def _group(name: str, chosen: NDArray[np.bool_], own: NDArray[np.float64], other: NDArray[np.float64]) -> Group:
-    return Group(
-        name=name, rows=int(chosen.sum()), winner=float(own[chosen].mean()), default=float(other[chosen].mean())
-    )
+def _group(name: str, chosen: NDArray[np.bool_], own: NDArray[np.float64], other: NDArray[np.float64] | None) -> Group:
+    default = None if other is None else float(other[chosen].mean())
+    return Group(name=name, rows=int(chosen.sum()), winner=float(own[chosen].mean()), default=default)
 
 
 def _cut(text: str) -> str:

@@ -109,11 +109,15 @@ class Group(Settings):
     name: str
     rows: int
     winner: float
-    default: float
+    default: float | None
+    """None: it could not be trained again."""
 
 
 class Errors(Settings):
-    """What winner and default get wrong on the validation split, over all seeds of both."""
+    """What winner and default get wrong on the validation split, over the seeds that chose nothing.
+
+    Without a default all that it would be held against is empty or 0.
+    """
 
     labels: list[str]
     confusion: list[list[float]]

@@ -76,6 +76,14 @@ def test_where_they_differ() -> None:
     ]
 
 
+def test_without_a_default_they_are_the_winner_s() -> None:
+    alone, both = (find_errors(TEXTS, LABELS, CLASSES, WINNER, default) for default in (None, DEFAULT))
+    assert (alone.confusion, alone.mistakes) == (both.confusion, both.mistakes)
+    assert [group.winner for group in alone.by_class] == [group.winner for group in both.by_class]
+    assert {group.default for group in [*alone.by_class, *alone.by_length]} == {None}
+    assert (alone.winner_only, alone.default_only, alone.disagreements) == (0, 0, [])
+
+
 def test_long_lists_and_texts_are_cut_and_absent_classes_left_out() -> None:
     rows = 3 * MOST_SHOWN
     texts, labels = ["long " * 500] * rows, np.zeros(rows, dtype=np.int64)

@@ -299,20 +299,19 @@ def _no_errors(view: View) -> str:
             if view.spec.finalists
             else "They are looked at for finalists, and this study trains none."
         )
-    if view.finals.default is None:
-        return (
-            "The untuned default could not be trained again, so there is nothing to hold the winner's errors against."
-        )
     return "They were not looked at."
 
 
 def _errors(errors: Errors) -> ErrorContents:
     small = len(errors.labels) <= MOST_LABELS
+    sentence = (
+        f"On the validation split the winner alone is right about {formats.count(errors.winner_only, 'row')}, the "
+        f"default alone about {formats.count(errors.default_only, 'row')}."
+    )
+    if any(group.default is None for group in errors.by_class):
+        sentence = "These are the winner's alone: the untuned default could not be trained again."
     return ErrorContents(
-        sentence=(
-            f"On the validation split the winner alone is right about {formats.count(errors.winner_only, 'row')}, the "
-            f"default alone about {formats.count(errors.default_only, 'row')}."
-        ),
+        sentence=sentence,
         matrix=Matrix(labels=errors.labels, rows=errors.confusion) if small else None,
         confused=Table(header=[], rows=[]) if small else _confused(errors),
         mistakes=Table(
@@ -350,14 +349,10 @@ def _confused(errors: Errors) -> Table:
 
 
 def _groups(name: str, groups: Sequence[Group]) -> Table:
-    rows = [
-        [
-            each.name,
-            f"{each.rows:,}",
-            formats.short(each.winner),
-            formats.short(each.default),
-            formats.signed(each.winner - each.default),
-        ]
-        for each in groups
-    ]
-    return Table(header=[name, "Rows", "Winner", "Default", "Difference"], rows=rows)
+    rows = []
+    for each in groups:
+        rows.append([each.name, f"{each.rows:,}", formats.short(each.winner)])
+        if each.default is not None:
+            rows[-1] += [formats.short(each.default), formats.signed(each.winner - each.default)]
+    header = [name, "Rows", "Winner", "Default", "Difference"]
+    return Table(header=header[: max(map(len, rows), default=3)], rows=rows)
