@@ -8,7 +8,7 @@ from hpo.plain_text import markdown, markdown_cell, markdown_code
 from hpo.report.answers import LOSSES, answer, headline_metric
 from hpo.report.tables import View
 from hpo.results import Estimate, Finals, Reading
-from hpo.spec import StudySpec
+from hpo.spec import StudySpec, TrialConfig
 from hpo.study import stored_config
 from hpo.tracking import Dataset, RunsTable
 from hpo.tracking_model import TestScore, Winner
@@ -92,8 +92,18 @@ def winner_of(view: View, folder: Path, page: Path) -> Winner:
         scores={name: score.value for name, score in reading.winner_scores.items()} if reading else {},
         test=datasets(spec.data, splits, ["test"])[0] if reading else None,
         report=page.resolve(),
-        description=" ".join(map(markdown_cell, answer(view).headline)),
+        description=" ".join([*map(markdown_cell, answer(view).headline), _what_it_is(finals, config)]),
     )
+
+
+def _what_it_is(finals: Finals, config: TrialConfig) -> str:
+    """The scores are of a configuration; the model is one training of it."""
+    if config.train_on_validation:
+        return "This model learned from train and validation together: the scores are of trainings without validation."
+    trained = len(finals.chosen.scores + finals.chosen.test_scores)
+    if trained == 1:
+        return ""
+    return f"This model is the one of its {trained} trainings that is best on validation: the scores are of means."
 
 
 def _test_score(view: View, reading: Reading, splits: Splits) -> TestScore:

@@ -460,6 +460,12 @@ def test_the_winner_can_be_trained_on_validation_too(searched: Searched, capsys:
     refit = SECTIONS["finalists"] | {"refit": True}
     finals = searched.again(display, finalists=refit).finals
     assert display.labels("refit") == [f"finalist {before.winner}, train + validation"]
+    client = MlflowClient(tracking_uri(searched.output))
+    told = [
+        str(each.description) for each in client.search_model_versions("name='hpo-tiny'", order_by=["version_number"])
+    ]
+    assert told[0].endswith("best on validation: the scores are of means.")
+    assert told[1].endswith("the scores are of trainings without validation.")
     assert finals and finals.readings == before.readings and finals.finalists == before.finalists
     path = searched.output / "tiny" / "best.yaml"
     exported = read_exported(path)
