@@ -1,5 +1,6 @@
 """From a file and `--set` to a study, or to every mistake in it with its place, its rule and its way out."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,10 @@ def mistake(path: Path, *overrides: str, fallback: bool = False) -> Problem:
     return problem
 
 
+def words(text: str) -> list[str]:
+    return re.findall("[a-z]{4,}", text.lower())
+
+
 class TestShippedStudies:
     def test_there_are_some(self) -> None:
         assert {"sst2", "rotten_tomatoes"} <= {path.stem for path in STUDY_FILES}
@@ -70,6 +75,8 @@ class TestShippedStudies:
         assert spec.name == path.stem + "-fallback" * fallback
         assert spec.fallback_for == (path.stem if fallback else None)
         assert spec.description
+        # It is shown also where `--set model.name=` chooses another one.
+        assert not set(words(spec.model.name)) & set(words(spec.description))
         default = default_params(spec)
         assert default
         for name, value in default.items():
