@@ -25,6 +25,9 @@ from hpo.interrupt import sigterm_as_ctrl_c
 from hpo.output import OUTPUT, disk_refusal
 from hpo.plain_text import printable
 
+# What --storage does, of the commands that write to it.
+KEPT = "keep studies in PostgreSQL, postgresql://user@host/database, instead of optuna.db in --output"
+
 
 def add_output(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -32,12 +35,11 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_storage(parser: argparse.ArgumentParser) -> None:
+def add_storage(parser: argparse.ArgumentParser, what: str = KEPT) -> None:
     parser.add_argument(
         "--storage",
         metavar="URL",
-        help="keep studies in PostgreSQL, postgresql://user@host/database, instead of optuna.db in --output; "
-        "the variable OPTUNA_STORAGE says the same and keeps a password out of the list of processes",
+        help=f"{what}; the variable OPTUNA_STORAGE says the same and keeps a password out of the list of processes",
     )
 
 

@@ -1,7 +1,7 @@
 """Where Optuna keeps studies: opening it, checked, and the lock under which a study changes hands."""
 
 import sqlite3
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 from filelock import FileLock
@@ -59,14 +59,16 @@ def _prepare(path: Path) -> None:
     Raises:
         sqlite3.DatabaseError: a page is damaged.
     """
-    connection = sqlite3.connect(path, timeout=60)
-    try:
-        (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if answer != "ok":
-            raise sqlite3.DatabaseError(f"damaged pages ({' '.join(answer.split())})")
+    with closing(sqlite3.connect(path, timeout=60)) as connection:
+        require_whole(connection)
         connection.execute("PRAGMA journal_mode = WAL")
-    finally:
-        connection.close()
+
+
+def require_whole(connection: sqlite3.Connection) -> None:
+    """Raises `sqlite3.DatabaseError` if a page is damaged."""
+    (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if answer != "ok":
+        raise sqlite3.DatabaseError(f"damaged pages ({' '.join(answer.split())})")
 
 
 def study_names(storage: BaseStorage) -> list[str]:

@@ -8,7 +8,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial, wraps
 from hashlib import blake2b
 from inspect import isfunction
@@ -52,26 +52,43 @@ FINAL = ("password", "authentication failed", "does not exist", "pg_hba.conf", "
 # connection_exception, admin_shutdown, crash_shutdown, cannot_connect_now, too_many_connections, deadlock_detected:
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 PASSING = ("08", "57P01", "57P02", "57P03", "53300", "40P01")
+OWN_DRIVERS = ("postgresql", "postgresql+psycopg")
 WAYS_OUT = {
+    "no studies": "Give the storage that they are kept in.",
+    "names no file": "Give that of the studies, as in sqlite:///FILE.",
+    "not a database": "Give that of the studies.",
+    "nor a journal": "Give that of the studies.",
+    "damaged": "Give a copy from before.",
+    "malformed": "Give a copy from before.",
+    "readonly database": "Copy it, with its `-journal` or `-wal`, and let the Optuna that wrote it open the copy once.",
+    "unable to open": "Mend its rights, or copy it to a folder that can be written.",
+    "Permission denied": "Mend its rights, or copy it to a folder of your own.",
     "password": "Give the right one in OPTUNA_STORAGE, PGPASSWORD or ~/.pgpass.",
     "does not exist": "Create it (`createdb`, `createuser`), or name another one.",
+    "permission denied for table": "Let the user read its tables (`GRANT SELECT ON ALL TABLES`).",
     "permission denied": "Let the user create tables there, or own the database.",
+    "storage upgrade": "Upgrade a copy of it if the Optuna that wrote it is still to read it, or use that Optuna.",
     "no longer compatible": "Use the Optuna that wrote it, or another database.",
 }
 
 
-def open_server(url: str) -> RDBStorage:
-    """The studies of a PostgreSQL database, whose tables are made if it has none.
+def open_server(url: str, *, makes_tables: bool = True) -> RDBStorage:
+    """The studies of a PostgreSQL database.
+
+    Args:
+        makes_tables: if it has none.
 
     Raises:
         StorageError: the address is none, the driver is missing, or the server refuses or cannot be reached in 10 s.
     """
     address = _parsed(url)
+    # Of two that find no tables, one would die making them.
+    lock = server_lock(url, "tables", OPENING_SECONDS) if makes_tables else nullcontext()
     try:
-        with server_lock(url, "tables", OPENING_SECONDS):  # or of two that find none, one would die making them
-            return patiently(lambda: _ServerStorage(address, masked(url)), masked(url), OPENING_SECONDS)
+        with lock:
+            return patiently(lambda: _ServerStorage(address, masked(url), makes_tables), masked(url), OPENING_SECONDS)
     except (SQLAlchemyError, StorageInternalError, RuntimeError, AssertionError) as error:
-        raise _refused(masked(url), _words(error)) from error
+        raise refused(masked(url), words(error)) from error
 
 
 @contextmanager
@@ -121,7 +138,7 @@ def patiently(action: Callable[[], T], address: str, seconds: float = AWAY_SECON
             if reason is None:
                 raise
             if _refuses(reason):
-                raise _refused(address, reason) from error
+                raise refused(address, reason) from error
             away_since = away_since or time.monotonic()
             away = time.monotonic() - away_since
             if away >= seconds:
@@ -157,9 +174,9 @@ def _away(error: BaseException | None) -> str | None:
         code = getattr(found, "sqlstate", None)
         lost = code is None or code.startswith(PASSING)
         if isinstance(found, psycopg.OperationalError) and lost:
-            return _words(found)
+            return words(found)
         if isinstance(error, DBAPIError) and error.connection_invalidated:
-            return _words(error)
+            return words(error)
         error = error.__cause__ or error.__context__
     return None
 
@@ -168,15 +185,20 @@ def _refuses(reason: str) -> bool:
     return reason.startswith("connection to server") and any(word in reason for word in FINAL)
 
 
-def _words(error: BaseException) -> str:
-    """The server's own, in one line."""
+def words(error: BaseException) -> str:
+    """The database's own, in one line."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
     first = str(getattr(cause, "orig", cause)).strip().partition("\n")[0]
+    if "version_info" in first and "denied" not in first:  # the table that Optuna looks for first
+        return "it holds no studies of Optuna"
     return first.removeprefix("connection failed: ")
 
 
-def _refused(address: str, reason: str) -> StorageError:
-    way_out = next((way for word, way in WAYS_OUT.items() if word in reason), "Check the address and the server.")
+def refused(address: str, reason: str, way_out: str | None = None) -> StorageError:
+    """Of a database that is no use, with what is to be done."""
+    known = (way for word, way in WAYS_OUT.items() if word in reason)
+    way_out = way_out or next(known, "Check the address and the server.")
+    reason = reason.rstrip(".")
     return StorageError(f"--storage must be a database that Optuna can use, but got {address}: {reason}. {way_out}")
 
 
@@ -191,13 +213,9 @@ def _parsed(url: str) -> URL:
             f"--storage must be the address of a server, but got {masked(url)}. "
             "A study is kept in optuna.db of the folder that --output names, without --storage."
         )
-    if address.drivername not in ("postgresql", "postgresql+psycopg"):
+    if address.drivername not in OWN_DRIVERS:
         raise _no_address(url)
-    if address.password == "***":
-        raise StorageError(
-            f"the password in --storage is masked: {masked(url)}. Write it, or take it out and give it in PGPASSWORD "
-            "or ~/.pgpass, or give the whole address in OPTUNA_STORAGE."
-        )
+    require_password(address, url)
     try:
         import psycopg  # noqa: F401
     except ImportError as error:
@@ -205,6 +223,15 @@ def _parsed(url: str) -> URL:
             f"PostgreSQL needs a driver that is not installed ({error}). Run `pip install 'hpo[postgres]'`."
         ) from error
     return address.set(drivername="postgresql+hpo")
+
+
+def require_password(address: URL, url: str) -> None:
+    """Raises `StorageError` if it is masked in an address, as everything that is shown has it."""
+    if address.password == "***":
+        raise StorageError(
+            f"the password in --storage is masked: {masked(url)}. Write it, or take it out and give it in PGPASSWORD "
+            "or ~/.pgpass, or give the whole address in OPTUNA_STORAGE."
+        )
 
 
 def _no_address(url: str) -> StorageError:
@@ -248,10 +275,10 @@ class _Dialect(PGDialect_psycopg):
 class _ServerStorage(RDBStorage):
     """Optuna's, each of whose methods that talk to the database waits for the server and is made again."""
 
-    def __init__(self, address: URL, shown: str) -> None:
+    def __init__(self, address: URL, shown: str, makes_tables: bool) -> None:
         self.shown = shown
         try:
-            super().__init__(address.render_as_string(hide_password=False))
+            super().__init__(address.render_as_string(hide_password=False), skip_table_creation=not makes_tables)
         finally:
             if hasattr(self, "engine"):
                 finalize(self, self.engine.dispose)  # which also one that was not finished leaves open

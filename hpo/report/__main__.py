@@ -1,9 +1,10 @@
 """`python -m hpo.report --study NAME` writes a study's report anew from storage, also while the study runs.
 
-`--compare NAME NAME ...` puts several studies side by side.
+`--compare NAME NAME ...` puts several studies side by side. With `--storage` they may be another tool's.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from hpo.plain_text import printable
 from hpo.report import write_report
 from hpo.report.compare import write_comparison
 from hpo.storage import open_storage
+from hpo.storage_reader import open_to_read
 from hpo.study import load_study
 
 
@@ -27,7 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
     which.add_argument("--study", metavar="NAME", help="the name of a study that was run")
     which.add_argument("--compare", nargs="+", metavar="NAME", help="several, side by side, into the output folder")
     add_output(parser)
-    add_storage(parser)
+    add_storage(
+        parser,
+        "read the studies of any storage that Optuna opens instead of optuna.db in --output, and leave it as it is: "
+        "postgresql://user@host/database, sqlite:///FILE, the file of a JournalStorage",
+    )
     options = parser.parse_args(arguments)
     storage = storage_address(options.storage)
     if options.compare:
@@ -37,7 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def report(name: str, output: Path, storage: str | None) -> int:
     """Writes page, table and figures. Raises `StorageError` if there is no such study."""
-    files = write_report(load_study(_opened(output, storage), name), study_folder(output, name))
+    study = load_study(_opened(output, storage), name)
+    # Ours have no such name, but other tools give their studies paths.
+    files = write_report(study, study_folder(output, re.sub(r"[/\\]", "_", name)))
     print(printable(f"report  {files.page}\n        {files.markdown}\ntable   {files.table}"))
     return 0
 
@@ -51,10 +59,11 @@ def comparison(names: Sequence[str], output: Path, storage: str | None) -> int:
 
 
 def _opened(output: Path, storage: str | None) -> BaseStorage:
-    if storage is None:
-        require_written(output / "optuna.db")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return open_storage(output, storage)
+    if storage is not None:
+        return open_to_read(storage)
+    require_written(output / "optuna.db")
+    return open_storage(output)
 
 
 if __name__ == "__main__":
