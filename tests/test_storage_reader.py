@@ -141,11 +141,19 @@ class TestFile:
         assert "Another tool ran this study" in (output / "theirs" / "report.md").read_text()
         assert contents(journal.parent) == before
 
-    def test_a_study_whose_name_is_a_path(self, folder: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(("name", "made"), [("sweep/lr", "sweep_lr"), ("default", "default_"), ("a.b", "a.b")])
+    def test_a_study_whose_name_is_no_folder(self, folder: Path, tmp_path: Path, name: str, made: str) -> None:
         """As other tools name theirs."""
-        write(JournalStorage(JournalFileBackend(str(folder / "log"))), "sweep/lr")
-        assert main(["--study", "sweep/lr", "--output", str(tmp_path), "--storage", str(folder / "log")]) == 0
-        assert (tmp_path / "sweep_lr" / "report.html").is_file()
+        write(JournalStorage(JournalFileBackend(str(folder / "log"))), name)
+        assert main(["--study", name, "--output", str(tmp_path), "--storage", str(folder / "log")]) == 0
+        assert (tmp_path / made / "report.html").is_file()
+
+    def test_a_study_whose_name_leaves_the_folder(
+        self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write(JournalStorage(JournalFileBackend(str(folder / "log"))), "..")
+        assert main(["--study", "..", "--output", str(tmp_path / "out"), "--storage", str(folder / "log")]) == 2
+        assert "must be that of a folder of its own" in capsys.readouterr().err
 
 
 class TestRefused:

@@ -13,7 +13,7 @@ import optuna
 from optuna.storages import BaseStorage
 
 from hpo.command_line import add_output, add_storage, exit_code, hide_arguments, storage_address
-from hpo.output import require_written, study_folder
+from hpo.output import FINALISTS, is_taken, require_written, study_folder
 from hpo.plain_text import printable
 from hpo.report import write_report
 from hpo.report.compare import write_comparison
@@ -44,10 +44,15 @@ def main(arguments: list[str] | None = None) -> int:
 def report(name: str, output: Path, storage: str | None) -> int:
     """Writes page, table and figures. Raises `StorageError` if there is no such study."""
     study = load_study(_opened(output, storage), name)
-    # Ours have no such name, but other tools give their studies paths.
-    files = write_report(study, study_folder(output, re.sub(r"[/\\]", "_", name)))
+    files = write_report(study, study_folder(output, _folder_name(name)))
     print(printable(f"report  {files.page}\n        {files.markdown}\ntable   {files.table}"))
     return 0
+
+
+def _folder_name(name: str) -> str:
+    """The study's own, but for what only other tools call theirs: a path, or as something else in the output folder."""
+    name = re.sub(r"[/\\]", "_", name)
+    return f"{name}_" if is_taken(name.removesuffix(FINALISTS)) else name
 
 
 def comparison(names: Sequence[str], output: Path, storage: str | None) -> int:
