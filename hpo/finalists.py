@@ -52,6 +52,7 @@ from hpo.storage import exclusive
 from hpo.study import (
     ended_trials,
     finalists_study,
+    name_metric,
     remaining_trials,
     running_trials,
     standing_finals,
@@ -236,6 +237,7 @@ def _open(search: optuna.Study, spec: StudySpec) -> optuna.Study:
         direction=search.direction,
         load_if_exists=True,
     )
+    name_metric(study, spec)
     for shared in SHARED:
         study.set_user_attr(shared, search.user_attrs[shared])
     return study

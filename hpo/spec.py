@@ -281,6 +281,12 @@ class StudySpec(Settings):
         return self
 
     @property
+    def about(self) -> str:
+        """The description, and the models, which it does not name: `--set` may have chosen others."""
+        names = list(dict.fromkeys(model.name for model in self.models))
+        return f"{self.description} {'Model' if len(names) == 1 else 'Models'}: {', '.join(names)}.".lstrip()
+
+    @property
     def models(self) -> list[ModelSpec]:
         """Every model that a trial may draw; the study's own where none is searched."""
         searched = (self.search_space.get(f"model.{field}") for field in ("name", "revision"))

@@ -5,11 +5,13 @@ The budget is counted here and nowhere else, from the states of trials in storag
 
 import json
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -117,8 +119,16 @@ def open_study(spec: StudySpec, storage: BaseStorage) -> optuna.Study:
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(space.default_params(spec))
     study.set_user_attr("spec", spec.model_dump(mode="json"))
+    name_metric(study, spec)
     study.pruner = build_pruner(spec)
     return study
+
+
+def name_metric(study: optuna.Study, spec: StudySpec) -> None:
+    """So that Optuna's dashboard shows its name; without one it is `Objective 0`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # as of Optuna 3.2 to 5
+        study.set_metric_names([spec.metric])
 
 
 def pinned(spec: StudySpec, storage: BaseStorage) -> StudySpec:

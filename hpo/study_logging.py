@@ -43,7 +43,7 @@ def study_note(view: View, page: Path, also: Sequence[str] = ()) -> str:
         also: what else there is to say, in sentences.
     """
     said = answer(view)
-    asked = markdown(view.spec.description) if view.spec else ""
+    asked = markdown(view.spec.about) if view.spec else ""
     parts = [asked, f"**{' '.join(map(markdown_cell, said.headline))}**", " ".join(map(markdown_cell, said.beside))]
     if view.reading:
         parts.append("\n".join(_table(view, view.reading)))

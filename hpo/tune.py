@@ -194,7 +194,7 @@ def storage_notes(workers: int, storage: str | None) -> list[str]:
 def _start_parent(study: optuna.Study, spec: StudySpec, tracker: Tracker) -> str:
     tags = {"fallback_for": spec.fallback_for} if spec.fallback_for else {}
     known = study.user_attrs.get("mlflow_parent_run_id")
-    run_id = tracker.start_study(spec.name, known, markdown(spec.description), tags, table=runs_table(spec))
+    run_id = tracker.start_study(spec.name, known, markdown(spec.about), tags, table=runs_table(spec))
     study.set_user_attr("mlflow_parent_run_id", run_id)
     study.set_user_attr("mlflow_address", tracker.address)  # for the report's links
     return run_id

@@ -15,7 +15,7 @@ from hpo.console import StudyConsole, fold, parameters, short, ui_command
 from hpo.events import Evaluated, StepDone, TrialEnded, TrialStarted, Waits
 from hpo.facts import DataFacts, MachineFacts, ModelFacts, StudyFacts
 from hpo.live import format_seconds, score_text
-from hpo.spec import FinalistsSpec, StudySpec
+from hpo.spec import StudySpec
 
 FACTS = StudyFacts(
     DataFacts({"train": 2400, "validation": 1000, "test": 1066}, ["neg", "pos"], "f" * 64, ["a note"]),
@@ -184,9 +184,9 @@ def test_a_second_series_has_names_totals_and_scores_of_its_own(spec: StudySpec)
 def test_the_time_left_of_the_finalists_ends_with_their_timeout(spec: StudySpec) -> None:
     """Of 12 trainings that take 100 s each, within 390 s the fourth is the last to start."""
     for timeout, left in ((None, "20:00"), (390.0, "8:10")):
-        console, stream = shown(spec.model_copy(update={"finalists": FinalistsSpec(timeout=timeout)}), terminal=True)
+        console, stream = shown(spec, terminal=True)
         console.search.take(dataclasses.replace(ended(0, "COMPLETE", 0.8), share=1.0, seconds=100.0))
-        with console.running("finalists", total=12):
+        with console.running("finalists", total=12, timeout=timeout):
             pass
         assert f"0s so far, about {left} left" in stream.getvalue()
 

@@ -52,6 +52,11 @@ class TestOpening:
         assert points(study)[0]["max_grad_norm"] == 1.0
         assert stored_spec(study) == spec
 
+    def test_the_metric_has_its_name_for_other_tools(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
+        spec = make_spec()
+        for _ in range(2):
+            assert open_study(spec, storage).metric_names == [spec.metric]
+
     def test_a_default_of_none_is_trial_0(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
         spec = make_spec(training=TRAINING | {"max_grad_norm": None})
         study = open_study(spec, storage)

@@ -14,6 +14,7 @@ def note(finals: Finals) -> list[str]:
 
 def test_winner_default_and_their_difference_stand_side_by_side() -> None:
     lines = note(synthetic_finals(winner=10))
+    assert lines[0].endswith("Model: nreimers/MiniLM-L6-H384-uncased.")
     assert "| on 1,066 test rows | winner, trial 10 | untuned default | difference |" in lines
     (accuracy,) = [line for line in lines if line.startswith("| accuracy ")]
     assert accuracy.startswith("| accuracy | 0.8234 (") and "| +0.0210 (" in accuracy and "p = 0.004" in accuracy

@@ -100,7 +100,7 @@ def contents(view: View, folder: Path) -> Contents:
         fallback=(spec.fallback_for, spec.model.name, account.source(spec.data))
         if spec and spec.fallback_for
         else None,
-        description=spec.description if spec else "",
+        description=spec.about if spec else "",
         answer=answers.answer(view),
         states=answers.state_sentence(view),
         scores=_scores(view, reading),

@@ -14,6 +14,7 @@ import optuna
 import pandas as pd
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
 
 from hpo.attempts import failure_reason, is_default, is_retried
 from hpo.errors import StorageError
@@ -186,7 +187,10 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
 
 
 def _spec(study: optuna.Study) -> StudySpec | None:
-    return stored_spec(study) if "spec" in study.user_attrs else None
+    try:
+        return stored_spec(study) if "spec" in study.user_attrs else None
+    except ValidationError:  # another tool's, which has an attribute of that name too
+        return None
 
 
 def _started(study: optuna.Study) -> list[FrozenTrial]:

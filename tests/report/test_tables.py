@@ -236,3 +236,9 @@ def test_a_view_stays_as_it_was_read_while_the_study_goes_on(tmp_path: Path) -> 
     assert "All 21 wanted have ended" in contents(view_of(study), folder).states
     optuna.delete_study(study_name="films", storage=study._storage)  # as when it is set aside
     assert contents(seen, folder) == expected
+
+
+def test_another_tools_study_may_have_a_spec_of_its_own() -> None:
+    study = optuna.create_study()
+    study.set_user_attr("spec", "v1")
+    assert view_of(study).spec is None
