@@ -184,7 +184,7 @@ class FinalistsSpec(Settings):
 
     n_trials: Annotated[int, Field(ge=1)] = 3
     """The best so many trials, beside the untuned default."""
-    n_seeds: Annotated[int, Field(ge=1)] = 3
+    n_seeds: Annotated[int, Field(ge=1)] = 2
     """Fresh seeds on which each of them is trained, to choose the winner."""
     n_test_seeds: Annotated[int, Field(ge=1)] = 5
     """Further seeds on which the winner and the default are trained, to read the test split. With one only, an interval
