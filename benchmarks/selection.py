@@ -209,7 +209,8 @@ RULES = (
     Rule("3 finalists x 3 seeds", last_evaluation, finalists=3, seeds=3),
     Rule("3 finalists x 3 seeds, by loss", last_loss, finalists=3, seeds=3, by_loss=True),
     Rule("5 finalists x 3 seeds", last_evaluation, finalists=5, seeds=3),
-    Rule("mean of the last 3, 3 finalists x 3 seeds", mean_of_last(3), finalists=3, seeds=3),
+    Rule("mean of the last 3, 3 finalists x 2 seeds", mean_of_last(3), finalists=3, seeds=2),
+    Rule("smoothed, 3 finalists x 2 seeds", smoothed, finalists=3, seeds=2),
     Rule("split redrawn, 3 finalists x 3 seeds", redrawn_split, finalists=3, seeds=3, seen=(*SEEDS, REDRAWN)),
 )
 
