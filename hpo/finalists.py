@@ -191,12 +191,13 @@ class _Trainings:
             timeout: seconds after which no further training starts.
 
         Returns:
-            Whether nobody else still does.
+            Whether nobody else is still at it.
         """
         with exclusive(self.job.output, self.spec.name, self.job.storage):  # or two drivers would queue them twice
             study = _open(self.search, self.spec)
-            if all(_key(*each) in _ended(study) for each in wanted):
-                return not running_trials(study)
+            ended = _ended(study)
+            if all(_key(*each) in ended for each in wanted):
+                return True
             _queue(self.search, study, self.spec, wanted, timeout)
         own = stored_spec(study)
         tracker, known = tracker_of(self.job.output), study.user_attrs.get("mlflow_parent_run_id")
