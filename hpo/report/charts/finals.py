@@ -93,7 +93,11 @@ def finalists(view: View) -> Chart | None:
         height=120 + 42 * len(ordered),
         data=[
             shared
-            | {"name": "one seed", "x": [rounded(score) for *_, score in seeds], "y": [at for at, *_ in seeds]}
+            | {
+                "name": "seed for the choice",
+                "x": [rounded(score) for *_, score in seeds],
+                "y": [at for at, *_ in seeds],
+            }
             | {"text": [f"seed {known[seed] if seed < len(known) else seed}" for _, seed, _ in seeds]}
             | {"marker": {"color": BLUE, "size": 8}, "opacity": 0.6, "hovertemplate": hover},
             *([_other_seeds(shared, others, read) | {"hovertemplate": hover}] if others else []),
@@ -122,7 +126,11 @@ def finalists(view: View) -> Chart | None:
 def _other_seeds(shared: Json, scores: Sequence[tuple[int, int, float]], seeds: Sequence[int]) -> Json:
     return (
         shared
-        | {"name": "another seed", "x": [rounded(score) for *_, score in scores], "y": [at - 0.22 for at, *_ in scores]}
+        | {
+            "name": "seed for the test split",
+            "x": [rounded(score) for *_, score in scores],
+            "y": [at - 0.22 for at, *_ in scores],
+        }
         | {"text": [f"seed {seeds[seed] if seed < len(seeds) else seed}" for _, seed, _ in scores]}
         | {"marker": {"color": GREY, "size": 7, "symbol": "diamond"}, "opacity": 0.8}
     )
