@@ -201,9 +201,8 @@ def test_the_hub_then_its_cache_then_the_fallback(
     assert stood_in.labels == ["negative", "positive"]
     report = (output / "reviews-fallback" / "report.md").read_text(encoding="utf-8")
     assert "fallback of the study `reviews`" in report
-    assert (
-        mlflow_tags(output, "reviews-fallback", "fallback_for") == ["reviews"] * 4
-    )  # the study, its trial, its finalists
+    # The study, its trial, its finalists, and of these the default: for the choice, and for the test split.
+    assert mlflow_tags(output, "reviews-fallback", "fallback_for") == ["reviews"] * 5
     assert mlflow_tags(output, "reviews", "fallback_for") == []
 
 
