@@ -12,7 +12,6 @@ from typing import Literal
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
@@ -23,7 +22,7 @@ from hpo.output import FINALISTS
 from hpo.plain_text import markup
 from hpo.spec import StudySpec
 from hpo.storage import study_names
-from hpo.study import best_first, ended_trials, load_study, running_trials, standing_finals, stored_spec, total_trials
+from hpo.study import best_first, ended_trials, known_spec, load_study, running_trials, standing_finals, total_trials
 
 RUNNING, PERHAPS, FINISHED, INTERRUPTED, UNFINISHED, FINALISTS_LEFT = (
     "running",
@@ -78,7 +77,7 @@ def _listed(storage: BaseStorage, name: str, names: list[str]) -> Listed:
     trials = study.get_trials(deepcopy=False)
     finalists = load_study(storage, name + FINALISTS) if name + FINALISTS in names else None
     others = finalists.get_trials(deepcopy=False) if finalists else []
-    spec = _spec(study)
+    spec = known_spec(study)
     total = total_trials(spec) if spec else None
     ended = len(ended_trials(study))
     running = running_trials(study) + (running_trials(finalists) if finalists else [])
@@ -95,13 +94,6 @@ def _listed(storage: BaseStorage, name: str, names: list[str]) -> Listed:
         default=_best(study, defaults),
         touched=_touched([*trials, *others]),
     )
-
-
-def _spec(study: optuna.Study) -> StudySpec | None:
-    try:
-        return stored_spec(study)
-    except (KeyError, ValidationError):  # another tool's, or of another version of this one
-        return None
 
 
 def _finalists_left(study: optuna.Study, spec: StudySpec | None) -> bool:

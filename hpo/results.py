@@ -52,6 +52,11 @@ class Finalist(Settings):
         """The validation scores that did not choose it, where it has such."""
         return self.test_scores or self.scores
 
+    @property
+    def fresh_mean(self) -> float:
+        """Of these."""
+        return fmean(self.fresh_scores)
+
 
 class Reading(Settings):
     """One reading of the test split, by the winner and the default."""
@@ -206,7 +211,7 @@ def claim(finals: Finals) -> Claim:
     """What finals say of their winner."""
     reading = finals.reading
     return Claim(
-        validation_mean=fmean(finals.chosen.fresh_scores),
+        validation_mean=finals.chosen.fresh_mean,
         validation_maximum=finals.search_best,
         seeds=finals.test_seeds or finals.seeds,
         test_read_at=reading.at if reading else None,

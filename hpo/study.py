@@ -15,6 +15,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
 
 from hpo import space
 from hpo.attempts import contest_of, is_retried, is_superseded, requeue, unqueued_trials
@@ -91,6 +92,14 @@ def finalists_study(search: optuna.Study) -> optuna.Study:
 def stored_spec(study: optuna.Study) -> StudySpec:
     """The study file that a study was last run with."""
     return StudySpec.model_validate_json(json.dumps(study.user_attrs["spec"]))
+
+
+def known_spec(study: optuna.Study) -> StudySpec | None:
+    """The same; None of another tool's study, or of one that another version of this program has run."""
+    try:
+        return stored_spec(study)
+    except (KeyError, ValidationError):
+        return None
 
 
 def stored_config(trial: FrozenTrial) -> TrialConfig:

@@ -4,7 +4,6 @@ import functools
 import hashlib
 import json
 from collections.abc import Sequence
-from statistics import fmean
 from typing import Any
 
 from hpo.data.splits import Splits
@@ -110,7 +109,7 @@ def training_points(curve: Sequence[CurvePoint]) -> list[Point]:
 
 def final_metrics(finals: Finals) -> dict[str, float]:
     """What the finalists came to, for the study's run: scores with their intervals, the winner's and the default's."""
-    told = {"validation/mean": fmean(finals.chosen.fresh_scores)}
+    told = {"validation/mean": finals.chosen.fresh_mean}
     if finals.search_best is not None:  # of a loss it is the least
         told["validation/maximum"] = finals.search_best
     if reading := finals.reading:

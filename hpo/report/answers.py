@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from statistics import NormalDist, fmean
+from statistics import NormalDist
 from typing import Any, Final
 
 import pandas as pd
@@ -223,11 +223,11 @@ def _of_finalists(view: View, finals: Finals) -> list[str]:
     winner, default = finals.chosen, finals.default
     count = len(winner.fresh_scores)
     seeds = formats.count(count, "fresh seed")
-    other = formats.score(fmean(default.fresh_scores)) if default and default is not winner else ""
+    other = formats.score(default.fresh_mean) if default and default is not winner else ""
     beside = f", the untuned default {other}" if other else ""
     who = "The untuned default" if winner.is_default else f"The winner, trial {winner.trial},"
     over = f"as means over {seeds}" if count > 1 else f"on {seeds}"
-    first = f"{who} has {view.metric} {formats.score(fmean(winner.fresh_scores))}{beside}, {over}."
+    first = f"{who} has {view.metric} {formats.score(winner.fresh_mean)}{beside}, {over}."
     if finals.refused:
         return [first, f"The test split was not read for it: {finals.refused}"]
     return [first, "The test split has not been read."]
@@ -261,19 +261,17 @@ def _beside_finals(view: View, finals: Finals, reading: Reading | None) -> Itera
 
 def _read_with(finals: Finals, reading: Reading) -> str:
     """What the test split was read with."""
-    seeds, single = formats.count(len(reading.seeds), "fresh seed"), len(reading.seeds) == 1
-    rows = f"{reading.rows:,} test rows"
-    if reading.seeds != finals.test_seeds:  # by an earlier version of this program, or before these were chosen
-        return f"On {seeds} and {rows}" if single else f"Means over {seeds}, of {rows}"
-    first = f"On {seeds}" if single else f"Means over {seeds}"
-    return f"{first} and {rows}, by none of which anything was chosen"
+    what = f"{formats.count(len(reading.seeds), 'fresh seed')} and {reading.rows:,} test rows"
+    told = f"On {what}" if len(reading.seeds) == 1 else f"Means over {what}"
+    # An earlier version of this program read it with the seeds that chose the winner.
+    return f"{told}, by none of which anything was chosen" if reading.seeds == finals.test_seeds else told
 
 
 def _fresh_score(finalist: Finalist) -> str:
     """`5 fresh seeds, 0.8171 on average`: of seeds that did not choose it, where it has such."""
-    scores = finalist.fresh_scores
-    average = " on average" if len(scores) > 1 else ""
-    return f"{formats.count(len(scores), 'fresh seed')}, {formats.score(fmean(scores))}{average}"
+    count = len(finalist.fresh_scores)
+    average = " on average" if count > 1 else ""
+    return f"{formats.count(count, 'fresh seed')}, {formats.score(finalist.fresh_mean)}{average}"
 
 
 # Rows of the table

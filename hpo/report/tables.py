@@ -14,14 +14,13 @@ import optuna
 import pandas as pd
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from pydantic import ValidationError
 
 from hpo.attempts import failure_reason, is_default, is_retried
 from hpo.errors import StorageError
 from hpo.output import write_atomically
 from hpo.results import Finals, Reading
 from hpo.spec import StudySpec
-from hpo.study import COSTS, best_first, finalist_trials, remaining_of, stored_finals, stored_spec
+from hpo.study import COSTS, best_first, finalist_trials, known_spec, remaining_of, stored_finals
 
 T = TypeVar("T")
 # What `eval/<name>` is called in words.
@@ -157,7 +156,7 @@ def view_of(study: optuna.Study) -> View:
             f"a report is of one score, but the study `{study.study_name}` has {len(study.directions)}. "
             "Look at it with optuna-dashboard."
         )
-    spec = _spec(study)
+    spec = known_spec(study)
     attributes = study.user_attrs if spec else {}
     finalist = finalist_trials(study) if spec else []
     trials = _started(study)
@@ -183,14 +182,7 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
 
     A parameter that a trial did not search is empty; one that it drew as `None` (off) is "none".
     """
-    return _table(study, _spec(study), _started(study))
-
-
-def _spec(study: optuna.Study) -> StudySpec | None:
-    try:
-        return stored_spec(study) if "spec" in study.user_attrs else None
-    except ValidationError:  # another tool's, which has an attribute of that name too
-        return None
+    return _table(study, known_spec(study), _started(study))
 
 
 def _started(study: optuna.Study) -> list[FrozenTrial]:

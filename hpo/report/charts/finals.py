@@ -76,31 +76,25 @@ def finalists(view: View) -> Chart | None:
         return None
     ordered = list(reversed(view.finals.finalists))
     names = [f"trial {each.trial}" + (" (default)" if each.is_default else "") for each in ordered]
-    seeds = [(at, seed, score) for at, each in enumerate(ordered) for seed, score in enumerate(each.scores)]
     searched = [(at, each.searched) for at, each in enumerate(ordered) if each.searched is not None]
     shared: Json = {"type": "scatter", "mode": "markers"}
     hover = "%{text}: %{x:.4f}<extra></extra>"
-    others = [(at, seed, score) for at, each in enumerate(ordered) for seed, score in enumerate(each.test_scores)]
-    known, read = view.finals.seeds, view.finals.test_seeds
+    choice = _by_seed("seed for the choice", view.finals.seeds, [each.scores for each in ordered])
+    choice |= {"marker": {"color": BLUE, "size": 8}, "opacity": 0.6, "hovertemplate": hover}
+    test = _by_seed("seed for the test split", view.finals.test_seeds, [each.test_scores for each in ordered], -0.22)
+    test |= {"marker": {"color": GREY, "size": 7, "symbol": "diamond"}, "opacity": 0.8, "hovertemplate": hover}
     return Chart(
         name="finalists",
         title="The finalists on validation: by seed, on average, and as the search saw them",
         caption=(
             "The score of the search is one run's. The best was chosen by it, and is expected to look too good. The "
             "mean over seeds chose the winner, and is a little too good of it."
-            + (" The other seeds chose nothing: with them the test split was read." if others else "")
+            + (" The other seeds chose nothing: with them the test split was read." if test["x"] else "")
         ),
         height=120 + 42 * len(ordered),
         data=[
-            shared
-            | {
-                "name": "seed for the choice",
-                "x": [rounded(score) for *_, score in seeds],
-                "y": [at for at, *_ in seeds],
-            }
-            | {"text": [f"seed {known[seed] if seed < len(known) else seed}" for _, seed, _ in seeds]}
-            | {"marker": {"color": BLUE, "size": 8}, "opacity": 0.6, "hovertemplate": hover},
-            *([_other_seeds(shared, others, read) | {"hovertemplate": hover}] if others else []),
+            shared | choice,
+            *([shared | test] if test["x"] else []),
             shared
             | {"name": "mean", "x": [rounded(each.mean) for each in ordered], "y": list(range(len(ordered)))}
             | {"text": ["mean"] * len(ordered), "hovertemplate": hover}
@@ -123,14 +117,12 @@ def finalists(view: View) -> Chart | None:
     )
 
 
-def _other_seeds(shared: Json, scores: Sequence[tuple[int, int, float]], seeds: Sequence[int]) -> Json:
-    return (
-        shared
-        | {
-            "name": "seed for the test split",
-            "x": [rounded(score) for *_, score in scores],
-            "y": [at - 0.22 for at, *_ in scores],
-        }
-        | {"text": [f"seed {seeds[seed] if seed < len(seeds) else seed}" for _, seed, _ in scores]}
-        | {"marker": {"color": GREY, "size": 7, "symbol": "diamond"}, "opacity": 0.8}
-    )
+def _by_seed(name: str, seeds: Sequence[int], scores: Sequence[Sequence[float]], aside: float = 0) -> Json:
+    """The scores of each finalist, so far aside of its line."""
+    points = [(at + aside, seed, score) for at, of_one in enumerate(scores) for seed, score in enumerate(of_one)]
+    return {
+        "name": name,
+        "x": [rounded(score) for *_, score in points],
+        "y": [at for at, *_ in points],
+        "text": [f"seed {seeds[seed] if seed < len(seeds) else seed}" for _, seed, _ in points],
+    }
