@@ -87,7 +87,7 @@ def measure(data: DataSpec, seeds: int) -> dict[str, list[Scored]]:
 
 
 def _draw(data: DataSpec, seed: int) -> Scored:
-    return score(load_splits(data, seed))
+    return score(load_splits("sequence_classification", data, seed))
 
 
 def data_sets(sst2: Path | None) -> dict[str, DataSpec]:

@@ -33,7 +33,7 @@ def main(folder: Path, study: Path, overrides: list[str]) -> None:
     from hpo.training.device import choose_device
 
     spec = read_study(study, overrides)
-    splits = load_splits(spec.data, spec.seed)
+    splits = load_splits("sequence_classification", spec.data, spec.seed)
     folder.mkdir(parents=True, exist_ok=True)
     for name, split in (("train", splits.train), ("validation", splits.validation)):
         columns = {"text": list(split.texts), "label": split.labels.tolist()}

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -30,6 +31,7 @@ from hpo.search import build_sampler, derive_seed
 from hpo.settings import Value
 from hpo.space import default_params, suggest, trial_config
 from hpo.spec import DataSpec, StudySpec, TrialConfig
+from hpo.tasks.sequence_classification import SEQUENCE_CLASSIFICATION
 from hpo.training.batches import evaluation_order
 from hpo.training.finetune import finetune
 from hpo.training.setup import set_up
@@ -117,15 +119,15 @@ def train(spec: StudySpec, params: Mapping[str, Value], number: int, run: str, f
     setup = set_up(config, cache_dir=None)
     order = np.concatenate(evaluation_order(setup.validation.padded, config.training.eval_batch_size))
 
-    def metrics(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, float]:
+    def evaluate(logits: NDArray[np.float32], labels: NDArray[Any], classes: Sequence[str]) -> dict[str, float]:
         assert np.array_equal(labels, setup.validation.labels[order])
         rows = np.empty(len(order), dtype=np.int8)
         rows[order] = margins_of(logits, labels)
         margins.append(rows)
-        return setup.task.metrics(logits, labels)
+        return setup.task.evaluate(logits, labels, classes)
 
     try:
-        for _ in finetune(replace(setup, task=replace(setup.task, metrics=metrics))):
+        for _ in finetune(replace(setup, task=replace(setup.task, evaluate=evaluate))):
             pass
     except Diverged:
         pass
@@ -146,8 +148,8 @@ def run_config(
 
 def write_rows(data: DataSpec, seed: int, number: int, run: str, folder: Path, sizes: Sizes) -> DataSpec:
     """The rows of a training as files, as far as they are not there yet."""
-    rows = read_rows(data.train, "train", data)
-    label_of = {" ".join(text.split()): label for text, label in zip(rows.texts, rows.labels, strict=True)}
+    rows = read_rows(SEQUENCE_CLASSIFICATION, data.train, "train", data)
+    label_of = {" ".join(str(text).split()): label for text, label in zip(rows.inputs, rows.labels, strict=True)}
     texts = [text for text in label_of if len(text.split()) <= sizes.most_words]  # each once: splits share none
     labels = np.unique([str(label_of[text]) for text in texts], return_inverse=True)[1].astype(np.int64)
     draw = np.random.default_rng([seed, 0])

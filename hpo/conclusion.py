@@ -17,13 +17,15 @@ from optuna.trial import FrozenTrial, TrialState
 from hpo.attempts import FINALIST, contest_of, failure_reason, is_default, is_retried, is_superseded
 from hpo.data.splits import Splits, load_splits
 from hpo.mistakes import find_errors, mean_confusion
-from hpo.results import Finalist, Finals, Reading
+from hpo.results import Errors, Finalist, Finals, Reading
 from hpo.score_estimates import score_differences, score_estimates
 from hpo.search import derive_seed
 from hpo.spec import FinalistsSpec, StudySpec
 from hpo.statistics import method
 from hpo.storage import exclusive
 from hpo.study import best_first, ended_trials, rank, store_finals, stored_finals
+from hpo.tasks import TASKS
+from hpo.tasks.base import Task
 from hpo.training.predictions import PREDICTIONS, unpacked
 from hpo.trial import Job
 
@@ -116,11 +118,8 @@ def conclude(
             readings=before.readings if before else [],
             notes=[*choice.notes, *_fewer("The test split was read", len(indices), asked.n_test_seeds)],
         )
-        splits = load_splits(spec.data, spec.seed)
-        own, default = _logits(study, finals.chosen, "validation"), finals.default
-        other = None if default is None else _logits(study, default, "validation")
-        errors = find_errors(splits.validation.texts, splits.validation.labels, splits.labels, own, other)
-        finals = finals.model_copy(update={"errors": errors})
+        splits = load_splits(spec.task, spec.data, spec.seed)
+        finals = finals.model_copy(update={"errors": _errors(finals, study, splits)})
         finals = _read_once(finals, study, splits, read_again=read_again)
         store_finals(search, finals)
     return finals
@@ -223,6 +222,16 @@ def best_run(direction: StudyDirection, winner: Finalist) -> int:
     return min(pairs, key=lambda pair: rank(direction, *pair))[1]
 
 
+def _errors(finals: Finals, study: optuna.Study, splits: Splits) -> Errors | None:
+    """What winner and default get wrong on validation; None where a task knows no right and wrong."""
+    decisions, split = TASKS[splits.task].decisions, splits.validation
+    if decisions is None:
+        return None
+    of = [finals.chosen, *([finals.default] if finals.default else [])]
+    outputs = tuple(_logits(study, each, "validation") for each in of)
+    return find_errors(decisions(split, split.labels, splits.labels, outputs), split.texts)
+
+
 def _read_once(finals: Finals, study: optuna.Study, splits: Splits, *, read_again: bool) -> Finals:
     """With a reading of the test split by this winner, unless another one had it."""
     if finals.readings:
@@ -242,11 +251,12 @@ def _read_once(finals: Finals, study: optuna.Study, splits: Splits, *, read_agai
 def read_test(finals: Finals, study: optuna.Study, splits: Splits) -> Reading:
     """Holds the predictions of winner and default against the labels of the test split. Nothing else looks at them."""
     labels, classes, winner, default = splits.test.labels, splits.labels, finals.chosen, finals.default
+    task = TASKS[splits.task]
     logits = _logits(study, winner, "test")
     others = None if default is None else _logits(study, default, "test")
     differences = {}
     if others is not None and default != winner:
-        differences = score_differences(logits, others, labels, classes)
+        differences = score_differences(task.scores, logits, others, labels, classes)
     return Reading(
         at=datetime.now().astimezone().isoformat(timespec="seconds"),
         winner=winner.trial,
@@ -254,14 +264,21 @@ def read_test(finals: Finals, study: optuna.Study, splits: Splits) -> Reading:
         seeds=finals.test_seeds,
         rows=len(labels),
         method=method(len(finals.test_seeds)),
-        winner_scores=score_estimates(logits, labels, classes),
-        default_scores={} if others is None else score_estimates(others, labels, classes),
+        winner_scores=score_estimates(task.scores, logits, labels, classes),
+        default_scores={} if others is None else score_estimates(task.scores, others, labels, classes),
         differences=differences,
-        confusion=mean_confusion(labels, logits),
+        confusion=_confusion(task, splits, logits),
     )
 
 
+def _confusion(task: Task, splits: Splits, outputs: NDArray[np.float32]) -> list[list[float]]:
+    if task.decisions is None:
+        return []
+    decided = task.decisions(splits.test, splits.test.labels, splits.labels, (outputs,))
+    return mean_confusion(decided.labels, decided.outputs[0])
+
+
 def _logits(study: optuna.Study, finalist: Finalist, split: str) -> NDArray[np.float32]:
-    """[test seeds, rows, classes] of what a finalist predicts."""
+    """[test seeds, ...] What a finalist's head says."""
     trials = study.get_trials(deepcopy=False)
     return np.stack([unpacked(trials[run].user_attrs[PREDICTIONS][split]) for run in finalist.test_runs])

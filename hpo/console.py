@@ -24,6 +24,7 @@ from hpo.report.tables import RETRIED, state_counts, view_of
 from hpo.search_view import NAME_WIDTH, STOPPED, WORDS, colour, drawn, told, why
 from hpo.spec import StudySpec
 from hpo.study import remaining_trials, total_trials
+from hpo.tasks import TASKS
 from hpo.tune import Outcome
 
 
@@ -197,7 +198,8 @@ class StudyConsole:
     def _trial_ended(self, event: TrialEnded, best: bool) -> str:
         scores = {self.spec.metric: event.score}
         if event.label is None:  # which takes the room
-            scores |= {"eval/f1_macro": event.metrics.get("eval/f1_macro")}
+            beside = f"eval/{TASKS[self.spec.task].shown[1]}"
+            scores |= {beside: event.metrics.get(beside)}
         told = "  ".join(f"{name.removeprefix('eval/')} {score_text(score):>6}" for name, score in scores.items())
         parts = f"{event.micro_batch_size} at once" if event.micro_batch_size else ""
         default = "[bold]default[/]" if event.is_default else ""
@@ -227,7 +229,7 @@ def leaderboard_table(trials: pd.DataFrame, spec: StudySpec) -> Table:
     for row in top:
         name = "default" if row["is_default"] else f"trial {row['number']}"
         table.add_column(name, justify="right", style="" if row["state"] == "COMPLETE" else "dim")
-    for metric in dict.fromkeys([spec.metric.removeprefix("eval/"), "accuracy", "f1_macro"]):
+    for metric in dict.fromkeys([spec.metric.removeprefix("eval/"), *TASKS[spec.task].shown]):
         table.add_row(metric, *(f"[bold]{score_text(row[metric])}[/]" for row in top))
     for name in spec.search_space:
         values = [row[f"params.{name}"] for row in top]

@@ -17,11 +17,12 @@ from hpo.results import Claim
 from hpo.settings import Settings
 from hpo.spec import TrialConfig
 from hpo.study import best_first, stored_config, stored_spec
+from hpo.tasks import TASKS
 
 HEADER = """\
 # {what} of the study `{study}`. It runs again, to the same validation score, with
 #   python -m hpo.train --config {path}
-# which also saves a model folder for transformers.pipeline("text-classification", model=FOLDER).
+# which also saves a model folder for transformers.pipeline("{pipeline}", model=FOLDER).
 # {caveat}
 """
 BEST_YAML = "best.yaml"
@@ -93,7 +94,13 @@ def export_trial(study: optuna.Study, trial: FrozenTrial, path: Path, claim: Cla
     what, caveat = BEST, SEARCHED.format(n=complete)
     if claim:
         what, caveat = WINNER, REFIT if config.train_on_validation else FRESH
-    text = HEADER.format(what=what, study=exported.study, path=shell_word(str(path)), caveat=caveat)
+    text = HEADER.format(
+        what=what,
+        study=exported.study,
+        path=shell_word(str(path)),
+        pipeline=TASKS[config.task].pipeline,
+        caveat=caveat,
+    )
     text += yaml.safe_dump(exported.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.encode())

@@ -108,7 +108,7 @@ def _facts(setup: Setup, models: dict[str, str], cache: Path) -> StudyFacts:
     quality = _quality(splits, pretrained.tokenizer, setup.config.training.max_length, cache)
     return StudyFacts(
         DataFacts(
-            rows={name: len(getattr(splits, name).texts) for name in ("train", "validation", "test")},
+            rows={name: len(getattr(splits, name)) for name in ("train", "validation", "test")},
             labels=list(splits.labels),
             fingerprint=splits.fingerprint,
             notes=[*splits.notes, *_truncation(setup), *quality_notes(quality, setup.config.metric)],

@@ -65,7 +65,10 @@ def hub_references(spec: StudySpec | TrialConfig) -> list[HubReference]:
     """Everything that a study, or one trial, takes from the Hub."""
     references = [
         *(HubReference("model", model.name, model.revision) for model in spec.models),
-        *(HubReference("dataset", source.source, subset=source.subset) for source in spec.data.sources.values()),
+        *(
+            HubReference("dataset", source.source, source.revision, source.subset)
+            for source in spec.data.sources.values()
+        ),
     ]
     return [reference for reference in dict.fromkeys(references) if parse_reference(reference.name).kind == "hub"]
 
@@ -143,7 +146,7 @@ def is_cached(reference: HubReference) -> bool:
         from datasets import load_dataset_builder
 
         try:
-            load_dataset_builder(reference.name, reference.subset)
+            load_dataset_builder(reference.name, reference.subset, revision=reference.revision)
         except (OSError, ValueError):  # the first with a ConnectionError among its kinds; the second: no such subset
             return False
         return True

@@ -8,6 +8,7 @@ from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 
 from hpo.results import Disagreement, Errors, Group, Mistake
+from hpo.tasks.base import Decisions
 
 # Enough to see a pattern, few enough to read.
 MOST_SHOWN = 20
@@ -17,15 +18,16 @@ LENGTH_GROUPS = 5
 MOST_CHARACTERS = 400
 
 
-def find_errors(
-    texts: Sequence[str],
-    labels: NDArray[np.int64],
-    classes: Sequence[str],
-    winner: NDArray[np.float32],
-    default: NDArray[np.float32] | None,
-) -> Errors:
-    """Holds the logits of both, [seeds, rows, classes], against the labels [rows]; without a default, the winner's."""
-    alone, default = default is None, winner if default is None else default
+def find_errors(decided: Decisions, row_texts: Sequence[str]) -> Errors:
+    """Holds the decisions of winner and default against what is right; without a default, the winner's.
+
+    Args:
+        row_texts: whose length in words groups are made by.
+    """
+    labels, classes = decided.labels, decided.classes
+    winner, alone = decided.outputs[0], len(decided.outputs) == 1
+    default = decided.outputs[-1]
+    lengths = np.array([len(text.split()) for text in row_texts])[decided.rows]
     probabilities, others = softmax(winner, axis=2).mean(axis=0), softmax(default, axis=2).mean(axis=0)
     right, others_right = (logits.argmax(axis=2) == labels for logits in (winner, default))
     own, other = right.mean(axis=0), None if alone else others_right.mean(axis=0)
@@ -33,10 +35,11 @@ def find_errors(
     return Errors(
         labels=list(classes),
         confusion=mean_confusion(labels, winner),
-        mistakes=_mistakes(texts, labels, classes, probabilities, (~right).sum(axis=0)),
+        mistakes=_mistakes(decided, probabilities, (~right).sum(axis=0)),
         by_class=[_group(classes[number], labels == number, own, other) for number in np.unique(labels).tolist()],
-        by_length=_by_length([len(text.split()) for text in texts], own, other),
-        disagreements=_disagreements(texts, labels, classes, probabilities, others, by_mean != others_by_mean),
+        by_length=_by_length(lengths, own, other),
+        disagreements=_disagreements(decided, probabilities, others, by_mean != others_by_mean),
+        unit=decided.unit,
         winner_only=int((by_mean & ~others_by_mean).sum()),
         default_only=int((~by_mean & others_by_mean).sum()),
     )
@@ -50,19 +53,14 @@ def mean_confusion(labels: NDArray[np.int64], logits: NDArray[np.float32]) -> li
     return mean
 
 
-def _mistakes(
-    texts: Sequence[str],
-    labels: NDArray[np.int64],
-    classes: Sequence[str],
-    probabilities: NDArray[np.float32],
-    wrong: NDArray[np.int64],
-) -> list[Mistake]:
+def _mistakes(decided: Decisions, probabilities: NDArray[np.float32], wrong: NDArray[np.int64]) -> list[Mistake]:
+    texts, labels, classes = decided.texts, decided.labels, decided.classes
     predicted, sure = probabilities.argmax(axis=1), probabilities.max(axis=1)
     rows = np.flatnonzero(predicted != labels)
     rows = rows[np.argsort(-sure[rows], kind="stable")][:MOST_SHOWN]
     return [
         Mistake(
-            row=row,
+            row=int(decided.rows[row]),
             text=_cut(texts[row]),
             label=classes[int(labels[row])],
             predicted=classes[int(predicted[row])],
@@ -74,20 +72,16 @@ def _mistakes(
 
 
 def _disagreements(
-    texts: Sequence[str],
-    labels: NDArray[np.int64],
-    classes: Sequence[str],
-    winner: NDArray[np.float32],
-    default: NDArray[np.float32],
-    differ: NDArray[np.bool_],
+    decided: Decisions, winner: NDArray[np.float32], default: NDArray[np.float32], differ: NDArray[np.bool_]
 ) -> list[Disagreement]:
+    texts, labels, classes = decided.texts, decided.labels, decided.classes
     rows = np.arange(len(labels))
     own, other = winner[rows, labels], default[rows, labels]
     found = np.flatnonzero(differ)
     found = found[np.argsort(-np.abs(own - other)[found], kind="stable")][:MOST_SHOWN]
     return [
         Disagreement(
-            row=row,
+            row=int(decided.rows[row]),
             text=_cut(texts[row]),
             label=classes[int(labels[row])],
             winner=float(own[row]),
@@ -97,9 +91,8 @@ def _disagreements(
     ]
 
 
-def _by_length(words: Sequence[int], own: NDArray[np.float64], other: NDArray[np.float64] | None) -> list[Group]:
+def _by_length(lengths: NDArray[np.int64], own: NDArray[np.float64], other: NDArray[np.float64] | None) -> list[Group]:
     """Groups of about as many rows, cut between two lengths."""
-    lengths = np.array(words)
     last = -(-np.arange(1, LENGTH_GROUPS) * len(lengths) // LENGTH_GROUPS) - 1  # of each group but the last one
     groups = np.searchsorted(np.unique(np.sort(lengths)[last]), lengths)
     made = []

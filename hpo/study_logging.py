@@ -3,26 +3,27 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hpo.data.splits import Splits, load_splits
+from hpo.data.splits import Split, Splits, load_splits
 from hpo.plain_text import markdown, markdown_cell, markdown_code
 from hpo.report.answers import LOSSES, answer, headline_metric
 from hpo.report.tables import View
 from hpo.results import Estimate, Finals, Reading
 from hpo.spec import StudySpec, TrialConfig
 from hpo.study import stored_config
+from hpo.tasks import TASKS
 from hpo.tracking import Dataset, RunsTable
 from hpo.tracking_model import TestScore, Winner
 from hpo.trial_logging import datasets, split_fingerprint
 
 # Examples of the winner's input that its registered model shows.
 EXAMPLES = 3
-# Scores in the description, where a reading has them, after the study's own metric.
-SCORES = ("accuracy", "f1_macro", "mcc", "loss")
+# Scores in the description, where a reading has them, after the study's own metric and those that its task shows.
+SCORES = ("mcc", "loss")
 
 
 def study_datasets(spec: StudySpec) -> list[Dataset]:
     """The splits of a study, looked at before its first trial: its files may not be there in the end."""
-    return datasets(spec.data, load_splits(spec.data, spec.seed), ("train", "validation", "test"))
+    return datasets(spec.data, load_splits(spec.task, spec.data, spec.seed), ("train", "validation", "test"))
 
 
 def study_inputs(found: Sequence[Dataset], finals: Finals | None) -> list[Dataset]:
@@ -32,7 +33,8 @@ def study_inputs(found: Sequence[Dataset], finals: Finals | None) -> list[Datase
 
 def runs_table(spec: StudySpec) -> RunsTable:
     """How MLflow's UI is to show a study's trials."""
-    metrics = list(dict.fromkeys([spec.metric, "eval/accuracy", "eval/f1_macro", "eval/loss", "seconds"]))
+    shown = (f"eval/{name}" for name in TASKS[spec.task].shown)
+    metrics = list(dict.fromkeys([spec.metric, *shown, "eval/loss", "seconds"]))
     return RunsTable(spec.metric, spec.direction == "maximize", metrics, list(spec.search_space))
 
 
@@ -55,7 +57,8 @@ def study_note(view: View, page: Path, also: Sequence[str] = ()) -> str:
 def _table(view: View, reading: Reading) -> Iterator[str]:
     yield f"| on {reading.rows:,} test rows | winner, trial {reading.winner} | untuned default | difference |"
     yield "|---|---|---|---|"
-    for name in dict.fromkeys([headline_metric(view, reading), *SCORES]):
+    shown = TASKS[view.spec.task].shown if view.spec else ()
+    for name in dict.fromkeys([headline_metric(view, reading), *shown, *SCORES]):
         if name in reading.winner_scores:
             difference = reading.differences.get(name)
             gain = f"{_interval(difference, '+')}, p = {difference.p_value:.2g}" if difference else ""
@@ -77,7 +80,7 @@ def winner_of(view: View, folder: Path, page: Path) -> Winner:
     spec, finals, reading = view.spec, view.finals, view.reading
     assert spec and finals
     trained = next(trial for trial in view.finalist_trials if trial.number == finals.exported)
-    config, splits = stored_config(trained), load_splits(spec.data, spec.seed)
+    config, splits = stored_config(trained), load_splits(spec.task, spec.data, spec.seed)
     return Winner(
         study=view.name,
         trial=finals.winner,
@@ -86,7 +89,8 @@ def winner_of(view: View, folder: Path, page: Path) -> Winner:
         folder=folder,
         max_length=config.training.max_length,
         labels=splits.labels,
-        examples=splits.validation.texts[:EXAMPLES],
+        examples=_examples(splits.validation),
+        task=TASKS[spec.task],
         versions=trained.user_attrs["versions"],
         score=_test_score(view, reading, splits) if reading else None,
         scores={name: score.value for name, score in reading.winner_scores.items()} if reading else {},
@@ -94,6 +98,12 @@ def winner_of(view: View, folder: Path, page: Path) -> Winner:
         report=page.resolve(),
         description=" ".join([*map(markdown_cell, answer(view).headline), _what_it_is(finals, config)]),
     )
+
+
+def _examples(split: Split) -> list[dict[str, str]]:
+    if split.form == "pair":
+        return [dict(zip(("text", "text_pair"), row, strict=True)) for row in split.inputs[:EXAMPLES]]
+    return [{"text": text} for text in split.texts[:EXAMPLES]]
 
 
 def _what_it_is(finals: Finals, config: TrialConfig) -> str:

@@ -16,11 +16,18 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, LoggedModelStatus, M
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from hpo.tasks.base import Task
 from hpo.tracking_run import MAX_VALUE, Dataset, metric_name, now
 from hpo.tracking_store import KEY
 
 CHAMPION = "champion"
 SERVED = Path(__file__).parent / "served_model.py"
+# The columns of its answers, by what the task serves.
+ANSWERS = {
+    "label": {"label": "string", "score": "double"},
+    "labels": {"labels": "string", "scores": "string"},
+    "entities": {"entities": "string"},
+}
 # What the model is loaded with, in the versions that trained it.
 PACKAGES = ("torch", "transformers", "pandas")
 # Seconds that a server may take to store a file of weights: MLflow's own default for any answer.
@@ -59,8 +66,9 @@ class Winner:
     max_length: int
     """Tokens to which texts are cut."""
     labels: Sequence[str]
-    examples: Sequence[str]
-    """Texts, as an example of its input."""
+    examples: Sequence[Mapping[str, str]]
+    """Of its input: a `text`, of pairs also a `text_pair`."""
+    task: Task
     versions: Mapping[str, str]
     """Of the packages that trained it."""
     score: TestScore | None
@@ -219,7 +227,7 @@ def _log(client: MlflowClient, winner: Winner, run: Run) -> LoggedModel:
         run.info.run_id,
         tags,
         run.data.params,
-        "text-classification",
+        winner.task.pipeline,
     )
     with tempfile.TemporaryDirectory(prefix=".model-", dir=winner.folder.parent) as folder:
         made = Path(folder) / "model"
@@ -235,14 +243,19 @@ def _save(winner: Winner, folder: Path, model: LoggedModel) -> None:
     from mlflow.models import Model, ModelSignature
     from mlflow.types import ColSpec, Schema
 
-    texts, found = [ColSpec("string", "text")], [ColSpec("string", "label"), ColSpec("double", "score")]
+    texts = [ColSpec("string", name) for name in winner.examples[0]]
+    found = [ColSpec(kind, name) for name, kind in ANSWERS[winner.task.serves].items()]
     pyfunc.save_model(
         folder,
         python_model=SERVED,
         artifacts={"model": str(winner.folder.resolve())},
-        model_config={"max_length": winner.max_length},
+        model_config={
+            "max_length": winner.max_length,
+            "pipeline": winner.task.pipeline,
+            "serves": winner.task.serves,
+        },
         signature=ModelSignature(Schema(texts), Schema(found)),
-        input_example=pd.DataFrame({"text": [*winner.examples]}),
+        input_example=pd.DataFrame([*winner.examples]),
         pip_requirements=list(_requirements(winner.versions)),
         metadata={"labels": [*winner.labels]},
         mlflow_model=Model(

@@ -10,6 +10,7 @@ from hpo.data.splits import Splits
 from hpo.references import local_path
 from hpo.results import Estimate, Finals
 from hpo.spec import DataSpec, TrialConfig
+from hpo.tasks import TASKS
 from hpo.tracking import Dataset, Point
 from hpo.tracking_run import metric_name
 from hpo.training.finetune import CurvePoint, Evaluation
@@ -62,9 +63,10 @@ def _dataset(data: DataSpec, splits: Splits, context: str) -> Dataset:
         source_type, place = "local", {"uri": source.source}
     held_out = {} if context in data.sources else {"held_out_of": "train"}
     classes = splits.class_counts[context]
-    columns = [{"name": name, "type": "string", "required": True} for name in (data.text_column, data.label_column)]
+    names = (*data.text_columns, *data.label_columns)
+    columns = [{"name": name, "type": "string", "required": True} for name in names]
     fingerprint = split_fingerprint(splits, context)
-    profile = {"num_rows": sum(classes.values()), "classes": classes, **held_out, "fingerprint": fingerprint}
+    profile = {"num_rows": len(getattr(splits, context)), "classes": classes, **held_out, "fingerprint": fingerprint}
     return Dataset(
         context=context,
         name=source.source.rpartition("/")[2][:MAX_NAME],
@@ -80,7 +82,7 @@ def _dataset(data: DataSpec, splits: Splits, context: str) -> Dataset:
 def split_fingerprint(splits: Splits, name: str) -> str:
     """SHA-256 of one split's texts, labels and class names: it stays when only the others change."""
     split = getattr(splits, name)
-    content = [splits.labels, split.texts, split.labels.tolist()]
+    content = [splits.labels, split.inputs, TASKS[splits.task].labels.plain(split.labels)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hpo.score_estimates import score_differences
+from hpo.tasks.class_scores import class_scores
 
 CLASSES = ["negative", "positive"]
 # Enough to tell 5 % from 10 %; rows, trials, finalists and seeds as a small study has them.
@@ -57,7 +58,7 @@ def simulated(*, other_seeds: bool) -> tuple[int, float, float]:
         if other_seeds:
             winner, default = (Models.trained(generator, TEST_SEEDS) for _ in range(2))
         ours, theirs = (each.logits(easy[1], labels[1]) for each in (winner, default))
-        found = score_differences(ours, theirs, labels[1], CLASSES)["accuracy"]
+        found = score_differences(class_scores, ours, theirs, labels[1], CLASSES)["accuracy"]
         claims += found.value > 0 and found.p_value < 0.05
         gained.append(found.value)
     return claims, float(np.mean(gained)), float(np.mean(optimism))

@@ -17,7 +17,7 @@ def test_the_quality_of_the_data_is_plain_data_that_a_report_can_read_again(
     spec = parse_study(raw_study(training=training), "tiny.yaml")
     facts = study_facts(spec, tmp_path).data
     quality = DataQuality.model_validate_json(json.dumps(facts.quality))
-    splits = load_splits(spec.data, spec.seed)
+    splits = load_splits("sequence_classification", spec.data, spec.seed)
     # The tokenizer takes a word for a token, and puts one before and one after them.
     lengths = {name: [len(text.split()) + 2 for text in getattr(splits, name).texts] for name in facts.rows}
     assert quality.max_length == 14

@@ -179,7 +179,7 @@ def test_the_winner_is_the_best_on_validation_over_its_seeds(kept: Searched) -> 
 def test_the_model_that_is_left_scores_on_test_as_was_read(kept: Searched) -> None:
     """The reading is of what was predicted where it was trained; this is of the weights, by transformers alone."""
     spec, finals = kept.make(), kept.finals
-    splits = load_splits(spec.data, spec.seed)
+    splits = load_splits("sequence_classification", spec.data, spec.seed)
     folder = model_path(kept.output / "tiny")
     assert kept.outcome.model == folder
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
@@ -201,7 +201,7 @@ def test_the_model_that_is_left_scores_on_test_as_was_read(kept: Searched) -> No
 
 
 def test_validation_is_predicted_row_by_row(kept: Searched) -> None:
-    labels = load_splits(kept.make().data, 0).validation.labels
+    labels = load_splits("sequence_classification", kept.make().data, 0).validation.labels
     for run in kept.finalists.trials:
         logits = unpacked(run.user_attrs[PREDICTIONS]["validation"])
         assert accuracy_score(labels, logits.argmax(axis=1)) == run.value

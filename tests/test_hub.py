@@ -208,13 +208,13 @@ def test_the_hub_then_its_cache_then_the_fallback(
 
 REVISION = """
 import sys
-from transformers import AutoModelForSequenceClassification
 from hpo.spec import ModelSpec
+from hpo.tasks.sequence_classification import SEQUENCE_CLASSIFICATION
 from hpo.training.model import load_pretrained, read_checkpoint
 for revision in (None, "v2", None, "v2"):
     spec = ModelSpec(name=sys.argv[1], revision=revision)
     loaded = load_pretrained(
-        spec, AutoModelForSequenceClassification, ("a", "b"), dropout=None, max_length=16, device="cpu", seed=0
+        spec, SEQUENCE_CLASSIFICATION, ("a", "b"), dropout=None, max_length=16, device="cpu", seed=0
     )
     print(loaded.model.bert.embeddings.LayerNorm.bias[0].item(), len(loaded.tokenizer), loaded.fingerprint)
 print(read_checkpoint.cache_info().misses)

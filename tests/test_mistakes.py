@@ -4,11 +4,29 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hpo.mistakes import MOST_CHARACTERS, MOST_SHOWN, find_errors, mean_confusion
+from hpo import mistakes
+from hpo.data.splits import Split
+from hpo.mistakes import MOST_CHARACTERS, MOST_SHOWN, mean_confusion
+from hpo.results import Errors
+from hpo.tasks.sequence_classification import SEQUENCE_CLASSIFICATION
 
 CLASSES = ["negative", "positive"]
 TEXTS = ["a", "b b", "c c c", "d d d d", "e e e e e"]
 LABELS = np.array([0, 1, 1, 0, 1])
+
+
+def find_errors(
+    texts: list[str],
+    labels: NDArray[np.int64],
+    classes: list[str],
+    winner: NDArray[np.float32],
+    default: NDArray[np.float32] | None,
+) -> Errors:
+    """Of texts with one label each."""
+    assert SEQUENCE_CLASSIFICATION.decisions
+    outputs = (winner,) if default is None else (winner, default)
+    rows = Split(tuple(texts), labels)
+    return mistakes.find_errors(SEQUENCE_CLASSIFICATION.decisions(rows, labels, classes, outputs), texts)
 
 
 def logits(*probabilities: list[float]) -> NDArray[np.float32]:

@@ -58,7 +58,7 @@ def test_mlflow_predicts_what_the_finalist_did(finished: Finished, tmp_path: Pat
         "The winner is version 1 of hpo-tiny in MLflow's registry. It is the champion, as the first one whose test "
         "score is known."
     ]
-    splits = load_splits(spec.data, spec.seed)
+    splits = load_splits("sequence_classification", spec.data, spec.seed)
     texts = list(splits.validation.texts)
     assert len(texts) == 100 and sum(len(text.split()) > 6 for text in texts) > 50  # two tokens are special ones
     pd.DataFrame({"text": texts}).to_csv(tmp_path / "rows.csv", index=False)
@@ -93,7 +93,8 @@ def test_the_description_has_the_answer_and_the_inputs_the_data(finished: Finish
     assert contexts["tiny"] == {"train", "validation", "test"}
     assert contexts["trial-0000"] == contexts["finalist 0, seed 1"] == {"train", "validation"}
     rows = {each.tags[0].value: json.loads(each.dataset.profile)["num_rows"] for each in parent.inputs.dataset_inputs}
-    assert rows == {name: len(getattr(load_splits(spec.data, spec.seed), name)) for name in rows}
+    splits = load_splits(spec.task, spec.data, spec.seed)
+    assert rows == {name: len(getattr(splits, name)) for name in rows}
     told = next(run for run in runs if run.info.run_name == "trial-0001").data.tags["mlflow.note.content"]
     assert re.match(r"\*\*Complete\*\* after \d+ of \d+ steps. learning_rate = ", told)
 

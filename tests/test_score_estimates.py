@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -10,10 +10,14 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import f1_score
 
+from hpo import score_estimates as generic
 from hpo.results import Difference, Estimate
-from hpo.score_estimates import _scores, score_differences, score_estimates
 from hpo.statistics import mean_over_seeds_and_examples
-from hpo.training.metrics import classification_metrics
+from hpo.tasks.class_scores import class_scores
+from hpo.tasks.sequence_classification import classification_metrics
+
+score_estimates = partial(generic.score_estimates, class_scores)
+score_differences = partial(generic.score_differences, class_scores)
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -68,7 +72,7 @@ def left_out(score: Callable[[Logits, Labels], float], logits: Logits, labels: L
 )
 def test_contributions_are_what_leaving_an_example_out_changes(name: str, classes: int) -> None:
     logits, labels = random_study(classes)
-    [score] = [score for score in _scores(logits, labels, names(classes)) if score.name == name]
+    [score] = [score for score in class_scores(logits, labels, names(classes)) if score.name == name]
     by_definition = [left_out(lambda x, y: classification_metrics(x, y)[f"eval/{name}"], x, labels) for x in logits]
     assert score.contributions == pytest.approx(np.stack(by_definition), abs=1e-9)
 
@@ -80,7 +84,7 @@ def test_contributions_to_the_f1_of_a_class(number: int) -> None:
     def f1(x: Logits, y: Labels) -> float:
         return float(f1_score(y, x.argmax(axis=1), labels=[number], average="macro"))
 
-    [score] = [score for score in _scores(logits, labels, names(3)) if score.name == f"f1/class {number}"]
+    [score] = [score for score in class_scores(logits, labels, names(3)) if score.name == f"f1/class {number}"]
     assert score.contributions == pytest.approx(np.stack([left_out(f1, x, labels) for x in logits]), abs=1e-9)
 
 
@@ -98,7 +102,7 @@ def calibration_error(logits: Logits, labels: Labels) -> float:
 
 def test_calibration_error() -> None:
     logits, labels = random_study(3)
-    [score] = [score for score in _scores(logits, labels, names(3)) if score.name == "calibration_error"]
+    [score] = [score for score in class_scores(logits, labels, names(3)) if score.name == "calibration_error"]
     by_definition = np.stack([left_out(calibration_error, x, labels) for x in logits])
     assert score.contributions == pytest.approx(by_definition, abs=1e-9)
 
@@ -121,7 +125,7 @@ def test_calibration_error_by_hand() -> None:
 def test_gaps_that_may_be_chance_make_the_calibration_error_too_high(right: int, excess: float) -> None:
     logits = np.tile(np.log(np.array([0.1, 0.9])).astype(np.float32), (1, 200, 1))
     labels = (np.arange(200) < right).astype(np.int64)
-    [score] = [score for score in _scores(logits, labels, names(2)) if score.name == "calibration_error"]
+    [score] = [score for score in class_scores(logits, labels, names(2)) if score.name == "calibration_error"]
     assert score.excess == pytest.approx(excess)
 
 
@@ -130,7 +134,7 @@ def test_the_interval_of_the_calibration_error_reaches_down() -> None:
     confidence = np.repeat([0.9, 0.6], 200)
     logits = np.log(np.stack([1 - confidence, confidence], axis=1))[None].astype(np.float32)
     labels = (np.arange(200) < np.array([[100], [120]])).ravel().astype(np.int64)
-    [score] = [score for score in _scores(logits, labels, names(2)) if score.name == "calibration_error"]
+    [score] = [score for score in class_scores(logits, labels, names(2)) if score.name == "calibration_error"]
     assert score.excess == pytest.approx((2 / np.pi * 200 * 0.24) ** 0.5 / 400)
     low, high = mean_over_seeds_and_examples(score.contributions).interval()
     estimate = score_estimates(logits, labels, names(2))["calibration_error"]
@@ -140,7 +144,7 @@ def test_the_interval_of_the_calibration_error_reaches_down() -> None:
 def test_the_interval_of_a_loss_is_symmetric_by_a_factor() -> None:
     logits, labels = random_study(3)
     estimate = score_estimates(logits, labels, names(3))["loss"]
-    [score] = [score for score in _scores(logits, labels, names(3)) if score.name == "loss"]
+    [score] = [score for score in class_scores(logits, labels, names(3)) if score.name == "loss"]
     mean = mean_over_seeds_and_examples(score.contributions)
     factor = np.exp(mean.quantile * mean.variance**0.5 / mean.value)
     assert (estimate.low, estimate.high) == pytest.approx((mean.value / factor, mean.value * factor))

@@ -1,7 +1,7 @@
 """What the sections of a study file accept, each on its own."""
 
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -10,8 +10,11 @@ from conftest import StudyMaker
 from hpo import search_spec
 from hpo import spec as spec_module
 from hpo.settings import Settings
-from hpo.spec import DataSpec, Metric, SplitSource, StudySpec, TrainingSpec, TrialConfig
+from hpo.spec import DataSpec, SplitSource, StudySpec, TrainingSpec, TrialConfig
 from hpo.study_file import parse_study
+from hpo.tasks import TASKS
+
+NO_LABELS: dict[str, Any] = {"data": {"train": "x.csv"}}  # a regression has none to declare
 
 
 def sections() -> Iterator[type[Settings]]:
@@ -33,10 +36,17 @@ def test_a_spec_cannot_be_changed(spec: StudySpec) -> None:
         spec.training.learning_rate = 1.0  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("metric", get_args(Metric))
-def test_only_the_loss_is_minimized(raw_study: StudyMaker, metric: str) -> None:
-    direction = parse_study(raw_study(metric=metric), "tiny.yaml").direction
-    assert direction == ("minimize" if metric == "eval/loss" else "maximize")
+@pytest.mark.parametrize(
+    ("task", "metric"), [(name, metric) for name, task in TASKS.items() for metric in task.metrics]
+)
+def test_only_losses_and_errors_are_minimized(raw_study: StudyMaker, task: str, metric: str) -> None:
+    direction = parse_study(raw_study(metric=metric, task=task, **NO_LABELS), "tiny.yaml").direction
+    assert direction == ("minimize" if metric in ("eval/loss", "eval/rmse", "eval/mae") else "maximize")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_first_metric_of_a_task_is_its_default(raw_study: StudyMaker, task: str) -> None:
+    assert parse_study(raw_study(task=task, **NO_LABELS), "tiny.yaml").metric == next(iter(TASKS[task].metrics))
 
 
 @pytest.mark.parametrize("source", ["./reviews.csv", {"source": "./reviews.csv"}])

@@ -265,8 +265,8 @@ class TestMistakes:
                 "choices must be greater than or equal to 1, but got 0",
                 "Change it.",
             ),
-            ("metric=eval/acc", "metric", "must be one of eval/loss,", "Did you mean `eval/accuracy`?"),
-            ("metric=bleu", "metric", "but got 'bleu'", "Choose one of eval/loss,"),
+            ("metric=eval/acc", "metric", "must be one of eval/accuracy,", "Did you mean `eval/accuracy`?"),
+            ("metric=bleu", "metric", "but got 'bleu'", "Choose one of eval/accuracy,"),
             ("training.lr_scheduler_type=cosin", "training.lr_scheduler_type", "'cosin'", "Did you mean `cosine`?"),
             (
                 "search_space.lr_scheduler_type={choices: [linear, polynomail]}",

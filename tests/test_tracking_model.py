@@ -11,6 +11,7 @@ from mlflow.entities import LoggedModelStatus
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from benchmarks.mlflow_server import MlflowServer
+from hpo.tasks.sequence_classification import SEQUENCE_CLASSIFICATION
 from hpo.tracking import Dataset, Tracker, tracking_uri
 from hpo.tracking_model import SERVED, TestScore, Winner, is_better
 from hpo.tracking_run import now
@@ -47,7 +48,8 @@ def winner_of(folder: Path, run: str, score: TestScore | None = SCORE) -> Winner
         folder=folder,
         max_length=16,
         labels=["negative", "positive"],
-        examples=["a good film", "a bad film"],
+        examples=[{"text": "a good film"}, {"text": "a bad film"}],
+        task=SEQUENCE_CLASSIFICATION,
         versions={"torch": "2.13.0+cpu", "transformers": "5.23.0", "pandas": "3.1.1"},
         score=score,
         scores={"accuracy": score.value, "f1/c++": 0.5} if score else {},

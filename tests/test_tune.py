@@ -446,7 +446,7 @@ def test_truncation_is_counted_and_said(raw_study: StudyMaker, output: Path) -> 
     training = raw_study()["training"] | {"max_length": 14}  # sentences have 4 to 13 words, and two special tokens
     outcome = tune(parse_study(raw_study(n_trials=1, training=training), "tiny.yaml"), output, recorder)
     assert recorder.facts is not None
-    splits = load_splits(parse_study(raw_study(), "tiny.yaml").data, seed=0)
+    splits = load_splits("sequence_classification", parse_study(raw_study(), "tiny.yaml").data, seed=0)
     train, validation = (
         sum(len(text.split()) > 12 for text in split.texts) for split in (splits.train, splits.validation)
     )

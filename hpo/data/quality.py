@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hpo.data.overlap import KINDS, Kind, Words, kinds, relations, words_of
 from hpo.data.splits import SPLITS, Split, Splits
 from hpo.results import Conflict, Conflicts, DataQuality, LabelOrder, Lengths, Overlap, Relatives, SplitQuality
+from hpo.tasks import TASKS
 
 PERCENTILES = {"min": 0, "5": 5, "25": 25, "50": 50, "75": 75, "95": 95, "99": 99, "max": 100}
 MOST_CHARACTERS = 5_000_000
@@ -51,7 +52,7 @@ def data_quality(splits: Splits, lengths: Mapping[str, NDArray[np.int64]], max_l
         splits={name: _split(splits, name, lengths[name], max_length) for name in SPLITS},
         compared={name: len(rows) for name, rows in compared.items()},
         overlaps=[_overlap(splits, earlier, later, compared, words) for earlier, later in pairs],
-        conflicts={name: _conflicts(getattr(splits, name), splits.labels) for name in SPLITS},
+        conflicts={name: _conflicts(splits, getattr(splits, name)) for name in SPLITS},
         label_order=_label_order(splits),
     )
 
@@ -66,8 +67,8 @@ def quality_notes(quality: DataQuality, metric: str) -> Iterator[str]:
     if of_positive and order.positive is not None and order.by == "sorted" and not _is_number(order.positive):
         yield f"{metric} is of {order.positive!r}, the last in sorted order: data.labels says which class is positive."
     train = quality.splits["train"]
-    largest = max(train.class_shares, key=lambda name: train.class_shares[name])
-    if train.class_shares[largest] >= MAJORITY:
+    largest = max(train.class_shares, key=lambda name: train.class_shares[name], default="")
+    if order.exclusive and train.class_shares[largest] >= MAJORITY:
         always = quality.splits["validation"].class_shares[largest]
         yield (
             f"train: {_percent(train.class_shares[largest])} of its rows are {largest!r}; to answer nothing else has "
@@ -153,13 +154,14 @@ def _overlap(
     others = set().union(*(relatives.others for relatives in related.values()))
     place = {text: row for text, row in zip(reversed(words[later]), reversed(compared[later]), strict=True)}
     near, far = getattr(splits, earlier), getattr(splits, later)
+    near_labels, far_labels = splits.label_texts(near), splits.label_texts(far)
     examples: dict[Kind, list[Relatives]] = {kind: [] for kind in related}
     other_label = 0
     for row, text, kind in zip(compared[earlier], words[earlier], found, strict=True):
         if kind is None:
             continue
         other, similarity = related[kind].rows[text]
-        labels = splits.labels[near.labels[row]], splits.labels[far.labels[place[other]]]
+        labels = near_labels[row], far_labels[place[other]]
         other_label += labels[0] != labels[1]
         if len(examples[kind]) < EXAMPLES:
             examples[kind].append(
@@ -190,11 +192,11 @@ def _in_turns(groups: Sequence[Sequence[Relatives]]) -> list[Relatives]:
     return [groups[at][number] for number, at in islice(ordered, EXAMPLES)]
 
 
-def _conflicts(split: Split, classes: Sequence[str]) -> Conflicts:
+def _conflicts(splits: Splits, split: Split) -> Conflicts:
     """Texts that stand in one split with several labels; between splits the repeated row is removed anyway."""
     labels: dict[str, Counter[str]] = {}
-    for text, label in zip(split.texts, split.labels.tolist(), strict=True):
-        labels.setdefault(" ".join(text.split()), Counter())[classes[label]] += 1
+    for text, label in zip(split.texts, splits.label_texts(split), strict=True):
+        labels.setdefault(" ".join(text.split()), Counter())[label] += 1
     found = {text: counts for text, counts in labels.items() if len(counts) > 1}
     return Conflicts(
         texts=len(found),
@@ -204,13 +206,14 @@ def _conflicts(split: Split, classes: Sequence[str]) -> Conflicts:
 
 
 def _label_order(splits: Splits) -> LabelOrder:
-    named = next(iter(splits.source_labels.values()), None)
+    named, exclusive = next(iter(splits.source_labels.values()), None), TASKS[splits.task].labels.exclusive
     return LabelOrder(
         labels=list(splits.labels),
         source=None if named is None else list(named),
         by=splits.labels_by,
-        positive=splits.labels[1] if len(splits.labels) == 2 else None,
+        positive=splits.labels[1] if exclusive and len(splits.labels) == 2 else None,
         swapped=_swapped(splits) if splits.labels_by == "position" else None,
+        exclusive=exclusive,
     )
 
 

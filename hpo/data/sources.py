@@ -1,4 +1,4 @@
-"""Rows of text and label from the Hub, a file, or a file inside an installed package.
+"""Rows of input and label from the Hub, a file, or a file inside an installed package.
 
 A source that cannot be read exactly as declared is a `DataError`: no row is skipped and no value is guessed.
 """
@@ -6,36 +6,36 @@ A source that cannot be read exactly as declared is a `DataError`: no row is ski
 import csv
 import difflib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 
+from hpo.cells import Cells, as_list, is_missing, plain
+from hpo.data.inputs import Input
 from hpo.errors import DataError
-from hpo.references import DATA_SUFFIXES, local_path
+from hpo.references import CONLL_SUFFIXES, DATA_SUFFIXES, local_path
 from hpo.spec import DataSpec, SplitSource
-
-Label = str | int
+from hpo.tasks.base import Task
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The labelled texts of one source, in its order."""
+    """The labelled inputs of one source, in its order."""
 
-    texts: list[str]
-    labels: list[Label]
-    """All integers, or all text."""
+    inputs: list[Input]
+    labels: list[Any]
+    """As the task reads them."""
     label_names: tuple[str, ...] | None
-    """The names that a Hub data set gives to its integer labels."""
+    """The names that a Hub data set gives to its integer labels, or the columns that they stand in."""
     origin: str
     """The source in words, for messages."""
+    label_column: str = "label"
 
 
-def read_rows(source: SplitSource, split: str, data: DataSpec) -> Rows:
+def read_rows(task: Task, source: SplitSource, split: str, data: DataSpec) -> Rows:
     """Read the rows of `source`, which is to be our `split` (`train`, `validation` or `test`)."""
     path = local_path(source.source)
     label_names = None
@@ -43,43 +43,92 @@ def read_rows(source: SplitSource, split: str, data: DataSpec) -> Rows:
         hub_split = source.split or split
         subset = f", subset {source.subset}" if source.subset else ""
         origin = f"the Hub's {source.source}{subset}, split {hub_split}"
-        frame, label_names = _read_hub(source, hub_split, data.label_column, origin, f"data.{split}")
+        frame, label_names = _read_hub(source, hub_split, data.label_columns[0], origin, f"data.{split}")
     else:
         origin = source.source
-        for key, given in (("split", source.split), ("subset", source.subset)):
+        for key, given in (("split", source.split), ("subset", source.subset), ("revision", source.revision)):
             if given is not None:
                 raise DataError(
                     f"`{key}` is for Hub data sets, but got {key}={given} for the file {origin} "
                     f"(data.{split}). Remove it; `where` keeps some rows of a file."
                 )
-        frame = _read_file(path, origin)
+        frame = _read_columns(path, data, origin) if _is_conll(path, task) else _read_file(path, origin)
     if frame.empty:
         raise DataError(f"{split} must have rows, but {origin} has none. Give a source with rows.")
     for column, key in (
-        (data.text_column, "data.text_column"),
-        (data.label_column, "data.label_column"),
+        *((column, "data.text_column") for column in data.text_columns),
+        *((column, "data.label_column") for column in data.label_columns),
         *((column, f"data.{split}.where") for column in source.where),
     ):
         _require_column(frame, column, key, origin)
     for column, value in source.where.items():
-        frame = frame[[str(_plain(cell)) == str(value) for cell in frame[column]]]
+        frame = frame[[str(plain(cell)) == str(value) for cell in frame[column]]]
         if frame.empty:
             raise DataError(
                 f"`where` must keep some rows, but got {dict(source.where)} for {origin} (data.{split}), "
                 f"and no row is left at `{column}: {value}`. Correct the value."
             )
     numbers = [int(number) + 1 for number in frame.index]
-    texts = _texts(list(frame[data.text_column]), numbers, data.text_column, origin)
-    labels = _labels(list(frame[data.label_column]), numbers, data.label_column, origin)
-    return Rows(texts, labels, label_names, origin)
+
+    def cells(column: str) -> Cells:
+        return Cells(list(frame[column]), numbers, column, origin)
+
+    inputs: Sequence[Input]
+    if task.words:
+        inputs = _words(cells(data.text_columns[0]))
+    elif len(data.text_columns) == 1:
+        inputs = _texts(cells(data.text_columns[0]))
+    else:
+        inputs = list(zip(*(_texts(cells(column)) for column in data.text_columns), strict=True))
+    columns = data.label_columns
+    of_labels = cells(columns[0])
+    if len(columns) > 1:
+        together = list(zip(*(frame[column] for column in columns), strict=True))
+        of_labels, label_names = Cells(together, numbers, ", ".join(columns), origin, columns), columns
+    labels = task.labels.read(of_labels)
+    if task.words:
+        differ = [len(words) != len(tags) for words, tags in zip(inputs, labels, strict=True)]
+        of_labels.refuse(differ, f"have as many tags as words in `{data.text_columns[0]}`", "more or fewer")
+    return Rows(list(inputs), labels, label_names, origin, of_labels.column)
+
+
+def _is_conll(path: Path, task: Task) -> bool:
+    return task.words and path.is_file() and path.suffix.lower() in CONLL_SUFFIXES
+
+
+def _read_columns(path: Path, data: DataSpec, origin: str) -> pd.DataFrame:
+    """A CoNLL file: a word a line, the word first and its tag last, sentences apart by empty lines.
+
+    Its columns have no names, and get those that the study has for words and tags.
+    """
+    sentences: list[list[tuple[str, str]]] = [[]]
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{origin} cannot be read as text: {error}. Save it as UTF-8.") from error
+    for number, line in enumerate(lines, start=1):
+        # A tab may have words with a space before it.
+        columns = line.rstrip("\r").split("\t") if "\t" in line else line.split()
+        columns = [column.strip() for column in columns]
+        if not any(columns):
+            sentences.append([])
+        elif columns[0] != "-DOCSTART-":
+            if len(columns) < 2 or not (columns[0] and columns[-1]):
+                raise DataError(
+                    f"every line of a conll file must have a word and a tag, or be empty, but got {line[:40]!r} in "
+                    f"line {number:,} of {origin}. Repair it."
+                )
+            sentences[-1].append((columns[0], columns[-1]))
+    rows = [tuple(zip(*sentence, strict=True)) for sentence in sentences if sentence]
+    return pd.DataFrame(rows, columns=[data.text_columns[0], data.label_columns[0]])
 
 
 def _read_file(path: Path, origin: str) -> pd.DataFrame:
     suffix = path.suffix.lower()
     if path.is_dir() or suffix not in DATA_SUFFIXES:
         raise DataError(
-            f"a data file must end in one of {', '.join(DATA_SUFFIXES)}, but got {origin}. "
-            "Convert it, or name a file inside the folder."
+            f"a data file must end in one of {', '.join(DATA_SUFFIXES)}, or, of words and tags, in "
+            f"{', '.join(CONLL_SUFFIXES)}, but got {origin}. Convert it, or name a file inside the folder."
         )
     try:
         if suffix == ".parquet":
@@ -131,7 +180,7 @@ def _read_hub(
     import datasets  # 2 s: a study on files, and `--help`, do without it
 
     try:
-        rows = datasets.load_dataset(source.source, name=source.subset, split=hub_split)
+        rows = datasets.load_dataset(source.source, name=source.subset, split=hub_split, revision=source.revision)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise DataError(
             f"a data set must exist on the Hub and be public, but got {origin}: {_first_line(error)}. "
@@ -147,8 +196,9 @@ def _read_hub(
         raise DataError(
             f"{origin} cannot be loaded: {_first_line(error)}. Correct `split` or `subset` of {key}."
         ) from error
-    # Only a ClassLabel has names; it may stand in a column that the study does not ask for.
-    names = getattr(rows.features.get(label_column), "names", None)
+    # Only a ClassLabel has names; it may stand in a column that the study does not ask for, or in a list.
+    feature = rows.features.get(label_column)
+    names = getattr(getattr(feature, "feature", feature), "names", None)
     return rows.to_pandas(), tuple(names) if names else None
 
 
@@ -163,53 +213,23 @@ def _require_column(frame: pd.DataFrame, column: str, key: str, origin: str) -> 
         )
 
 
-def _texts(cells: Sequence[object], numbers: Sequence[int], column: str, origin: str) -> list[str]:
-    _refuse([_is_missing(cell) for cell in cells], numbers, "have a text", "no value", column, origin)
-    _refuse([not isinstance(cell, str) for cell in cells], numbers, "be text", "another type", column, origin)
-    texts = [str(cell) for cell in cells]
-    _refuse([not text.strip() for text in texts], numbers, "have a text", "an empty one", column, origin)
+def _texts(cells: Cells) -> list[str]:
+    values = cells.values
+    cells.refuse([is_missing(cell) for cell in values], "have a text", "no value")
+    cells.refuse([not isinstance(cell, str) for cell in values], "be text", "another type")
+    texts = [str(cell) for cell in values]
+    cells.refuse([not text.strip() for text in texts], "have a text", "an empty one")
     return texts
 
 
-def _labels(cells: Sequence[object], numbers: Sequence[int], column: str, origin: str) -> list[Label]:
-    values = [_plain(cell) for cell in cells]
-    missing = [_is_missing(value) or str(value).strip() == "" for value in values]
-    _refuse(missing, numbers, "have a label", "no value", column, origin)
-    fractions = [isinstance(value, float) for value in values]
-    _refuse(fractions, numbers, "be a name or an integer", "a fraction", column, origin)
-    compound = [not isinstance(value, str | int) for value in values]
-    _refuse(compound, numbers, "be a name or an integer", "a list or another type", column, origin)
-    names = [str(value) for value in values]
-    distinct = set(names)
-    if any(name != name.strip() and name.strip() in distinct for name in distinct):
-        spaced = [name != name.strip() for name in names]
-        _refuse(spaced, numbers, "be spelt alike", "white space around", column, origin)
-    # A csv file has no types: a column of `0` and `1`, or of `0.0` and `1.0`, holds integers.
-    for suffix in ("", ".0"):
-        if all(re.fullmatch(rf"(?:0|-?[1-9][0-9]*){re.escape(suffix)}", name) for name in names):
-            return [int(name.removesuffix(suffix)) for name in names]
-    return list(names)
-
-
-def _refuse(wrong: Sequence[bool], numbers: Sequence[int], rule: str, given: str, column: str, origin: str) -> None:
-    rows = [number for number, is_wrong in zip(numbers, wrong, strict=True) if is_wrong]
-    if rows:
-        shown = ", ".join(map(str, rows[:3])) + (f" and {len(rows) - 3:,} more" if len(rows) > 3 else "")
-        raise DataError(
-            f"every row must {rule}, but got {given} in column `{column}` of {origin} at row"
-            f"{'s' if len(rows) > 1 else ''} {shown} ({len(rows):,} in all; the first row is 1). "
-            "Repair or remove them."
-        )
-
-
-def _is_missing(cell: object) -> bool:
-    return cell is None or cell is pd.NA or cell is pd.NaT or (isinstance(cell, float) and cell != cell)
-
-
-def _plain(cell: object) -> object:
-    """A numpy or pandas scalar as Python's own, and a whole float (what a missing value makes of 1) as an integer."""
-    value = cell.item() if isinstance(cell, np.generic) else cell
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def _words(cells: Cells) -> list[tuple[str, ...]]:
+    found = [as_list(cell) for cell in cells.values]
+    wrong = [row is None or not all(isinstance(word, str) for word in row) for row in found]
+    cells.refuse(wrong, "have a list of words", "another type")
+    cells.refuse([not row for row in found], "have words", "none")
+    rows = [tuple(map(str, row or ())) for row in found]
+    cells.refuse([not all(word.strip() for word in row) for row in rows], "have words", "an empty one among them")
+    return rows
 
 
 def _first_line(error: BaseException) -> str:

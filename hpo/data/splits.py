@@ -7,48 +7,58 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpo.data.hold_out import Indices, hold_out, stratified_sample, stream
+from hpo.data.inputs import Form, Input, readable
 from hpo.data.overlap import KINDS, kinds, relations, words_of
-from hpo.data.sources import Label, Rows, read_rows
+from hpo.data.sources import Rows, read_rows
 from hpo.errors import DataError
 from hpo.references import local_path
 from hpo.spec import DataSpec
+from hpo.tasks import TASKS
+from hpo.tasks.base import Task
+from hpo.tasks.labels import LabelColumn, LabelsBy, quoted
 
 SPLITS = ("train", "validation", "test")
 EARLIER = (("validation", ("test",)), ("train", ("validation", "test")))
 """Each split with those that are looked at later, in the order in which rows are removed."""
-LabelsBy = Literal["position", "name", "source", "sorted"]
-"""The declared names by the position of integers, the declared names by name, the Hub data set's own names, or the
-distinct values in sorted order."""
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Texts and the ids of their classes, row by row."""
+    """Inputs and their labels, row by row."""
 
-    texts: tuple[str, ...]
-    labels: NDArray[np.int64]
+    inputs: tuple[Input, ...]
+    labels: NDArray[Any]
+    """As the task encodes them: of classes their ids."""
+    form: Form = "text"
 
     def __post_init__(self) -> None:
         self.labels.setflags(write=False)  # shared by all trials of a process
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self.inputs)
+
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """The inputs as a person reads them."""
+        return readable(self.inputs, self.form)
 
     def joined(self, other: "Split") -> "Split":
         """These rows, then those of another split."""
-        return Split((*self.texts, *other.texts), np.concatenate([self.labels, other.labels]))
+        labels = np.concatenate([self.labels, other.labels])
+        return Split((*self.inputs, *other.inputs), labels, self.form)
 
     def take(self, rows: Indices) -> "Split":
         """The rows with these numbers, in this order."""
-        return Split(tuple(self.texts[row] for row in rows), self.labels[rows])
+        return Split(tuple(self.inputs[row] for row in rows), self.labels[rows], self.form)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +69,7 @@ class Splits:
     validation: Split
     test: Split
     labels: tuple[str, ...]
-    """The classes' names in the order of their ids."""
+    """The classes' names in the order of their ids; of numbers, the name of what they are."""
     fingerprint: str
     """SHA-256 of every text, label and class name: it changes when anything does that a model could learn from."""
     notes: tuple[str, ...]
@@ -70,18 +80,23 @@ class Splits:
     """By split: the names that a Hub data set gives to its integer labels."""
     labels_by: LabelsBy = "name"
     """How the labels of the rows found their classes."""
+    task: str = "sequence_classification"
 
     @property
     def class_counts(self) -> dict[str, dict[str, int]]:
-        """How many rows of each class each split has."""
-        splits = {name: getattr(self, name) for name in SPLITS}
-        return {
-            name: dict(zip(self.labels, _count(split, self.labels).tolist(), strict=True))
-            for name, split in splits.items()
-        }
+        """How many rows of each class each split has; of numbers nothing."""
+        return {name: self._counts(getattr(self, name)) for name in SPLITS}
+
+    def _counts(self, split: Split) -> dict[str, int]:
+        counts = TASKS[self.task].labels.counts(split.labels, len(self.labels)).tolist()
+        return dict(zip(self.labels, counts, strict=True)) if counts else {}
+
+    def label_texts(self, split: Split) -> list[str]:
+        """The labels of a split as a person reads them."""
+        return [TASKS[self.task].labels.text(label, self.labels) for label in split.labels]
 
 
-def load_splits(data: DataSpec, seed: int) -> Splits:
+def load_splits(task: str, data: DataSpec, seed: int) -> Splits:
     """Read, hold out, remove duplicates, cap and check; the same splits for the same data and seed.
 
     The result is kept in the process, so that every trial but the first has it at once.
@@ -89,31 +104,41 @@ def load_splits(data: DataSpec, seed: int) -> Splits:
     paths = [path for source in data.sources.values() if (path := local_path(source.source)) is not None]
     # Where a file lies and when it was changed belong to the key: an edited file is another data set.
     stamps = tuple((str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
-    return _load(data.model_dump_json(), seed, stamps)
+    return _load(task, data.model_dump_json(), seed, stamps)
 
 
 @functools.lru_cache(maxsize=4)
-def _load(data_json: str, seed: int, stamps: tuple[object, ...]) -> Splits:
-    data = DataSpec.model_validate_json(data_json)
-    rows = {name: read_rows(source, name, data) for name, source in data.sources.items()}
-    classes = _class_names(rows["train"], data.labels)
-    splits = {name: _with_ids(name, read, classes, data.labels) for name, read in rows.items()}
+def _load(name: str, data_json: str, seed: int, stamps: tuple[object, ...]) -> Splits:
+    data, task = DataSpec.model_validate_json(data_json), TASKS[name]
+    rows = {split: read_rows(task, source, split, data) for split, source in data.sources.items()}
+    columns = {split: _label_column(read) for split, read in rows.items()}
+    classes = task.labels.classes(columns["train"], data.labels)
+    form: Form = "words" if task.words else "text" if len(data.text_columns) == 1 else "pair"
+    splits = {
+        split: Split(tuple(read.inputs), task.labels.encode(split, columns[split], classes, data.labels), form)
+        for split, read in rows.items()
+    }
     log = _Log()
-    splits = _hold_out(splits, classes, data, seed, log)
+    splits = _hold_out(splits, task, classes, data, seed, log)
     splits = _remove_shared(splits, log, relatives=data.leaks == "drop")
-    splits = _cap(splits, data.max_rows, seed, log)
-    _check(splits, classes, data, log.notes)
+    splits = _cap(splits, task, len(classes), data.max_rows, seed, log)
+    _check(splits, task, classes, data, log.notes)
     return Splits(
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
         labels=classes,
-        fingerprint=_fingerprint(splits, classes),
+        fingerprint=_fingerprint(splits, task, classes),
         notes=tuple(log.notes),
         removed=log.removed,
-        source_labels={name: read.label_names for name, read in rows.items() if read.label_names},
-        labels_by=_labels_by(rows, data.labels),
+        source_labels={split: read.label_names for split, read in rows.items() if read.label_names},
+        labels_by=task.labels.labels_by(columns, data.labels),
+        task=name,
     )
+
+
+def _label_column(rows: Rows) -> LabelColumn:
+    return LabelColumn(rows.labels, rows.label_names, rows.origin, rows.label_column)
 
 
 @dataclass
@@ -128,70 +153,17 @@ class _Log:
         self.notes.append(f"{split}: {note}")
 
 
-# Labels
-
-
-def _class_names(train: Rows, declared: tuple[str, ...] | None) -> tuple[str, ...]:
-    if names := declared or train.label_names:
-        if len(set(names)) < len(names):
-            raise DataError(f"class names must differ, but got {_quoted(names)}. Rename one in data.labels.")
-        return tuple(names)
-    numbers = [label for label in set(train.labels) if isinstance(label, int)]
-    return tuple(str(number) for number in sorted(numbers)) or tuple(sorted(map(str, set(train.labels))))
-
-
-def _with_ids(name: str, rows: Rows, classes: Sequence[str], declared: Sequence[str] | None) -> Split:
-    ids = {label: number for number, label in enumerate(classes)}
-    integers = _integer_names(rows, declared)
-    found = [_named(label, integers) for label in rows.labels]
-    if unknown := Counter(label for label in found if label not in ids):
-        given = ", ".join(f"{label!r} ({count:,} rows)" for label, count in sorted(unknown.items())[:5])
-        rule = "one of data.labels" if declared else "a label of train"
-        way_out = (
-            "Is that split unlabelled? Name a labelled one, or leave it out to have it held out of train."
-            if "-1" in unknown
-            else f"Correct the labels, or {'data.labels' if declared else 'add such rows to train'}."
-        )
-        raise DataError(
-            f"every label of {name} must be {rule} ({_quoted(classes)}), but got {given} in {rows.origin}. {way_out}"
-        )
-    return Split(tuple(rows.texts), np.array([ids[label] for label in found], dtype=np.int64))
-
-
-def _integer_names(rows: Rows, declared: Sequence[str] | None) -> Sequence[str] | None:
-    """The names that integer labels stand for by position; None where an integer is itself the name."""
-    if declared is None:
-        return rows.label_names
-    if rows.label_names is not None and set(rows.label_names) <= set(declared):
-        return rows.label_names  # the same names in another order: position would swap the classes
-    return None if all(name.lstrip("-").isdecimal() for name in declared) else declared
-
-
-def _labels_by(rows: Mapping[str, Rows], declared: Sequence[str] | None) -> LabelsBy:
-    if declared is None:
-        return "source" if rows["train"].label_names else "sorted"
-    by_position = [
-        isinstance(read.labels[0], int) and _integer_names(read, declared) is declared for read in rows.values()
-    ]
-    return "position" if any(by_position) else "name"
-
-
-def _named(label: Label, integers: Sequence[str] | None) -> str:
-    if isinstance(label, int) and integers is not None and 0 <= label < len(integers):
-        return integers[label]
-    return str(label)
-
-
 # Steps
 
 
 def _hold_out(
-    splits: Mapping[str, Split], classes: Sequence[str], data: DataSpec, seed: int, log: _Log
+    splits: Mapping[str, Split], task: Task, classes: Sequence[str], data: DataSpec, seed: int, log: _Log
 ) -> dict[str, Split]:
     if set(SPLITS) <= set(splits):
         return dict(splits)
-    train = splits["train"]
-    out = hold_out(train.texts, train.labels, classes, data, seed)
+    train, labels = splits["train"], task.labels
+    strata = labels.strata(train.labels, len(classes))
+    out = hold_out(train.texts, strata, lambda stratum: labels.stratum(stratum, classes), data, seed)
     taken = sum(map(len, out.held.values()))
     if data.hold_out == "sentences":
         dropped = len(train) - taken - len(out.train)
@@ -238,11 +210,14 @@ def _remove_relatives(name: str, split: Split, later: Sequence[str], texts: Sequ
     return split.take(np.flatnonzero([kind is None for kind in found]))
 
 
-def _cap(splits: Mapping[str, Split], max_rows: int | None, seed: int, log: _Log) -> dict[str, Split]:
+def _cap(
+    splits: Mapping[str, Split], task: Task, num_classes: int, max_rows: int | None, seed: int, log: _Log
+) -> dict[str, Split]:
     capped = dict(splits)
     for name, split in splits.items():
         if max_rows is not None and len(split) > max_rows:
-            rows = stratified_sample(split.labels, max_rows, stream(seed, f"cap {name}"))
+            strata = task.labels.strata(split.labels, num_classes)
+            rows = stratified_sample(strata, max_rows, stream(seed, f"cap {name}"))
             capped[name] = split.take(rows)
             above = len(split) - max_rows
             log.remove(name, {"above max_rows": above}, f"{max_rows:,} of {len(split):,} rows kept (data.max_rows).")
@@ -253,14 +228,10 @@ def _squeezed(text: str) -> str:
     return " ".join(text.split())
 
 
-def _count(split: Split, classes: Sequence[str]) -> NDArray[np.int64]:
-    return np.bincount(split.labels, minlength=len(classes))
-
-
-def _fingerprint(splits: Mapping[str, Split], classes: Sequence[str]) -> str:
+def _fingerprint(splits: Mapping[str, Split], task: Task, classes: Sequence[str]) -> str:
     digest = hashlib.sha256(json.dumps(classes).encode())
     for name in SPLITS:
-        content: list[Any] = [name, splits[name].texts, splits[name].labels.tolist()]
+        content: list[Any] = [name, splits[name].inputs, task.labels.plain(splits[name].labels)]
         digest.update(json.dumps(content).encode())
     return digest.hexdigest()
 
@@ -268,34 +239,44 @@ def _fingerprint(splits: Mapping[str, Split], classes: Sequence[str]) -> str:
 # Checks
 
 
-def _check(splits: Mapping[str, Split], classes: Sequence[str], data: DataSpec, notes: list[str]) -> None:
+def _check(splits: Mapping[str, Split], task: Task, classes: Sequence[str], data: DataSpec, notes: list[str]) -> None:
     so_far = f" So far: {' '.join(notes)}" if notes else ""
     for name in SPLITS:
         if not len(splits[name]):
             raise DataError(f"{name} must have rows, but got none.{so_far} Give more or other rows.")
-    there = {name: _count(splits[name], classes) > 0 for name in SPLITS}
+    if task.labels.numeric:
+        _check_numbers(splits, so_far)
+        return
+    there = {name: task.labels.counts(splits[name].labels, len(classes)) > 0 for name in SPLITS}
     if there["train"].sum() < 2:
         only = classes[int(there["train"].argmax())]
         raise DataError(
             f"train must have at least two classes, but all its rows are {only!r}.{so_far} "
             "Check data.label_column and `where`, or add rows of another class."
         )
+    kinds = np.array(task.labels.kinds(classes))
+    learned = np.isin(kinds, kinds[there["train"]])
     for name in ("validation", "test"):
-        if (unlearned := there[name] & ~there["train"]).any():
+        if (unlearned := there[name] & ~learned).any():
             raise DataError(
                 f"every class of {name} must also be in train, but got "
-                f"{_quoted(_where(unlearned, classes))}, of which train has no "
+                f"{quoted(_where(unlearned, classes))}, of which train has no "
                 f"row.{so_far} Add rows of it to train{', or raise data.max_rows' if data.max_rows else ''}."
             )
     for name in SPLITS:
         if not there[name].all():
-            absent = _quoted(_where(~there[name], classes))
+            absent = quoted(_where(~there[name], classes))
             notes.append(f"{name}: no row of {absent}.")
+
+
+def _check_numbers(splits: Mapping[str, Split], so_far: str) -> None:
+    for name in SPLITS:
+        if len(np.unique(splits[name].labels)) < 2:
+            raise DataError(
+                f"the numbers of {name} must differ, but all its rows have {splits[name].labels[0]:g}.{so_far} "
+                "Check data.label_column and `where`, or give more rows."
+            )
 
 
 def _where(mask: NDArray[np.bool_], classes: Sequence[str]) -> list[str]:
     return [label for label, chosen in zip(classes, mask, strict=True) if chosen]
-
-
-def _quoted(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, names))

@@ -1,4 +1,4 @@
-"""Texts as token ids, tokenized once for each data fingerprint, tokenizer and length, and cached on disk.
+"""Inputs as token ids, tokenized once for each data fingerprint, tokenizer and length, and cached on disk.
 
 A cache file that cannot be read is built again, and one that cannot be written is done without.
 """
@@ -18,33 +18,37 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from hpo.data.inputs import Form, encode
 
 if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic
     from hpo.data.splits import Split
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # of the cache file; raise it when the arrays or how they are made change
+FORMAT = 2  # of the cache file; raise it when the arrays or how they are made change
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """One split tokenized: row i is `input_ids[offsets[i] : offsets[i + 1]]`, special tokens included.
-
-    Token type ids are not kept: of a single text they are all 0, which is what a model assumes without them.
-    """
+    """One split tokenized: row i is `input_ids[offsets[i] : offsets[i + 1]]`, special tokens included."""
 
     input_ids: NDArray[np.int32]
     """Every row's ids, one after another."""
     offsets: NDArray[np.int64]
     """Where each row starts, and after the last where it ends."""
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
+    """By row, as in the split."""
     n_truncated: int
     """Rows that were longer than `max_length`."""
+    token_type_ids: NDArray[np.int8] | None = None
+    """Of pairs, like `input_ids`. Of a single text they are all 0, which is what a model assumes without them."""
+    word_of: NDArray[np.int32] | None = None
+    """Of words, like `input_ids`: where a word's first piece is, its number in the row; else -1."""
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.offsets) - 1
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -80,45 +84,74 @@ def tokenize_split(
 
 
 def _tokenize(split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokens:
-    def encode(texts: list[str], truncation: bool) -> list[list[int]]:
-        encoded = tokenizer(
-            texts,
-            truncation=truncation,
-            max_length=max_length if truncation else None,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,
-        )
-        ids: list[list[int]] = encoded["input_ids"]
-        return ids
-
-    rows = encode(list(split.texts), truncation=False)
-    too_long = [row for row, ids in enumerate(rows) if len(ids) > max_length]
+    encoded = encode(tokenizer, split.inputs, split.form, max_length=None)
+    rows = _Rows.of(encoded, split.form)
+    too_long = [row for row, ids in enumerate(rows.ids) if len(ids) > max_length]
     if too_long:
         # Again, and not cut here: the closing special token has to stay.
-        shortened = encode([split.texts[row] for row in too_long], truncation=True)
-        for row, ids in zip(too_long, shortened, strict=True):
-            rows[row] = ids
+        again = [split.inputs[row] for row in too_long]
+        rows.replace(too_long, _Rows.of(encode(tokenizer, again, split.form, max_length), split.form))
     return Tokens(
-        input_ids=np.array([token for ids in rows for token in ids], dtype=np.int32),
-        offsets=np.cumsum([0, *map(len, rows)], dtype=np.int64),
+        input_ids=_flat(rows.ids, np.int32),
+        offsets=np.cumsum([0, *map(len, rows.ids)], dtype=np.int64),
         labels=split.labels,
         n_truncated=len(too_long),
+        token_type_ids=_flat(rows.types, np.int8) if rows.types else None,
+        word_of=_flat(rows.words, np.int32) if rows.words else None,
     )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What a tokenizer makes of rows; empty what these have not."""
+
+    ids: list[list[int]]
+    types: list[list[int]]
+    words: list[list[int]]
+
+    @classmethod
+    def of(cls, encoded: BatchEncoding, form: Form) -> _Rows:
+        ids: list[list[int]] = encoded["input_ids"]
+        of_words = [_first_pieces(encoded.word_ids(row)) for row in range(len(ids))] if form == "words" else []
+        return cls(ids, list(encoded.get("token_type_ids", [])), of_words)
+
+    def replace(self, at: list[int], others: _Rows) -> None:
+        for own, other in ((self.ids, others.ids), (self.types, others.types), (self.words, others.words)):
+            for row, values in zip(at, other, strict=False):
+                own[row] = values
+
+
+def _first_pieces(word_ids: list[int | None]) -> list[int]:
+    """The number of the word at the first piece of each, and -1 elsewhere."""
+    return [
+        -1 if word is None or word == before else word
+        for before, word in zip([None, *word_ids[:-1]], word_ids, strict=True)
+    ]
+
+
+def _flat(rows: list[list[int]], dtype: type[np.integer[Any]]) -> NDArray[Any]:
+    return np.array([value for row in rows for value in row], dtype=dtype)
 
 
 def _cache_key(tokenizer: PreTrainedTokenizerBase, max_length: int, fingerprint: str, name: str) -> str:
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     # What the last call left behind, not what the tokenizer is.
     backend["truncation"] = backend["padding"] = None
-    key = [FORMAT, fingerprint, name, max_length, tokenizer.truncation_side, backend]
+    key = [FORMAT, fingerprint, name, max_length, tokenizer.truncation_side, tokenizer.model_input_names, backend]
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
 def _read(path: Path, split: Split) -> Tokens | None:
     try:
         arrays = load_file(path)
-        tokens = Tokens(arrays["input_ids"], arrays["offsets"], split.labels, int(arrays["n_truncated"][0]))
+        tokens = Tokens(
+            arrays["input_ids"],
+            arrays["offsets"],
+            split.labels,
+            int(arrays["n_truncated"][0]),
+            arrays.get("token_type_ids"),
+            arrays.get("word_of"),
+        )
     except FileNotFoundError:
         return None
     except (SafetensorError, KeyError, IndexError, OSError) as error:
@@ -137,6 +170,8 @@ def _write(path: Path, tokens: Tokens) -> None:
         "offsets": tokens.offsets,
         "n_truncated": np.array([tokens.n_truncated], dtype=np.int64),
     }
+    more = {"token_type_ids": tokens.token_type_ids, "word_of": tokens.word_of}
+    arrays |= {name: array for name, array in more.items() if array is not None}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:

@@ -29,7 +29,9 @@ def _sentences(quality: DataQuality) -> Iterator[str]:
         "sorted": "the distinct labels in sorted order",
     }
     positive = f"; the positive one is {order.positive}" if order.positive is not None else ""
-    yield f"Classes, in the order of their ids: {', '.join(order.labels)} ({how.get(order.by, order.by)}){positive}."
+    if quality.splits["train"].class_counts:
+        names = ", ".join(order.labels)
+        yield f"Classes, in the order of their ids: {names} ({how.get(order.by, order.by)}){positive}."
     if order.swapped:
         yield f"Their order may be wrong: {order.swapped}."
     partly = [
@@ -44,7 +46,7 @@ def _sentences(quality: DataQuality) -> Iterator[str]:
 
 
 def _classes(quality: DataQuality) -> Table:
-    labels = quality.label_order.labels
+    labels = [label for label in quality.label_order.labels if label in quality.splits["train"].class_counts]
     body = [
         [
             name,

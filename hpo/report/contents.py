@@ -18,6 +18,8 @@ from hpo.report.parts import Findings, Matrix, Table
 from hpo.report.ranges import favourites, pressed_edges
 from hpo.report.tables import PARAM, View
 from hpo.results import Errors, Finals, Group, Reading
+from hpo.spec import DEFAULT_TASK
+from hpo.tasks import TASKS
 
 # Rows of the tables; a longer one is no reading, and all trials are in `trials.csv`.
 MOST_TRIALS: Final = 200
@@ -57,6 +59,8 @@ class Contents:
     mattered: Findings
     # trials
     trials: Table
+    two_scores: str
+    """The scores of the figure of trials, in words."""
     started: int
     # errors
     errors: "ErrorContents | None"
@@ -116,6 +120,7 @@ def contents(view: View, folder: Path) -> Contents:
         finalists_failed=_finalists_failed(view.finalist_table),
         mattered=_mattered(view),
         trials=trials(view),
+        two_scores=_two_scores(view),
         started=len(view.table),
         errors=_errors(finals.errors) if finals and finals.errors else None,
         no_errors=_no_errors(view),
@@ -234,11 +239,16 @@ def trials(view: View) -> Table:
     return Table(header=header, rows=body, words=2, strong=frozenset(strong))
 
 
+def _two_scores(view: View) -> str:
+    names = TASKS[view.spec.task if view.spec else DEFAULT_TASK].shown
+    return formats.first_up(formats.listed([formats.metric(name) for name in names]))
+
+
 def score_columns(view: View) -> list[str]:
-    """The study's own metric, accuracy and macro F1; of another tool's study only its score."""
+    """The study's own metric, and those that its task shows; of another tool's study only its score."""
     if view.spec is None:
         return ["score"]
-    return list(dict.fromkeys([view.spec.metric.removeprefix("eval/"), "accuracy", "f1_macro"]))
+    return list(dict.fromkeys([view.spec.metric.removeprefix("eval/"), *TASKS[view.spec.task].shown]))
 
 
 def _failures(table: pd.DataFrame) -> Table:
@@ -299,14 +309,17 @@ def _no_errors(view: View) -> str:
             if view.spec.finalists
             else "They are looked at for finalists, and this study trains none."
         )
+    if TASKS[view.spec.task].decisions is None:
+        return "A number is not simply right or wrong: what the errors come to stands among the scores."
     return "They were not looked at."
 
 
 def _errors(errors: Errors) -> ErrorContents:
     small = len(errors.labels) <= MOST_LABELS
     sentence = (
-        f"On the validation split the winner alone is right about {formats.count(errors.winner_only, 'row')}, the "
-        f"default alone about {formats.count(errors.default_only, 'row')}."
+        f"On the validation split the winner alone is right about "
+        f"{formats.count(errors.winner_only, errors.unit)}, the default alone about "
+        f"{formats.count(errors.default_only, errors.unit)}."
     )
     if any(group.default is None for group in errors.by_class):
         sentence = "These are the winner's alone: the untuned default could not be trained again."
@@ -322,8 +335,8 @@ def _errors(errors: Errors) -> ErrorContents:
             ],
             words=3,
         ),
-        by_class=_groups("Class", errors.by_class),
-        by_length=_groups("Length", errors.by_length),
+        by_class=_groups("Class", errors.by_class, errors.unit),
+        by_length=_groups("Length", errors.by_length, errors.unit),
         disagreements=Table(
             header=["Text", "Label", "Winner", "Default", "Row"],
             rows=[
@@ -345,14 +358,14 @@ def _confused(errors: Errors) -> Table:
     ]
     cells.sort(key=lambda cell: (-cell[0], cell[1:]))
     rows = [[errors.labels[label], errors.labels[other], f"{found:.1f}"] for found, label, other in cells[:20]]
-    return Table(header=["Label", "Taken for", "Rows"], rows=rows, words=2)
+    return Table(header=["Label", "Taken for", f"{formats.first_up(errors.unit)}s"], rows=rows, words=2)
 
 
-def _groups(name: str, groups: Sequence[Group]) -> Table:
+def _groups(name: str, groups: Sequence[Group], unit: str) -> Table:
     rows = []
     for each in groups:
         rows.append([each.name, f"{each.rows:,}", formats.short(each.winner)])
         if each.default is not None:
             rows[-1] += [formats.short(each.default), formats.signed(each.winner - each.default)]
-    header = [name, "Rows", "Winner", "Default", "Difference"]
+    header = [name, f"{formats.first_up(unit)}s", "Winner", "Default", "Difference"]
     return Table(header=header[: max(map(len, rows), default=3)], rows=rows)

@@ -28,7 +28,10 @@ RESAMPLES: Final = 1000
 MOST_POINTS: Final = 100
 LEVEL: Final = 0.95
 # Metrics that are shares: their differences are told in points, hundredths.
-SHARES: Final = ("accuracy", "f1_macro", "f1", "precision_macro", "precision", "recall_macro", "recall")
+SHARES: Final = (
+    "accuracy",
+    *(f"{name}{of}" for name in ("f1", "precision", "recall") for of in ("", "_macro", "_micro")),
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

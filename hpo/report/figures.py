@@ -19,6 +19,8 @@ from hpo.report import formats, tables
 from hpo.report.expected import expected_best, expected_best_at_random
 from hpo.report.importance import importances, trials_used
 from hpo.report.tables import NONE, PARAM, StepBars, View
+from hpo.spec import DEFAULT_TASK
+from hpo.tasks import TASKS
 
 # Okabe and Ito's palette, which survives colour blindness and grey printing.
 BLUE, ORANGE, RED, GREY, BLACK = "#0072B2", "#E69F00", "#D55E00", "#8C8C8C", "#222222"
@@ -241,21 +243,24 @@ def jittered(rows: pd.DataFrame, column: str, places: dict[str, int]) -> list[fl
     return [places[str(value)] + 0.44 * aside for value, aside in zip(rows[column], spread, strict=True)]
 
 
-def accuracy_f1(view: View) -> Figure | None:
-    """Accuracy and macro F1 of each complete trial, side by side, the best on top."""
+def two_scores(view: View) -> Figure | None:
+    """The two scores that a task shows, such as accuracy and macro F1, of each complete trial, the best on top."""
     ranked = tables.leaderboard(view.complete, "score", view.direction)
-    both = ranked.dropna(subset=["accuracy", "f1_macro"])
+    one, other = TASKS[view.spec.task if view.spec else DEFAULT_TASK].shown
+    both = ranked.dropna(subset=[one, other])
     if both.empty:
         return None
     shown = both[(both.index < MOST_COMPARED) | (both["number"] == view.default)].iloc[::-1]
-    title = "Accuracy and macro F1 of the complete trials, best first"
+    words, others = tables.metric_in_words(one), tables.metric_in_words(other)
+    names = f"{words[:1].upper()}{words[1:]} and {others}"
+    title = f"{names} of the complete trials, best first"
     if len(shown) < len(both):
-        title = f"Accuracy and macro F1 of the best {MOST_COMPARED} of {len(both)} complete trials"
+        title = f"{names} of the best {MOST_COMPARED} of {len(both)} complete trials"
     figure, axes = one_panel(8, max(2.4, 1.4 + 0.23 * len(shown)), title, "Validation score", "Trial")
     heights = list(range(len(shown)))
-    axes.hlines(heights, shown["accuracy"], shown["f1_macro"], color=PALE, linewidth=2, zorder=1)
-    axes.scatter(shown["f1_macro"], heights, s=34, marker="s", color=ORANGE, label="macro F1")
-    axes.scatter(shown["accuracy"], heights, s=34, color=BLUE, label="accuracy")
+    axes.hlines(heights, shown[one], shown[other], color=PALE, linewidth=2, zorder=1)
+    axes.scatter(shown[other], heights, s=34, marker="s", color=ORANGE, label=others)
+    axes.scatter(shown[one], heights, s=34, color=BLUE, label=words)
     marks = {view.default: " (default)"}
     axes.set_yticks(heights, [f"{number}{marks.get(number, '')}" for number in shown["number"]])
     axes.set_ylim(-0.7, len(shown) - 0.3)
@@ -329,7 +334,7 @@ FIGURES: Final[dict[str, Callable[[View], Figure | None]]] = {
     "learning_curves": learning_curves,
     "importance": importance,
     "parameters": parameters,
-    "accuracy_f1": accuracy_f1,
+    "two_scores": two_scores,
     "pruning": pruning,
 }
 """Every figure by the name of its file, in the order of the page."""

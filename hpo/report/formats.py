@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hpo.plain_text import printable
-from hpo.report.tables import METRICS
+from hpo.report.tables import metric_in_words
 from hpo.results import Estimate
 
 MINUS: Final = "−"
@@ -87,10 +87,8 @@ def share(part: float) -> str:
 
 def metric(name: str) -> str:
     """A metric in words: `macro F1`, `F1 of positive`, `calibration error`."""
-    name = name.removeprefix("eval/")
-    if name.startswith("f1/"):
-        return f"F1 of {name.removeprefix('f1/')}"
-    return METRICS.get(name, name.replace("_", " "))
+    of = name.removeprefix("eval/")
+    return f"F1 of {of.removeprefix('f1/')}" if of.startswith("f1/") else metric_in_words(of)
 
 
 def shortened(text: str, length: int) -> str:

@@ -25,7 +25,7 @@ from hpo.report.answers import LOSSES, state_of
 from hpo.report.charts import finals, outlook, parameters, search
 from hpo.report.charts.chart import Chart, charts_of, figures_json
 from hpo.report.contents import MOST_EXAMPLES, Contents, score_columns
-from hpo.report.tables import METRICS, PARAM, View
+from hpo.report.tables import PARAM, View, metric_columns
 
 # Where `python -m hpo.ui` serves, unless told otherwise.
 MLFLOW = "http://127.0.0.1:5000"
@@ -178,7 +178,8 @@ def _trial(
     yield "told", printable(state_of(row))
     yield "scores", [_number(row[name]) for name in scores]
     yield "params", [_value(row[name]) for name in params]
-    metrics = {formats.first_up(words): _number(row[name]) for name, words in METRICS.items()}
+    words_of = {name: formats.metric(name) for name in metric_columns(view.spec)}
+    metrics = {formats.first_up(words): _number(row[name]) for name, words in words_of.items()}
     curve = {step: value for step, value in sorted(trial.intermediate_values.items()) if math.isfinite(value)}
     steps = [row["optimizer_steps"], row["total_steps"]]
     known = {

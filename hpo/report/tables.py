@@ -19,13 +19,22 @@ from hpo.attempts import failure_reason, is_default, is_retried
 from hpo.errors import StorageError
 from hpo.output import write_atomically
 from hpo.results import Finals, Reading
-from hpo.spec import StudySpec
+from hpo.spec import DEFAULT_TASK, StudySpec
 from hpo.study import COSTS, best_first, finalist_trials, known_spec, remaining_of, stored_finals
+from hpo.tasks import TASKS
 
 T = TypeVar("T")
-# What `eval/<name>` is called in words.
+# What `eval/<name>` is called in words, where these are not its own.
 METRICS: Final = {
     "accuracy": "accuracy",
+    "f1_micro": "micro F1",
+    "precision_micro": "micro precision",
+    "recall_micro": "micro recall",
+    "pearson": "Pearson's r",
+    "spearman": "Spearman's ρ",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "r2": "R²",
     "f1_macro": "macro F1",
     "f1": "F1",
     "precision_macro": "macro precision",
@@ -40,7 +49,6 @@ DTYPES: Final = {
     "state": "str",
     "reason": "str",
     "score": "float64",
-    **dict.fromkeys(METRICS, "float64"),
     "evaluations": "int64",
     "num_evaluations": "Int64",
     **{name: "Int64" if name.endswith("_steps") else "float64" for name in COSTS},
@@ -111,7 +119,7 @@ class View:
     @property
     def metric(self) -> str:
         """The score in words, such as `validation accuracy`."""
-        return f"validation {METRICS[self.spec.metric.removeprefix('eval/')]}" if self.spec else "score"
+        return f"validation {metric_in_words(self.spec.metric)}" if self.spec else "score"
 
     @cached_property
     def shown(self) -> pd.DataFrame:
@@ -177,6 +185,12 @@ def view_of(study: optuna.Study) -> View:
     )
 
 
+def metric_in_words(name: str) -> str:
+    """`macro F1` of `eval/f1_macro`."""
+    name = name.removeprefix("eval/")
+    return METRICS.get(name, name.replace("_", " "))
+
+
 def trials_table(study: optuna.Study) -> pd.DataFrame:
     """One row a trial by number: state, scores, budget, cost, and a `params.<name>` column a parameter.
 
@@ -192,9 +206,17 @@ def _started(study: optuna.Study) -> list[FrozenTrial]:
 
 def _table(study: optuna.Study, spec: StudySpec | None, trials: Sequence[FrozenTrial]) -> pd.DataFrame:
     names = dict.fromkeys([*(spec.search_space if spec else ()), *(key for t in trials for key in t.params)])
-    dtypes = DTYPES | {PARAM + name: "object" for name in names}
+    at = list(DTYPES).index("evaluations")
+    metrics = dict.fromkeys(metric_columns(spec), "float64")
+    dtypes = dict([*list(DTYPES.items())[:at], *metrics.items(), *list(DTYPES.items())[at:]])
+    dtypes |= {PARAM + name: "object" for name in names}
     rows = [_row(study, spec, trial) for trial in trials]
     return pd.DataFrame(rows, columns=list(dtypes), dtype="object").astype(dtypes)
+
+
+def metric_columns(spec: StudySpec | None) -> list[str]:
+    """The metrics that trials have, as columns; of another tool's study those of the usual task, which stay empty."""
+    return [name.removeprefix("eval/") for name in TASKS[spec.task if spec else DEFAULT_TASK].metrics]
 
 
 def _row(study: optuna.Study, spec: StudySpec | None, trial: FrozenTrial) -> dict[str, Any]:
@@ -209,7 +231,7 @@ def _row(study: optuna.Study, spec: StudySpec | None, trial: FrozenTrial) -> dic
         "state": trial.state.name,
         "reason": failure_reason(trial) if spec else None,
         "score": score,
-        **{name: metrics.get(f"eval/{name}") for name in METRICS},
+        **{name: metrics.get(f"eval/{name}") for name in metric_columns(spec)},
         "evaluations": result.get("step") or max(trial.intermediate_values, default=0),
         "num_evaluations": spec.training.num_evaluations if spec else None,
         **{name: result.get(name) for name in COSTS},

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from hpo.data.tokens import Tokens
 
 Batch = dict[str, torch.Tensor]
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# The label of what is no word's first piece: torch's losses leave it out.
+IGNORED = -100
 # Batches that are cut from one random draw sorted by length. Larger: less padding, less random.
 BATCHES_PER_POOL = 50
 # Lengths that batches are padded to. More: less padding, and more shapes, each of which takes memory and, once, time.
@@ -107,6 +110,7 @@ class DeviceTokens:
         """
         self.lengths = tokens.lengths
         self.labels = tokens.labels
+        """[examples], each as the task encodes it."""
         self.n_truncated = tokens.n_truncated
         self.token_ids = np.unique(tokens.input_ids)
         """The distinct ones, sorted."""
@@ -117,11 +121,20 @@ class DeviceTokens:
         self._input_ids = torch.from_numpy(tokens.input_ids).to(device)
         self._starts = torch.from_numpy(tokens.offsets[:-1]).to(device)
         self._lengths = torch.from_numpy(self.lengths).to(device)
-        self._labels = torch.tensor(self.labels, device=device)
         self._positions = torch.arange(pad_to[-1], device=device)
+        self._types = None if tokens.token_type_ids is None else torch.from_numpy(tokens.token_type_ids).to(device)
+        self._read = None if tokens.word_of is None else torch.from_numpy(tokens.word_of).to(device)
+        """Where a word is read, by token: its number in the example; else -1."""
+        self.outputs_of = np.ones(len(self.lengths), dtype=np.int64)
+        """[examples] How many outputs each has: one, or one for each of its words."""
+        if tokens.word_of is None:
+            self._labels = torch.tensor(self.labels, device=device)
+        else:
+            self.outputs_of = np.array([len(words) for words in self.labels], dtype=np.int64)
+            self._labels = torch.from_numpy(_labels_of_tokens(tokens)).to(device)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.lengths)
 
     def rows(self, order: Iterable[NDArray[np.int64]]) -> Iterator[Rows]:
         """The batches of an order, which is sent to the device as one."""
@@ -139,14 +152,64 @@ class DeviceTokens:
         """Pads the examples to the longest of them.
 
         Returns:
-            `input_ids` and `attention_mask` [batch, length] int64, and `labels` [batch] int64, on the device.
+            `input_ids` and `attention_mask` [batch, length] int64, of pairs also `token_type_ids`, and `labels`, on the
+            device: [batch, ...], or [batch, length] where words are read and -100 elsewhere.
         """
+        mask, at = self._places(rows)
+        labels = self._labels[rows.indices] if self._read is None else torch.where(mask, self._labels[at], IGNORED)
+        batch = {
+            "input_ids": torch.where(mask, self._input_ids[at], self._pad).long(),
+            "attention_mask": mask.long(),
+            "labels": labels,
+        }
+        if self._types is not None:
+            batch["token_type_ids"] = torch.where(mask, self._types[at], 0).long()
+        return batch
+
+    def outputs(self, logits: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """What a head says of these rows: its logits [batch, classes], or those of words, one row after another.
+
+        A word that truncation cut off has logits of 0, the first class's by a hair: nothing is known of it.
+
+        Args:
+            logits: [batch, classes], or [batch, length, classes] where words are read.
+        """
+        if self._read is None:
+            return logits
+        mask, at = self._places(rows)
+        words = torch.where(mask, self._read[at], -1)
+        counts = torch.from_numpy(self.outputs_of[rows.indices.cpu().numpy()]).to(logits.device)
+        starts = (counts.cumsum(0) - counts)[:, None]
+        found = logits.new_zeros(int(counts.sum()), logits.shape[-1])
+        found[(starts + words)[words >= 0]] = logits[words >= 0]
+        return found
+
+    def in_order(self, outputs: NDArray[np.float32], seen: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Outputs of the examples `seen`, one after another, in the order of the examples."""
+        starts = np.cumsum(self.outputs_of) - self.outputs_of
+        counts = self.outputs_of[seen]
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        ordered = np.empty_like(outputs)
+        ordered[np.repeat(starts[seen], counts) + within] = outputs
+        return ordered
+
+    def _places(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+        """[batch, length] Where a token stands, and which of all it is."""
         positions = self._positions[: rows.length]
         mask = positions < self._lengths[rows.indices][:, None]
         # Beyond its end a row would reach into the next one, and the last one out of the tokens.
-        at = torch.where(mask, self._starts[rows.indices][:, None] + positions, 0)
-        return {
-            "input_ids": torch.where(mask, self._input_ids[at], self._pad).long(),
-            "attention_mask": mask.long(),
-            "labels": self._labels[rows.indices],
-        }
+        return mask, torch.where(mask, self._starts[rows.indices][:, None] + positions, 0)
+
+
+def inputs_of(batch: Batch) -> Batch:
+    """What of a batch a model takes."""
+    return {name: tensor for name, tensor in batch.items() if name in MODEL_INPUTS}
+
+
+def _labels_of_tokens(tokens: Tokens) -> NDArray[np.int64]:
+    """By token: the label of the word that is read there, or what the loss leaves out."""
+    assert tokens.word_of is not None
+    lengths = [len(words) for words in tokens.labels]
+    starts = np.repeat(np.cumsum(lengths) - lengths, tokens.lengths)
+    flat = np.concatenate(tokens.labels)
+    return np.where(tokens.word_of >= 0, flat[starts + np.maximum(tokens.word_of, 0)], IGNORED)

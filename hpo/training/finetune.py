@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from hpo.errors import Diverged
-from hpo.training.batches import DeviceTokens, evaluation_order
+from hpo.training.batches import DeviceTokens, evaluation_order, inputs_of
 
 if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic
     from hpo.training.setup import Setup
@@ -166,22 +166,22 @@ def finetune(
 def evaluate(setup: Setup, between_batches: Callable[[], None] = lambda: None) -> dict[str, float]:
     """The task's scores on the validation split, every example once."""
     logits, seen = _predict(setup, setup.validation, between_batches)
-    return setup.task.metrics(logits, setup.validation.labels[seen])
+    return setup.task.evaluate(logits, setup.validation.labels[seen], setup.splits.labels)
 
 
 def predict(
     setup: Setup, tokens: DeviceTokens, between_batches: Callable[[], None] = lambda: None
 ) -> NDArray[np.float32]:
-    """The logits [examples, classes] of a split, in the order of its rows."""
-    logits, seen = _predict(setup, tokens, between_batches)
-    return logits[np.argsort(seen)]
+    """The outputs [examples, classes] of a split, or [words, classes], in the order of its rows."""
+    outputs, seen = _predict(setup, tokens, between_batches)
+    return tokens.in_order(outputs, seen)
 
 
 @torch.inference_mode()
 def _predict(
     setup: Setup, tokens: DeviceTokens, between_batches: Callable[[], None]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The logits in the order in which they were computed, and of which rows they are."""
+    """The outputs in the order in which they were computed, and of which rows they are."""
     model = setup.pretrained.model.eval()
 
     def compute(batch_size: int) -> tuple[torch.Tensor, NDArray[np.int64]]:
@@ -190,8 +190,8 @@ def _predict(
             between_batches()
             batch = tokens.gather(rows)
             with setup.device.autocast():
-                output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-            logits.append(output.logits.float())
+                output = model(**inputs_of(batch))
+            logits.append(tokens.outputs(output.logits.float(), rows))
         return torch.cat(logits).cpu(), np.concatenate(order)
 
     (logits, seen), _ = setup.device.largest_that_fits(setup.config.training.eval_batch_size, compute)

@@ -6,9 +6,9 @@ import hashlib
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -22,6 +22,7 @@ from transformers.utils.hub import cached_file
 from hpo.errors import DataError
 from hpo.references import COMMIT, local_path
 from hpo.spec import ModelSpec
+from hpo.tasks.base import Task
 from hpo.training.device import return_freed_memory
 from hpo.training.dropout import replace_dropouts
 from hpo.training.encoder import replace_layers
@@ -95,20 +96,19 @@ class Checkpoint:
 
 def load_pretrained(
     spec: ModelSpec,
-    auto_model: Any,
+    task: Task,
     labels: tuple[str, ...],
     *,
     dropout: float | None,
     max_length: int,
     device: str,
     seed: int,
-    first_token_only: bool = False,
 ) -> Pretrained:
     """A model for one trial: weights in float32, a new head for `labels`, fast layers.
 
     Args:
+        task: puts the head on.
         seed: of the head's weights.
-        first_token_only: the head reads the first token's row and no other.
 
     Raises:
         DataError: no such model, no head of this kind for its architecture, no known dropout though one is asked for,
@@ -116,7 +116,7 @@ def load_pretrained(
     """
     path = local_path(spec.name)
     stamps = _stamps(path) if path else ()  # what lies under a commit of the Hub does not change
-    checkpoint = read_checkpoint(spec, auto_model, labels, device, stamps)
+    checkpoint = read_checkpoint(spec, task.auto_model, task.problem_type, task.words, labels, device, stamps)
     positions = min(num_positions(checkpoint.model, default=max_length), checkpoint.tokenizer.model_max_length)
     if max_length > positions:
         raise DataError(
@@ -125,7 +125,7 @@ def load_pretrained(
     model = checkpoint.copy(dropout, device, seed)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     replace_dropouts(model)
-    capturable = replace_layers(model, first_token_only)
+    capturable = replace_layers(model, task.first_token_only)
     return Pretrained(
         model=model,
         tokenizer=checkpoint.tokenizer,
@@ -139,18 +139,27 @@ def load_pretrained(
 
 @functools.lru_cache(maxsize=4)
 def read_checkpoint(
-    spec: ModelSpec, auto_model: Any, labels: tuple[str, ...], device: str, stamps: Stamps
+    spec: ModelSpec,
+    head: str,
+    problem_type: str | None,
+    words: bool,
+    labels: tuple[str, ...],
+    device: str,
+    stamps: Stamps,
 ) -> Checkpoint:
     """Reads weights, configuration and tokenizer, and checks them; kept in the process for the trials to come.
 
     Args:
+        head: the class of transformers that puts it on.
+        problem_type: transformers' own.
+        words: the tokenizer gets words, not texts.
         stamps: of a folder's files, for an edited one is another model.
 
     Raises:
         DataError: as `load_pretrained`, but for `dropout` and `max_length`.
     """
     path = local_path(spec.name) or _snapshots.get(spec)
-    source = str(path or spec.name)
+    source, auto_model = str(path or spec.name), getattr(transformers, head)
     if path and (path / "adapter_config.json").exists():  # beside `peft` transformers would load what that file names
         raise DataError(
             f"`{spec.name}` must be a whole model, but got an adapter. Merge it into its model, and save that."
@@ -166,7 +175,9 @@ def read_checkpoint(
         )
     architecture = auto_model._model_mapping[type(config)]
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=spec.revision, trust_remote_code=False)
+        # Byte-level tokenizers take words only so, and no other minds it.
+        prefixed = {"add_prefix_space": True} if words else {}
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=spec.revision, trust_remote_code=False, **prefixed)
         vocabulary = set(tokenizer.get_vocab())
         tokenizer.model_max_length = int(tokenizer.model_max_length)  # of a JSON file, and anything there
     except Exception as error:
@@ -187,7 +198,7 @@ def read_checkpoint(
         config.pad_token_id = tokenizer.pad_token_id
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
-    config.problem_type = "single_label_classification"  # a checkpoint may bring another, which pipelines follow
+    config.problem_type = problem_type  # a checkpoint may bring another, which pipelines follow
     try:
         model, info = auto_model.from_pretrained(
             source,

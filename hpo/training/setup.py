@@ -1,10 +1,11 @@
 """The first four steps of a trial: the pretrained model, the data, the tokens, and what the training needs."""
 
 import functools
+import inspect
 import math
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from hpo.tasks.base import Task
 from hpo.training.batches import MOST_EVALUATION_LENGTHS, MOST_LENGTHS, DeviceTokens
 from hpo.training.device import Device, choose_device, keep_freed_memory, leave_out_cudnn_attention
 from hpo.training.graphs import CudaCapture, GraphedStep
+from hpo.training.losses import LOSSES
 from hpo.training.model import Pretrained, load_pretrained
 from hpo.training.optimizer import build_optimizer, decay_without_gradient, decays_in_proportion, parameter_groups
 from hpo.training.schedule import learning_rates
@@ -58,16 +60,15 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
     leave_out_cudnn_attention()
 
     # 1. Load the pretrained model. Its labels come from the data, so step 2 stands first; it is read once a process.
-    splits = load_splits(config.data, config.data_seed)
+    splits = load_splits(config.task, config.data, config.data_seed)
     pretrained = load_pretrained(
         config.model,
-        task.auto_model,
+        task,
         splits.labels,
         dropout=training.dropout,
         max_length=training.max_length,
         device=device.type,
         seed=config.seed,
-        first_token_only=task.first_token_only,
     )
     if training.activation_checkpointing:
         _checkpoint_activations(pretrained.model, config.model.name)
@@ -77,18 +78,14 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
     if config.train_on_validation:
         learned = ("train+validation", splits.train.joined(splits.validation))
     train, validation = (
-        _tokens(split, pretrained.tokenizer, training.max_length, splits.fingerprint, name, lengths, cache_dir, device)
+        _tokens(split, pretrained, training.max_length, splits.fingerprint, name, lengths, cache_dir, device)
         for name, split, lengths in (
             (*learned, MOST_LENGTHS),
             ("validation", splits.validation, MOST_EVALUATION_LENGTHS),
         )
     )
-    if config.metric in ("eval/f1", "eval/precision", "eval/recall") and len(splits.labels) != 2:
-        raise DataError(
-            f"metric {config.metric} is of the positive one of two classes, but got {len(splits.labels)} classes. "
-            f"Use {config.metric}_macro."
-        )
-
+    if problem := task.needs(config.metric, splits.labels):
+        raise DataError(problem)
     _require_embeddings(config, pretrained, [train, validation])
 
     # 4. Set up the optimizer, the schedule, and the step that they make.
@@ -98,14 +95,30 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
         padding = [pretrained.tokenizer.pad_token_id]
         keep_seen(pretrained.model, np.concatenate([train.token_ids, validation.token_ids, padding]))
     optimizer = build_optimizer(parameter_groups(pretrained.model, training.weight_decay), training, device.type)
-    step = Step(pretrained.model, train, task.loss, optimizer, training.max_grad_norm, device)
+    step = Step(pretrained.model, train, LOSSES[task.loss], optimizer, training.max_grad_norm, device)
     graphed = device.type == "cuda" and pretrained.capturable and not training.activation_checkpointing
     stepped = GraphedStep(step, CudaCapture()) if graphed else step
     return Setup(config, task, device, pretrained, splits, train, validation, stepped, rates)
 
 
-@functools.lru_cache(maxsize=8)
 def _tokens(
+    split: Split,
+    pretrained: Pretrained,
+    max_length: int,
+    fingerprint: str,
+    name: str,
+    most_lengths: int,
+    cache_dir: Path | None,
+    device: Device,
+) -> DeviceTokens:
+    # An architecture without token types, such as DistilBERT, may come with a tokenizer that makes them.
+    types = "token_type_ids" in inspect.signature(pretrained.model.forward).parameters
+    tokenizer = pretrained.tokenizer
+    return _kept_tokens(split, tokenizer, max_length, fingerprint, name, most_lengths, cache_dir, device, types)
+
+
+@functools.lru_cache(maxsize=8)
+def _kept_tokens(
     split: Split,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
@@ -114,9 +127,12 @@ def _tokens(
     most_lengths: int,
     cache_dir: Path | None,
     device: Device,
+    types: bool,
 ) -> DeviceTokens:
     """On the device, and kept there for the trials to come: splits and tokenizers are the same objects for all."""
     tokens = tokenize_split(split, tokenizer, max_length, fingerprint=fingerprint, name=name, cache_dir=cache_dir)
+    if not types:
+        tokens = replace(tokens, token_type_ids=None)
     return DeviceTokens(tokens, tokenizer.pad_token_id, device.type, most_lengths, device.multiple_of)
 
 
@@ -124,7 +140,7 @@ def held_back_tokens(setup: Setup, cache_dir: Path | None) -> DeviceTokens:
     """The test split, which no training loads."""
     return _tokens(
         setup.splits.test,
-        setup.pretrained.tokenizer,
+        setup.pretrained,
         setup.config.training.max_length,
         setup.splits.fingerprint,
         "test",

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from hpo.training.batches import Batch, DeviceTokens, Rows
+from hpo.training.batches import Batch, DeviceTokens, Rows, inputs_of
 from hpo.training.device import Device
 from hpo.training.optimizer import clip_gradients, set_learning_rate
 
@@ -64,7 +64,7 @@ class Step:
         for part in rows.split(micro_batch_size):
             batch = self.tokens.gather(part)
             with self.device.autocast():
-                logits = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+                logits = self.model(**inputs_of(batch)).logits
             loss = self.loss(logits, batch) * (len(part) / len(rows))
             loss.backward()
             total = loss.detach() if total is None else total + loss.detach()

@@ -343,7 +343,7 @@ def test_no_model_sees_a_held_out_row(spec: StudySpec, tmp_path: Path) -> None:
 
     def texts(number: int, run: str) -> tuple[set[str], set[str]]:
         config = run_config(spec, params, number, run, tmp_path, SMALL)
-        splits = load_splits(config.data, config.data_seed)
+        splits = load_splits("sequence_classification", config.data, config.data_seed)
         assert not splits.notes  # nothing was left out, or the rows of two runs would not be the same
         return set(splits.train.texts), set(splits.validation.texts)
 

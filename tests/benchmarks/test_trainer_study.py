@@ -68,7 +68,7 @@ def test_the_rows_are_ours_token_by_token(tokenizer: PreTrainedTokenizerFast, tm
     path = tmp_path / "train.json"
     path.write_text(json.dumps({"text": texts, "label": [1, 0, 1]}), encoding="utf-8")
     rows = peer.read_rows(path, tokenizer, max_length=12)
-    split = Split(texts=tuple(texts), labels=np.array([1, 0, 1]))
+    split = Split(inputs=tuple(texts), labels=np.array([1, 0, 1]))
     tokens = tokenize_split(split, tokenizer, 12, fingerprint="", name="train", cache_dir=None)
     assert np.concatenate(rows["input_ids"][:]).tolist() == tokens.input_ids.tolist()
     assert rows["length"][:] == tokens.lengths.tolist()

@@ -7,8 +7,9 @@ import pytest
 
 from hpo.data import quality
 from hpo.data.quality import data_quality, quality_notes
-from hpo.data.splits import SPLITS, LabelsBy, Split, Splits
+from hpo.data.splits import SPLITS, Split, Splits
 from hpo.results import Conflict, DataQuality, Relatives
+from hpo.tasks.labels import LabelsBy
 
 Row = tuple[str, int]
 TEN = "a b c d e f g h i j"

@@ -17,6 +17,7 @@ import pytest
 from hpo.data.sources import Rows, read_rows
 from hpo.errors import DataError
 from hpo.spec import DataSpec
+from hpo.tasks.sequence_classification import SEQUENCE_CLASSIFICATION
 
 FRAME = pd.DataFrame({"text": ["good", "bad", "NA"], "label": [1, 0, 1], "site": ["a", "b", "a"]})
 
@@ -24,7 +25,7 @@ FRAME = pd.DataFrame({"text": ["good", "bad", "NA"], "label": [1, 0, 1], "site":
 def read(source: str | Path, name: str = "train", *, data: dict[str, Any] | None = None, **given: Any) -> Rows:
     """Read `source`, with the keys `given` beside it in the study, as our split `name`."""
     spec = DataSpec.model_validate({"train": {"source": str(source), **given}, **(data or {})})
-    return read_rows(spec.train, name, spec)
+    return read_rows(SEQUENCE_CLASSIFICATION, spec.train, name, spec)
 
 
 def write(path: Path, content: str) -> Path:
@@ -52,13 +53,13 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
 
 def test_a_tab_separated_file_has_no_quoting(tmp_path: Path) -> None:
     path = write(tmp_path / "glue.tsv", 'text\tlabel\n"half a quote\t0\nsaid " so , twice "\t1\nnull\t1\n')
-    assert read(path).texts == ['"half a quote', 'said " so , twice "', "null"]
+    assert read(path).inputs == ['"half a quote', 'said " so , twice "', "null"]
 
 
 def test_a_csv_file_has_quoting_and_may_start_with_a_byte_order_mark(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", '\ufefftext,label\n"a, b",neg\n"two\nlines",pos\n007,pos\n')
     rows = read(path)
-    assert rows.texts == ["a, b", "two\nlines", "007"]
+    assert rows.inputs == ["a, b", "two\nlines", "007"]
     assert rows.labels == ["neg", "pos", "pos"]
 
 
@@ -71,7 +72,7 @@ def test_a_broken_line_is_named(tmp_path: Path) -> None:
 def test_texts_that_look_like_numbers_or_dates_stay_as_written(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("\n".join(json.dumps({"date": text, "label": 0}) for text in ("2020-01-01", "1e5", "3.0")))
-    assert read(path, data={"text_column": "date"}).texts == ["2020-01-01", "1e5", "3.0"]
+    assert read(path, data={"text_column": "date"}).inputs == ["2020-01-01", "1e5", "3.0"]
 
 
 @pytest.mark.parametrize(
@@ -96,9 +97,9 @@ def test_where_keeps_rows_by_equality(tmp_path: Path) -> None:
     FRAME.to_csv(tmp_path / "a.csv", index=False)
     FRAME.to_parquet(tmp_path / "a.parquet")
     for name in ("a.csv", "a.parquet"):
-        assert read(tmp_path / name, where={"site": "a"}).texts == ["good", "NA"]
-        assert read(tmp_path / name, where={"site": "a", "label": 1}).texts == ["good", "NA"]
-        assert read(tmp_path / name, where={"label": 0}).texts == ["bad"]
+        assert read(tmp_path / name, where={"site": "a"}).inputs == ["good", "NA"]
+        assert read(tmp_path / name, where={"site": "a", "label": 1}).inputs == ["good", "NA"]
+        assert read(tmp_path / name, where={"label": 0}).inputs == ["bad"]
 
 
 # Bad input
@@ -278,10 +279,10 @@ def test_split_and_subset_are_for_the_hub(tmp_path: Path, key: str) -> None:
 def test_hub_rows_with_class_names(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
-    asked: list[tuple[str, str | None, str]] = []
+    asked: list[tuple[str, str | None, str, str | None]] = []
 
-    def load_dataset(path: str, name: str | None, split: str) -> Any:
-        asked.append((path, name, split))
+    def load_dataset(path: str, name: str | None, split: str, revision: str | None) -> Any:
+        asked.append((path, name, split, revision))
         features = datasets.Features(
             {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])}
         )
@@ -291,7 +292,7 @@ def test_hub_rows_with_class_names(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = read("nyu-mll/glue", "test", subset="sst2")
     assert rows == Rows(["a", "b"], [1, -1], ("neg", "pos"), "the Hub's nyu-mll/glue, subset sst2, split test")
     read("nyu-mll/glue", "test", subset="sst2", split="validation")
-    assert asked == [("nyu-mll/glue", "sst2", "test"), ("nyu-mll/glue", "sst2", "validation")]
+    assert asked == [("nyu-mll/glue", "sst2", "test", None), ("nyu-mll/glue", "sst2", "validation", None)]
 
 
 def test_the_hubs_exceptions(monkeypatch: pytest.MonkeyPatch) -> None:

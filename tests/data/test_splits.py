@@ -35,7 +35,7 @@ class Study:
                 path = self.folder / f"{name}.parquet"
                 pd.DataFrame(rows, columns=["text", "label"]).to_parquet(path)
                 data[name] = str(path)
-        return load_splits(DataSpec.model_validate(data), seed)
+        return load_splits("sequence_classification", DataSpec.model_validate(data), seed)
 
 
 @pytest.fixture
@@ -87,13 +87,13 @@ def test_class_ids(
 
 def hub_load(name: str, labels: list[str] | None = None) -> Splits:
     data = {"train": name, "validation": name, "test": name, "labels": labels}
-    return load_splits(DataSpec.model_validate(data), 0)
+    return load_splits("sequence_classification", DataSpec.model_validate(data), 0)
 
 
 def hub_splits(monkeypatch: pytest.MonkeyPatch, names: list[str], test_label: int = 1) -> None:
     import datasets
 
-    def load_dataset(path: str, name: str | None, split: str) -> Any:
+    def load_dataset(path: str, name: str | None, split: str, revision: str | None) -> Any:
         features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
         labels = [0, test_label if split == "test" else 1]
         columns = {"text": [f"{split} a", f"{split} b"], "label": labels}
@@ -385,7 +385,7 @@ FRESH = """
 import sys
 from hpo.data.splits import load_splits
 from hpo.spec import DataSpec
-print(load_splits(DataSpec(train=sys.argv[1], hold_out="sentences"), 3).fingerprint)
+print(load_splits("sequence_classification", DataSpec(train=sys.argv[1], hold_out="sentences"), 3).fingerprint)
 """
 
 
@@ -411,11 +411,11 @@ def test_the_shipped_studies_have_the_data_that_they_always_had() -> None:
     """Recorded before `leaks` was an option. A study goes on only on the same data."""
     studies = Path(__file__).parents[2] / "studies"
     spec = read_study(studies / "rotten_tomatoes.yaml", [])
-    splits = load_splits(spec.data, spec.seed)
+    splits = load_splits("sequence_classification", spec.data, spec.seed)
     assert splits.fingerprint == "0b2113804ed79b2dc6a87fcb222f9af750a485ede5082c6e7905f29ef468ec16"
     fallback = read_study(studies / "sst2.yaml", []).fallback
     assert fallback is not None and fallback.data is not None
-    splits = load_splits(fallback.data, 0)
+    splits = load_splits("sequence_classification", fallback.data, 0)
     assert splits.fingerprint == "203a75c73dede79a92fce37776e9e57896416e0666ab89891332d2f38ff6a287"
     assert splits.notes == ("train: 1,500 of 6,464 rows kept (data.max_rows).",)
 
@@ -451,10 +451,10 @@ def test_splits_are_read_once_in_a_process(study: Study, tmp_path: Path) -> None
     data = DataSpec.model_validate(
         {name: str(tmp_path / f"{name}.parquet") for name in ("train", "validation", "test")}
     )
-    again = load_splits(data, 0)
+    again = load_splits("sequence_classification", data, 0)
     assert again is first
     assert not again.train.labels.flags.writeable
-    assert load_splits(data, 1) is not first
+    assert load_splits("sequence_classification", data, 1) is not first
 
 
 @pytest.mark.parametrize("name", ["train", "validation", "test"])

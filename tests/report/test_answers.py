@@ -14,6 +14,7 @@ from hpo.report.page import render
 from hpo.report.tables import View, view_of
 from hpo.results import Difference, Finals
 from hpo.score_estimates import score_differences
+from hpo.tasks.class_scores import class_scores
 from synthetic import synthetic_finals, synthetic_loss_study, synthetic_study
 
 BEST = 10  # of 30 synthetic trials
@@ -118,7 +119,7 @@ def test_of_one_seed_the_p_value_alone_would_find_too_much() -> None:
         easy = 0.9 + generator.normal(0, 0.75**0.5, 1_000)
         margins = [easy + generator.normal(0, 0.037) + generator.normal(0, 0.5, 1_000) for _ in range(2)]
         winner, default = (np.stack([each, 0 * each], axis=1)[None].astype(np.float32) for each in margins)
-        found.append(score_differences(winner, default, labels, ["right", "wrong"])["accuracy"])
+        found.append(score_differences(class_scores, winner, default, labels, ["right", "wrong"])["accuracy"])
     assert np.mean([each.p_value < 0.05 for each in found]) > 0.1
     assert not [each for each in found if "Tuning helped" in verdict("accuracy", each, 1)]
 

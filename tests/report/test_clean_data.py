@@ -31,7 +31,7 @@ def found(raw_study: StudyMaker, tmp_path: Path) -> dict[str, Any]:
     }
     data = {name: str(path) for name, path in files.items()} | {"labels": ["negative", "positive"]}
     spec = parse_study(raw_study(data=data), "tiny.yaml")
-    splits = load_splits(spec.data, 0)
+    splits = load_splits("sequence_classification", spec.data, 0)
     lengths = {name: np.array([len(text.split()) for text in getattr(splits, name).texts]) for name in files}
     quality = data_quality(splits, lengths, max_length=10).model_dump(mode="json")
     kept: dict[str, Any] = json.loads(json.dumps(quality))

@@ -98,7 +98,7 @@ def test_no_figure_of_a_study_without_trials(name: str) -> None:
 @pytest.mark.parametrize(
     ("states", "expected"),
     [
-        ("C", {"history", "learning_curves", "parameters", "accuracy_f1", "pruning"}),
+        ("C", {"history", "learning_curves", "parameters", "two_scores", "pruning"}),
         ("P", {"history", "learning_curves", "parameters", "pruning"}),
         ("R", {"learning_curves"}),
         ("F", {"learning_curves"}),
@@ -113,7 +113,7 @@ def test_what_one_trial_is_enough_for(states: str, expected: set[str]) -> None:
 
 def test_a_hundred_trials_do_not_make_the_comparison_endless() -> None:
     seen = view(100, states="CCCP")
-    assert max(drawn(FIGURES["accuracy_f1"](seen)).shape[:2]) < 1500
+    assert max(drawn(FIGURES["two_scores"](seen)).shape[:2]) < 1500
     drawn(FIGURES["history"](seen))
 
 

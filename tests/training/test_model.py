@@ -28,6 +28,7 @@ from transformers import (
 
 from hpo.errors import DataError
 from hpo.spec import ModelSpec
+from hpo.tasks.sequence_classification import SEQUENCE_CLASSIFICATION
 from hpo.training import attention as attention_module
 from hpo.training import dropout as dropout_module
 from hpo.training.model import (
@@ -160,7 +161,7 @@ def load(
 ) -> Pretrained:
     return load_pretrained(
         ModelSpec(name=str(name)),
-        AutoModelForSequenceClassification,
+        SEQUENCE_CLASSIFICATION,
         labels,
         dropout=dropout,
         max_length=max_length,
@@ -271,7 +272,7 @@ def test_half_precision_is_read_as_float32(save: Save, dtype: torch.dtype) -> No
 )
 def test_attention(save: Save, model_type: str, device: str, attention: str) -> None:
     spec = ModelSpec(name=str(save(tiny_model(AutoConfig.for_model(model_type, **SIZES)))))
-    checkpoint = read_checkpoint(spec, AutoModelForSequenceClassification, LABELS, device, ())
+    checkpoint = read_checkpoint(spec, "AutoModelForSequenceClassification", None, False, LABELS, device, ())
     assert checkpoint.model.config._attn_implementation == attention
 
 
