@@ -192,47 +192,84 @@ def _largest_relative(one: torch.Tensor, other: torch.Tensor) -> float:
 # Memory.
 
 
+SHARES = (0.0, 0.3, 0.6, 0.9)
+"""Of the memory that a first graph takes: it ends before the capture, in the forward and in the backward pass."""
+
+
 class Starved:
-    """A capture that finds no memory: nothing may be taken from the device while it records."""
+    """A capture that finds so much memory on the device, and no more."""
+
+    def __init__(self, capture: Capture, bytes_left: float) -> None:
+        self._capture, self._bytes_left = capture, bytes_left
+        self.errors: list[str] = []
+
+    def __call__(self, record: Callable[[], None]) -> Callable[[], None]:
+        torch.cuda.empty_cache()  # a capture does so too, and then takes what that gives
+        limit = torch.cuda.memory_reserved() + self._bytes_left
+        torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.get_device_properties(0).total_memory)
+        try:
+            return self._capture(record)
+        except Exception as error:
+            self.errors.append(type(error).__name__)
+            raise
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+class Weighed:
+    """A capture, and the memory that the first one took."""
 
     def __init__(self, capture: Capture) -> None:
         self._capture = capture
-        self.attempts = 0
+        self.first: int | None = None
 
     def __call__(self, record: Callable[[], None]) -> Callable[[], None]:
-        self.attempts += 1
-        torch.cuda.set_per_process_memory_fraction(1e-6)
-        try:
-            return self._capture(record)
-        finally:
-            torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_reserved()
+        replay = self._capture(record)
+        if self.first is None:
+            self.first = torch.cuda.memory_reserved() - before
+        return replay
 
 
 def capture_without_memory(name: str, data: DeviceData, device: Device, steps: int) -> list[Check]:
     """A graph that does not fit leaves the plain step what it was, and the next graph can be captured."""
     training = Training()
     batches, learning_rates = recurring_batches(data, device, steps, 32), rates(training, steps)
-    plain = build_step(name, training, data, device)
-    expected = run(plain, plain, batches, learning_rates)
-    starved = Starved(CountedCapture(device))
-    plain = build_step(name, training, data, device)
-    found = run(GraphedStep(plain, starved), plain, batches, learning_rates)
-    apart = _apart(found.moved, expected.moved)
-    free(device)
-    counted = CountedCapture(device)
-    plain = build_step(name, training, data, device)
-    after = run(GraphedStep(plain, counted), plain, batches, learning_rates)
-    apart_after = _apart(after.moved, expected.moved)
-    free(device)
-    return [
-        Check(
-            f"no memory for a graph of {name}",
-            starved.attempts == 1 and max(apart, apart_after) <= WEIGHTS_TOLERANCE and counted.replays > 0,
-            f"{starved.attempts} capture tried, then plain: weights {apart:.1e} of their change apart; captured again "
-            f"afterwards: {apart_after:.1e}, {counted.replays} replays",
-            {"attempts": starved.attempts, "weights": apart, "weights_after": apart_after, "replays": counted.replays},
+
+    def of(capture: Capture | None) -> torch.Tensor:
+        free(device)
+        plain = build_step(name, training, data, device)
+        return run(plain if capture is None else GraphedStep(plain, capture), plain, batches, learning_rates).moved
+
+    expected, weighed = of(None), Weighed(CountedCapture(device))
+    of(weighed)
+    assert weighed.first is not None, "some shape must come again"
+    checks = []
+    for share in SHARES:
+        starved = Starved(CountedCapture(device), share * weighed.first)
+        apart = _apart(of(starved), expected)
+        checks.append(
+            Check(
+                f"{share:.0%} of a graph's memory, {name}",
+                starved.errors == ["OutOfMemoryError"] and apart <= WEIGHTS_TOLERANCE,
+                f"of {weighed.first / 2**20:,.0f} MiB; the captures raised {starved.errors}, then plain: "
+                f"weights {apart:.1e} of their change apart",
+                {"weights": apart, "captures": len(starved.errors), "graph_mib": weighed.first / 2**20},
+            )
         )
-    ]
+    counted = CountedCapture(device)
+    apart = _apart(of(counted), expected)
+    checks.append(
+        Check(
+            f"captured again afterwards, {name}",
+            counted.replays > 0 and apart <= WEIGHTS_TOLERANCE,
+            f"weights {apart:.1e} of their change apart, {counted.captures} captures, {counted.replays} replays",
+            {"weights": apart, "captures": counted.captures, "replays": counted.replays},
+        )
+    )
+    free(device)
+    return checks
 
 
 def halves_agree(name: str, data: DeviceData, device: Device, batch_size: int = 1024) -> list[Check]:

@@ -12,6 +12,7 @@ import torch
 from torch.optim import Optimizer
 
 from hpo.training.batches import Rows
+from hpo.training.device import is_out_of_memory
 from hpo.training.optimizer import set_learning_rate
 from hpo.training.step import Step
 
@@ -27,10 +28,17 @@ class CudaCapture:
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+        self._room: torch.Tensor | None = None
 
     def __call__(self, record: Callable[[], None]) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        capturing = torch.cuda.graph(graph, pool=self._pool)
+        if self._room is None:
+            # For its graphs torch keeps where dropout's generator stands, in memory of the capture's stream. Where it
+            # finds none for that, no exception comes: the process is aborted. Beside this tensor there is some.
+            with torch.cuda.stream(capturing.capture_stream):
+                self._room = torch.empty(1, device="cuda")
+        with torch.cuda.stream(torch.cuda.current_stream()), capturing:  # what fails would leave its own stream
             record()
         return graph.replay
 
@@ -77,7 +85,9 @@ class GraphedStep:
         if self._fits:
             try:
                 self._graphs[shape] = self._captured(rows)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 self._fits = False
 
     def _captured(self, rows: Rows) -> tuple[Callable[[], None], torch.Tensor, torch.Tensor]:

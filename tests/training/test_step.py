@@ -13,7 +13,7 @@ from hpo import space
 from hpo.errors import TrialFailed
 from hpo.spec import StudySpec, TrialConfig
 from hpo.training.batches import Rows, evaluation_order
-from hpo.training.device import is_out_of_memory
+from hpo.training.device import CUDA_OUT_OF_MEMORY, is_out_of_memory
 from hpo.training.finetune import evaluate, finetune
 from hpo.training.graphs import GraphedStep
 from hpo.training.setup import Setup, set_up
@@ -154,11 +154,22 @@ def test_a_graph_is_captured_at_the_second_time_and_gives_the_plain_steps_result
     assert (recorder.captures, recorder.replays) == (2, 5)
 
 
-def test_what_does_not_fit_as_a_graph_goes_on_plainly(config: TrialConfig) -> None:
+@pytest.mark.parametrize("by_cuda", [False, True])
+def test_what_does_not_fit_as_a_graph_goes_on_plainly(config: TrialConfig, by_cuda: bool) -> None:
     plain, fast = set_up(config, None), set_up(config, None)
-    recorder = Recorder(torch.OutOfMemoryError("no room for the graph"))
+    error: RuntimeError = torch.OutOfMemoryError("no room for the graph")
+    if by_cuda:  # which takes memory of its own for a graph, and says so with a number
+        error = torch.AcceleratorError("CUDA error: out of memory")
+        error.error_code = CUDA_OUT_OF_MEMORY  # type: ignore[attr-defined]
+    recorder = Recorder(error)
     assert run(fast, graphed(fast, recorder)) == run(plain, plain.step)
     assert (recorder.captures, recorder.replays) == (1, 0)
+
+
+def test_a_capture_that_fails_otherwise_ends_the_training(config: TrialConfig) -> None:
+    setup = set_up(config, None)
+    with pytest.raises(RuntimeError, match="not permitted"):
+        run(setup, graphed(setup, Recorder(RuntimeError("operation not permitted when stream is capturing"))))
 
 
 def test_a_step_in_parts_is_not_captured(config: TrialConfig) -> None:
