@@ -281,7 +281,10 @@ def measure_speed(report: Report, race: Race, options: argparse.Namespace) -> No
         contestants["compiled"] = partial(race.ours, graphed=False, compiled=True)
 
     def take_turn(contestant: str, repeat: int) -> float | None:
-        return report.attempt(f"{what}: {contestant}", contestants[contestant])
+        steps_per_second = report.attempt(f"{what}: {contestant}", contestants[contestant])
+        if steps_per_second is not None:
+            say(f"      {steps_per_second:,.1f} steps/s")  # at once: the rows come when all is done
+        return steps_per_second
 
     say(f"{what}: {race.warmup_steps} + {race.steps} steps")
     runs = interleaved({contestant: partial(take_turn, contestant) for contestant in contestants}, options.repeats)

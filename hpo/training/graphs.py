@@ -34,8 +34,8 @@ class CudaCapture:
         graph = torch.cuda.CUDAGraph()
         capturing = torch.cuda.graph(graph, pool=self._pool)
         if self._room is None:
-            # For its graphs torch keeps where dropout's generator stands, in memory of the capture's stream. Where it
-            # finds none for that, no exception comes: the process is aborted. Beside this tensor there is some.
+            # For its graphs torch keeps where dropout's generator stands, in memory of the capture's stream. Were there
+            # none for it, torch 2.11 would abort the process. Beside this tensor there is some, or it is what raises.
             with torch.cuda.stream(capturing.capture_stream):
                 self._room = torch.empty(1, device="cuda")
         with torch.cuda.stream(torch.cuda.current_stream()), capturing:  # what fails would leave its own stream
