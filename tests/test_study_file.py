@@ -475,3 +475,38 @@ class TestFallback:
         written = tmp_path / "written.yaml"
         written.write_text(yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
         assert read_study(written) == spec
+
+
+class TestTasks:
+    """What does not suit a task is a mistake of the file, told before anything is read."""
+
+    @pytest.mark.parametrize(
+        ("overrides", "path", "rule"),
+        [
+            (["task=regression", "metric=eval/f1"], "metric", "must be one that regression has (eval/pearson"),
+            (["task=token_classification", "metric=eval/mcc"], "metric", "must be one that token_classification has"),
+            (["metric=eval/pearson"], "metric", "must be one that sequence_classification has (eval/accuracy"),
+            (["task=ner"], "task", "must be one of sequence_classification, multi_label_classification,"),
+            (["data.text_column=[premise]"], "data.text_column", "a pair of texts has two columns, but got [premise]"),
+            (["data.text_column=[a, b, c]"], "data.text_column", "a pair of texts has two columns, but got [a, b, c]"),
+            (
+                ["data.label_column=[a, b]"],
+                "data.label_column",
+                "label_column of sequence_classification is one column",
+            ),
+            (
+                ["task=token_classification", "metric=eval/f1", "data.text_column=[a, b]"],
+                "data.text_column",
+                "text_column of token_classification is one column, of words",
+            ),
+            (["task=regression", "metric=eval/mae"], "data.labels", "regression has numbers and no classes"),
+        ],
+    )
+    def test_a_mistake(self, overrides: list[str], path: str, rule: str, tmp_path: Path) -> None:
+        if path != "data.labels":
+            overrides = [*overrides, "data.labels=null"]
+        study = STUDIES / "rotten_tomatoes.yaml"
+        with pytest.raises(SpecError) as raised:
+            read_study(study, overrides)
+        (problem,) = raised.value.problems
+        assert problem.path == path and rule in problem.rule and problem.way_out

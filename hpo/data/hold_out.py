@@ -1,7 +1,7 @@
 """Validation and test held out of train: at random by class, or by whole sentences where train is made of phrases."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,13 +27,13 @@ class HeldOut:
 
 
 def hold_out(
-    texts: Sequence[str], strata: NDArray[np.int64], name_of: Callable[[int], str], data: DataSpec, seed: int
+    texts: Sequence[str], strata: NDArray[np.int64], classes: Sequence[str] | None, data: DataSpec, seed: int
 ) -> HeldOut:
     """Draw the one or two splits that `data` does not give: test first, the same whatever validation's size.
 
     Args:
         strata: by row, such as its class; of each a split gets its share.
-        name_of: what a stratum is called in a message.
+        classes: what the strata are called, if every split must have rows of each; None if it need not.
 
     Raises:
         DataError: there are too few rows or sentences, of all or of one class.
@@ -44,7 +44,7 @@ def hold_out(
     for name in [name for name in ("test", "validation") if name not in data.sources]:
         asked = getattr(data, f"{name}_size") or DEFAULT_SHARE
         size = asked if isinstance(asked, int) else max(1, round(asked * len(whole)))
-        _check(name, asked, size, strata[pool], name_of, data.hold_out)
+        _check(name, asked, size, strata[pool], classes, data.hold_out)
         drawn = stratified_sample(strata[pool], size, stream(seed, f"hold out {name}"))
         held[name] = pool[drawn]
         pool = np.delete(pool, drawn)
@@ -102,7 +102,7 @@ def _check(
     asked: float,
     size: int,
     labels: NDArray[np.int64],
-    name_of: Callable[[int], str],
+    classes: Sequence[str] | None,
     unit: str,
 ) -> None:
     way_out = f"Lower data.{name}_size, or give data.{name}."
@@ -112,12 +112,14 @@ def _check(
             f"{name} is held out of train and must leave some of its {kind}, but got "
             f"{name}_size={asked} ({size:,} rows) where there are {len(labels):,}. {way_out}"
         )
+    if classes is None:
+        return
     present, counts = np.unique(labels, return_counts=True)
     if counts.min() < 2:
-        rare = name_of(int(present[counts.argmin()]))
+        rare = classes[present[counts.argmin()]]
         raise DataError(
             f"to hold {name} out of train every class must have at least 2 {unit} left to draw from, but got "
-            f"1 of {rare}. Add rows of it, remove it, or give data.{name}."
+            f"1 of {rare!r}. Add rows of it, remove it, or give data.{name}."
         )
     if size < len(present):
         raise DataError(

@@ -163,7 +163,7 @@ def _hold_out(
         return dict(splits)
     train, labels = splits["train"], task.labels
     strata = labels.strata(train.labels, len(classes))
-    out = hold_out(train.texts, strata, lambda stratum: labels.stratum(stratum, classes), data, seed)
+    out = hold_out(train.texts, strata, classes if labels.exclusive else None, data, seed)
     taken = sum(map(len, out.held.values()))
     if data.hold_out == "sentences":
         dropped = len(train) - taken - len(out.train)

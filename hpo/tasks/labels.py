@@ -62,10 +62,6 @@ class Labels(Protocol):
         """What a random part of the rows has to have the same shares of."""
         ...
 
-    def stratum(self, number: int, classes: Sequence[str]) -> str:
-        """What the rows of one of them have in common, in words."""
-        ...
-
     def counts(self, labels: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
         """How many rows have each class; of numbers nothing."""
         ...

@@ -72,9 +72,6 @@ class LabelSets:
     def strata(self, labels: NDArray[np.float32], num_classes: int) -> NDArray[np.int64]:
         return rarest(labels > 0)
 
-    def stratum(self, number: int, classes: Sequence[str]) -> str:
-        return repr(classes[number - 1]) if number else "the other rows"
-
     def counts(self, labels: NDArray[np.float32], num_classes: int) -> NDArray[np.int64]:
         counts: NDArray[np.int64] = (labels > 0).sum(axis=0)
         return counts

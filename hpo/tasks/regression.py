@@ -49,9 +49,6 @@ class Numbers:
         places = np.argsort(np.argsort(labels, kind="stable"), kind="stable")
         return places * parts // max(1, len(labels))
 
-    def stratum(self, number: int, classes: Sequence[str]) -> str:
-        return f"part {number + 1} of the numbers in order"
-
     def counts(self, labels: NDArray[np.float32], num_classes: int) -> NDArray[np.int64]:
         return np.zeros(0, dtype=np.int64)
 

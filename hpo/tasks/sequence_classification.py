@@ -51,9 +51,6 @@ class ClassLabels:
     def strata(self, labels: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
         return labels
 
-    def stratum(self, number: int, classes: Sequence[str]) -> str:
-        return repr(classes[number])
-
     def counts(self, labels: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
         return np.bincount(labels, minlength=num_classes)
 

@@ -62,9 +62,6 @@ class Tags:
         """By the rarest tag in a row but `O`."""
         return rarest(self._has(labels, num_classes)[:, 1:])
 
-    def stratum(self, number: int, classes: Sequence[str]) -> str:
-        return repr(classes[number]) if number else "the other rows"
-
     def counts(self, labels: NDArray[Any], num_classes: int) -> NDArray[np.int64]:
         """Rows with a word of the tag."""
         counts: NDArray[np.int64] = self._has(labels, num_classes).sum(axis=0)

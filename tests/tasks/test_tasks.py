@@ -103,7 +103,6 @@ class TestTask:
         strata = labels.strata(splits.train.labels, len(splits.labels))
         assert len(strata) == len(splits.train)
         assert np.bincount(strata)[np.unique(strata)].min() >= 2
-        assert all(labels.stratum(int(stratum), splits.labels) for stratum in np.unique(strata))
         counts = labels.counts(split.labels, len(splits.labels))
         assert len(counts) == (0 if labels.numeric else len(splits.labels))
         assert all(labels.text(label, splits.labels) for label in split.labels)
