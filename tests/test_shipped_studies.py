@@ -75,4 +75,4 @@ def test_from_the_command_line_to_the_report(
     assert (folder / "report.md").exists() and (folder / "model" / "config.json").exists()
     best = read_exported(folder / "best.yaml")
     assert best.config.task == spec.task and best.claim and best.claim.test
-    assert spec.metric.removeprefix("eval/") in best.claim.difference
+    assert spec.metric.removeprefix("eval/") in best.claim.test
