@@ -82,7 +82,7 @@ def another_hour(view: View, finals: Finals | None = None) -> Outlook | None:
         seconds=HOUR if 1 <= HOUR * pace <= n else more / pace,
         trials=more,
         chance=chance,
-        gain=gain,
+        gain=min(room, gain),
         high=min(room, max(0.0, highest_gain(draws.scores, more) - max(0.0, standing - best))),
         last=(last := round(n - n * n / (n + more))),
         brought=max(0.0, best - max(standing, float(draws.scores[: n - last].max()))),

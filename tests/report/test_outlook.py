@@ -136,6 +136,13 @@ def test_no_gain_beyond_a_perfect_score() -> None:
     assert outlook.high == pytest.approx(0.01)
 
 
+def test_no_gain_on_average_beyond_a_perfect_score_either() -> None:
+    """The trials before a perfect one were far below it: looking back tells of a gain that no room is left for."""
+    seen = told_view(complete(0.1, 0.1, 0.0, 0.9565, 0.0), seconds=1.0, starts=[float(at) for at in range(5)])
+    outlook = another_hour(seen, None)
+    assert outlook and outlook.gain == outlook.high == pytest.approx(1 - 0.9565)
+
+
 def test_few_trials_have_no_outlook() -> None:
     assert another_hour(told_view(complete(0.5, 0.6, 0.7, 0.8))) is None
     assert another_hour(told_view([])) is None

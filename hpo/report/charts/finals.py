@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from hpo.report import answers, formats
 from hpo.report.charts.chart import Chart, Json, intervals, label, rounded, score_axis
+from hpo.report.expected import is_share
 from hpo.report.figures import BLACK, BLUE, GREY, RED
 from hpo.report.tables import View
 
@@ -13,9 +14,11 @@ def differences(view: View) -> Chart | None:
     reading = view.reading
     words_of = answers.shown_scores(view, reading) if reading else {}
     found = {name: reading.differences[name] for name in words_of if reading and name in reading.differences}
-    found.pop("loss", None)
+    for name in answers.LOSSES - {"calibration_error"}:  # in units of their own
+        found.pop(name, None)
     if reading is None or not found:
         return None
+    calibrated = "calibration_error" in found
     single, own = len(reading.seeds) == 1, answers.headline_metric(view, reading)
     names = list(reversed(found))
     shown = {name: label(formats.first_up(words_of[name])) for name in names}
@@ -45,8 +48,8 @@ def differences(view: View) -> Chart | None:
         name="differences",
         title="Test split: how much better the winner is than the untuned default, with 95\u00a0% intervals",
         caption=(
-            "An interval that crosses the line at zero could as well be no difference. Of the calibration error, less "
-            "is better; of all others, more."
+            "An interval that crosses the line at zero could as well be no difference. "
+            + ("Of the calibration error, less is better; of all others, more." if calibrated else "More is better.")
             + f" {answers.many_scores(view, reading)}".rstrip()
             + (" Intervals over the examples of one seed: another seed may turn any of them round." if single else "")
         ),
@@ -54,7 +57,7 @@ def differences(view: View) -> Chart | None:
         data=data,
         layout={
             "xaxis": {
-                "title": {"text": "Winner less default (points of 0 to 1)"},
+                "title": {"text": "Winner less default" + (" (points of 0 to 1)" if is_share(view) else "")},
                 "zeroline": True,
                 "zerolinewidth": 2,
                 "zerolinecolor": BLACK,
