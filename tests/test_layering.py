@@ -52,6 +52,7 @@ FLOORS: dict[str, int] = {
     "hpo.tracking_model": 5,
     "hpo.tracking": 6,
     "hpo.data": 4,
+    "hpo.data.files": 4,
     "hpo.data.inputs": 4,
     "hpo.data.sources": 4,
     "hpo.data.hold_out": 4,

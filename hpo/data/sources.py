@@ -3,20 +3,18 @@
 A source that cannot be read exactly as declared is a `DataError`: no row is skipped and no value is guessed.
 """
 
-import csv
 import difflib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from hpo.cells import Cells, as_list, is_missing, plain
+from hpo.data.files import first_line, is_conll, read_conll, read_table
 from hpo.data.inputs import Input
 from hpo.errors import DataError
-from hpo.references import CONLL_SUFFIXES, DATA_SUFFIXES, local_path
+from hpo.references import local_path
 from hpo.spec import DataSpec, SplitSource
 from hpo.tasks.base import Task
 
@@ -52,7 +50,9 @@ def read_rows(task: Task, source: SplitSource, split: str, data: DataSpec) -> Ro
                     f"`{key}` is for Hub data sets, but got {key}={given} for the file {origin} "
                     f"(data.{split}). Remove it; `where` keeps some rows of a file."
                 )
-        frame = _read_columns(path, data, origin) if _is_conll(path, task) else _read_file(path, origin)
+        conll = task.words and is_conll(path)
+        names = (data.text_columns[0], data.label_columns[0])
+        frame = read_conll(path, names, origin) if conll else read_table(path, origin)
     if frame.empty:
         raise DataError(f"{split} must have rows, but {origin} has none. Give a source with rows.")
     for column, key in (
@@ -92,88 +92,6 @@ def read_rows(task: Task, source: SplitSource, split: str, data: DataSpec) -> Ro
     return Rows(list(inputs), labels, label_names, origin, of_labels.column)
 
 
-def _is_conll(path: Path, task: Task) -> bool:
-    return task.words and path.is_file() and path.suffix.lower() in CONLL_SUFFIXES
-
-
-def _read_columns(path: Path, data: DataSpec, origin: str) -> pd.DataFrame:
-    """A CoNLL file: a word a line, the word first and its tag last, sentences apart by empty lines.
-
-    Its columns have no names, and get those that the study has for words and tags.
-    """
-    sentences: list[list[tuple[str, str]]] = [[]]
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{origin} cannot be read as text: {error}. Save it as UTF-8.") from error
-    for number, line in enumerate(lines, start=1):
-        # A tab may have words with a space before it.
-        columns = line.rstrip("\r").split("\t") if "\t" in line else line.split()
-        columns = [column.strip() for column in columns]
-        if not any(columns):
-            sentences.append([])
-        elif columns[0] != "-DOCSTART-":
-            if len(columns) < 2 or not (columns[0] and columns[-1]):
-                raise DataError(
-                    f"every line of a conll file must have a word and a tag, or be empty, but got {line[:40]!r} in "
-                    f"line {number:,} of {origin}. Repair it."
-                )
-            sentences[-1].append((columns[0], columns[-1]))
-    rows = [tuple(zip(*sentence, strict=True)) for sentence in sentences if sentence]
-    return pd.DataFrame(rows, columns=[data.text_columns[0], data.label_columns[0]])
-
-
-def _read_file(path: Path, origin: str) -> pd.DataFrame:
-    suffix = path.suffix.lower()
-    if path.is_dir() or suffix not in DATA_SUFFIXES:
-        raise DataError(
-            f"a data file must end in one of {', '.join(DATA_SUFFIXES)}, or, of words and tags, in "
-            f"{', '.join(CONLL_SUFFIXES)}, but got {origin}. Convert it, or name a file inside the folder."
-        )
-    try:
-        if suffix == ".parquet":
-            return pd.read_parquet(path).reset_index(drop=True)
-        if suffix in (".jsonl", ".json"):
-            content = path.read_text(encoding="utf-8-sig")
-            return pd.DataFrame(json.loads(content) if suffix == ".json" else _json_lines(content))
-        separator = "\t" if suffix == ".tsv" else ","
-        # A tab-separated file has no quoting: GLUE's texts hold single, unbalanced quotes.
-        quoting: Literal[0, 3] = csv.QUOTE_NONE if suffix == ".tsv" else csv.QUOTE_MINIMAL
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file, delimiter=separator, quoting=quoting), [])
-        if repeated := [name for name in header if header.count(name) > 1]:  # pandas would rename the second
-            raise ValueError(f"two columns are named `{repeated[0]}`")
-        frame = pd.read_csv(
-            path,
-            sep=separator,
-            quoting=quoting,
-            dtype=str,  # a text that looks like a number, or like `NA`, is a text
-            keep_default_na=False,
-            encoding="utf-8-sig",
-        )
-    except pd.errors.EmptyDataError:
-        raise DataError(f"a data file must have rows, but {origin} is empty.") from None
-    except Exception as error:  # pandas, pyarrow, csv and json raise anything for a broken file: RecursionError, ...
-        raise DataError(f"{origin} cannot be read as {suffix[1:]}: {_first_line(error)}. Repair it.") from error
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes a superfluous first cell as the row's name
-        raise DataError(
-            f"a row must have as many cells as the header, but got more in {origin}. "
-            "Put texts that hold the separator in double quotes, or write .jsonl."
-        )
-    return frame
-
-
-def _json_lines(content: str) -> list[Any]:
-    # Not pandas' own reader, which makes dates of columns by their names, nor `splitlines`, which splits texts.
-    records = []
-    for number, line in enumerate(content.split("\n"), start=1):
-        try:
-            records += [json.loads(line)] if line.strip() else []
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number}: {error.msg}") from error
-    return records
-
-
 def _read_hub(
     source: SplitSource, hub_split: str, label_column: str, origin: str, key: str
 ) -> tuple[pd.DataFrame, tuple[str, ...] | None]:
@@ -183,18 +101,18 @@ def _read_hub(
         rows = datasets.load_dataset(source.source, name=source.subset, split=hub_split, revision=source.revision)
     except datasets.exceptions.DatasetNotFoundError as error:
         raise DataError(
-            f"a data set must exist on the Hub and be public, but got {origin}: {_first_line(error)}. "
+            f"a data set must exist on the Hub and be public, but got {origin}: {first_line(error)}. "
             "Check its name; write a file as a path, with `./` before it."
         ) from error
     except ConnectionError as error:
         raise DataError(
-            f"{origin} is not in the local cache and the Hub cannot be reached: {_first_line(error)}. "
+            f"{origin} is not in the local cache and the Hub cannot be reached: {first_line(error)}. "
             "Connect, or name a file."
         ) from error
     # ValueError: no such split or subset. RuntimeError: a data set that is a script. OSError: files missing.
     except (datasets.exceptions.DatasetsError, ValueError, RuntimeError, OSError) as error:
         raise DataError(
-            f"{origin} cannot be loaded: {_first_line(error)}. Correct `split` or `subset` of {key}."
+            f"{origin} cannot be loaded: {first_line(error)}. Correct `split` or `subset` of {key}."
         ) from error
     # Only a ClassLabel has names; it may stand in a column that the study does not ask for, or in a list.
     feature = rows.features.get(label_column)
@@ -230,7 +148,3 @@ def _words(cells: Cells) -> list[tuple[str, ...]]:
     rows = [tuple(map(str, row or ())) for row in found]
     cells.refuse([not all(word.strip() for word in row) for row in rows], "have words", "an empty one among them")
     return rows
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
