@@ -51,7 +51,11 @@ def parse_reference(text: str) -> Reference:
                 f"Write {PACKAGE}NAME/inner/path, without `..`."
             )
         return Reference("package", text, location)
-    if text.startswith((".", "/", "~")) or text.lower().endswith(DATA_SUFFIXES) or os.path.exists(text):
+    if (
+        text.startswith((".", "/", "~"))
+        or text.lower().endswith((*DATA_SUFFIXES, *CONLL_SUFFIXES))
+        or os.path.exists(text)
+    ):
         return Reference("file", text, text)
     if _HUB_ID.fullmatch(text) is None:
         raise DataError(

@@ -60,6 +60,7 @@ FLOORS: dict[str, int] = {
     "hpo.data.splits": 4,
     "hpo.data.quality": 4,
     "hpo.data.tokens": 4,
+    "hpo.first_look": 5,
     "hpo.study_file": 5,
     "hpo.space": 5,
     # the parts of training, and what search needs
@@ -139,6 +140,7 @@ FLOORS: dict[str, int] = {
     "hpo.listing": 14,
     "hpo.console": 15,
     "hpo.report.__main__": 16,
+    "hpo.init": 16,
     "hpo.run": 16,
     "hpo.train": 16,
     "hpo.ui": 16,
@@ -182,6 +184,7 @@ LIBRARIES = {
     "rich": (
         "hpo.console",
         "hpo.doctor",
+        "hpo.init",
         "hpo.listing",
         "hpo.live",
         "hpo.plain_text",
