@@ -55,7 +55,7 @@ class TestWhatIsSeen:
         assert look_at(stars).task == "sequence_classification"
         prices = write(tmp_path / "prices.csv", text=TEXTS, score=[n / 7 for n in range(60)])
         look = look_at(prices)
-        assert look.task == "regression" and look.numbers == (0, pytest.approx(59 / 7))
+        assert look.task == "regression" and look.numbers == pytest.approx((0, 59 / 7))
         assert written(prices).metric == "eval/pearson"
 
     def test_pairs(self, tmp_path: Path) -> None:
