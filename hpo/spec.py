@@ -158,7 +158,8 @@ class TrainingSpec(Settings):
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.06
     """The share of all steps over which the learning rate rises from 0."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """The dropout probability at every place where the architecture has one; `null` leaves the model's own."""
+    """The dropout probability at every place where the architecture has one; `null` leaves the model's own. Llama,
+    Mistral and Qwen have it in their attention alone."""
     train_batch_size: Annotated[int, Field(ge=1)] = 32
     """Examples per optimizer step."""
     eval_batch_size: Annotated[int, Field(ge=1)] = 128

@@ -33,6 +33,7 @@ from hpo.study_file import parse_study
 from hpo.tracking import tracking_uri
 from hpo.training.setup import Setup, set_up
 from hpo.tune import storage_notes, tune
+from models import tiny_config, tiny_tokenizer
 
 
 class Recorder:
@@ -380,7 +381,7 @@ def test_what_the_space_may_draw_is_checked_before_the_first_trial(
     sections = {"training": raw_study()["training"] | model, "search_space": space}
     if "dropout" in space:
         sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-        AutoModel.from_config(AutoConfig.for_model("mpnet", **sizes)).save_pretrained(tmp_path)
+        AutoModel.from_config(AutoConfig.for_model("deberta", **sizes)).save_pretrained(tmp_path)
         tokenizer.save_pretrained(tmp_path)
         sections["model"] = {"name": str(tmp_path)}
     with pytest.raises(DataError, match=message):
@@ -463,6 +464,35 @@ def test_the_model_can_be_searched(raw_study: StudyMaker, output: Path, model_fo
     outcome = tune(spec, output, Recorder())
     names = {trial.user_attrs["config"]["model"]["name"] for trial in outcome.study.trials}
     assert names == {str(model_folder), str(other)}
+
+
+def test_two_architectures_in_one_study(
+    raw_study: StudyMaker, output: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    """An encoder and a decoder, of which one has its own dropout searched."""
+    decoder = tmp_path / "decoder"
+    AutoModel.from_config(tiny_config("gpt2")).save_pretrained(decoder)
+    tiny_tokenizer("gpt2").save_pretrained(decoder)
+    space = {
+        "model.name": {"choices": [str(model_folder), str(decoder)]},
+        "dropout": {"low": 0.0, "high": 0.3, "when": {"model.name": [str(model_folder)]}},
+    }
+    sections = {
+        "search_space": space,
+        "sampler": {"name": "random"},
+        "n_trials": 5,
+        "seed": 1,
+        "pruner": {"name": "none"},
+    }
+    recorder = Recorder()
+    outcome = tune(parse_study(raw_study(**sections), "tiny.yaml"), output, recorder)
+    configs = [trial.user_attrs["config"] for trial in outcome.study.trials]
+    assert {trial.state.name for trial in outcome.study.trials} == {"COMPLETE"}
+    assert {config["model"]["name"] for config in configs} == {str(model_folder), str(decoder)}
+    for config in configs[1:]:
+        drawn = config["model"]["name"] == str(model_folder)
+        assert (config["training"]["dropout"] != 0.1) == drawn
+    assert recorder.facts is not None and set(recorder.facts.models) == {str(model_folder), str(decoder)}
 
 
 def test_folder_without_the_right_to_write_is_told(tmp_path: Path) -> None:

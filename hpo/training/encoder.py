@@ -21,6 +21,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.distilbert.modeling_distilbert import TransformerBlock
 from transformers.models.electra.modeling_electra import ElectraLayer
 from transformers.models.roberta.modeling_roberta import RobertaLayer
+from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaLayer
 
 from hpo.training.attention import attention, one_query_attention
 from hpo.training.dropout import dropout
@@ -90,6 +91,7 @@ PARTS: dict[type[nn.Module], Callable[[Any], PostNormLayer | None]] = {
     ElectraLayer: _bert,
     RobertaLayer: _bert,
     TransformerBlock: _distilbert,
+    XLMRobertaLayer: _bert,
 }
 
 

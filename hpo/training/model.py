@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -26,13 +28,27 @@ from hpo.training.device import return_freed_memory
 from hpo.training.dropout import replace_dropouts
 from hpo.training.encoder import replace_layers
 
-# Every place where an architecture has dropout, by the names its configuration gives them (transformers 5).
+_OF_BERT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+# These have none but in the attention, and in the token classification's head.
+_OF_LLAMA = ("attention_dropout", "classifier_dropout")
+# Every place where an architecture has dropout, by the names its configuration gives them (transformers 5). The model
+# also asks for some that its configuration does not declare: `cls_dropout`, and the decoders' `classifier_dropout`.
 DROPOUT_FIELDS: dict[str, tuple[str, ...]] = {
-    "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+    "albert": ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"),
+    "bert": _OF_BERT,
+    "camembert": _OF_BERT,
+    "deberta-v2": ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "cls_dropout"),
     "distilbert": ("dropout", "attention_dropout", "seq_classif_dropout"),
-    "electra": ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+    "electra": _OF_BERT,
+    "gpt2": ("embd_pdrop", "resid_pdrop", "attn_pdrop", "classifier_dropout"),
+    "llama": _OF_LLAMA,
+    "mistral": _OF_LLAMA,
     "modernbert": ("embedding_dropout", "attention_dropout", "mlp_dropout", "classifier_dropout"),
-    "roberta": ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+    "mpnet": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    "qwen2": _OF_LLAMA,
+    "qwen3": _OF_LLAMA,
+    "roberta": _OF_BERT,
+    "xlm-roberta": _OF_BERT,
 }
 # What tells one model from another; a README or a license does not.
 FINGERPRINTED = (".json", ".safetensors", ".bin", ".txt", ".model")
@@ -178,13 +194,19 @@ def read_checkpoint(
     if vocabulary <= set(tokenizer.all_special_tokens):
         # Without its files transformers makes one that knows no word, and every text becomes the same.
         raise DataError(f"`{spec.name}` must have a tokenizer, but got none. Save it there, or choose another model.")
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token = tokenizer.eos_token  # GPT-2 and Llama were pretrained on texts without padding
     if not tokenizer.is_fast or tokenizer.pad_token_id is None:
         raise DataError(
             f"`{spec.name}` must have a fast tokenizer with a padding token, but got {type(tokenizer).__name__} "
             f"with pad_token={tokenizer.pad_token}. Choose another model."
         )
-    if config.pad_token_id is None:  # GPT-2 and its kin have none, and find the last real token by it
+    if config.pad_token_id is None or _is_decoder(config):
+        # A decoder's head reads the last token that is not this one. Where the padding is also the end of a text, it is
+        # passed over there as well, alone and in a batch alike: each text has one row that is read, padded or not.
         config.pad_token_id = tokenizer.pad_token_id
+    tokenizer.padding_side = "right"  # as our batches have it: absolute positions begin at the first token
+    config.use_cache = False  # a decoder would keep keys and values for tokens that nobody generates
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
     config.problem_type = "single_label_classification"  # a checkpoint may bring another, which pipelines follow
@@ -227,6 +249,12 @@ def _require_pretrained(spec: ModelSpec, prefix: str, new: list[str]) -> None:
         )
 
 
+def _is_decoder(config: PretrainedConfig) -> bool:
+    """Whether an architecture predicts the next token and no masked one, as GPT-2 and its kin."""
+    mapping, masked = AutoModelForCausalLM._model_mapping, AutoModelForMaskedLM._model_mapping
+    return type(config) in mapping and type(config) not in masked
+
+
 def num_positions(model: PreTrainedModel, default: int) -> int:
     """The longest text in tokens that a model has positions for; `default` where nothing bounds it."""
     for name, module in model.named_modules():
@@ -250,7 +278,6 @@ def set_dropout(config: PretrainedConfig, probability: float) -> None:
             "Remove `dropout` from `training` and `search_space`."
         )
     for field in fields:
-        assert hasattr(config, field), f"{config.model_type} has no {field}"
         setattr(config, field, probability)
 
 

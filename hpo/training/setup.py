@@ -172,7 +172,7 @@ def _checkpoint_activations(model: PreTrainedModel, name: str) -> None:
 
 def _require_embeddings(config: TrialConfig, pretrained: Pretrained, tokens: list[DeviceTokens]) -> None:
     known = len(pretrained.embeddings)
-    highest = max(int(split.token_ids[-1]) for split in tokens)
+    highest = max(pretrained.tokenizer.pad_token_id, *(int(split.token_ids[-1]) for split in tokens))
     if highest >= known:
         raise DataError(
             f"every token must have an embedding, but got token {highest} for the {known:,} embeddings of "
