@@ -23,6 +23,12 @@ APPLIES_WHEN: dict[str, tuple[str, tuple[Value, ...]]] = {
     "adam_beta1": ("optimizer", ("adamw", "adam")),
     "adam_beta2": ("optimizer", ("adamw", "adam")),
     "adam_epsilon": ("optimizer", ("adamw", "adam")),
+    "num_trained_layers": ("method", ("last_layers",)),
+    "layer_lr_decay": ("method", ("full", "last_layers", "lora")),  # a head alone has no layers
+    "lora_rank": ("method", ("lora",)),
+    "lora_alpha": ("method", ("lora",)),
+    "lora_dropout": ("method", ("lora",)),
+    "lora_target_modules": ("method", ("lora",)),
 }
 # `eval_batch_size` changes no result, and `num_evaluations` is the pruner's clock, which must be one for all trials.
 NOT_SEARCHED = {

@@ -4,6 +4,7 @@ import copy
 import functools
 import hashlib
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ class Pretrained:
     fingerprint: str
     new_weights: tuple[str, ...]
     num_parameters: int
+    """Of the model, without what a method adds to train it."""
+    num_trained_parameters: int
     embeddings: torch.Tensor
     """[vocabulary, hidden], the word embeddings as they were read: not to be changed."""
     capturable: bool
@@ -119,16 +122,18 @@ def load_pretrained(
     device: str,
     seed: int,
     first_token_only: bool = False,
+    prepare: Callable[[PreTrainedModel], None] = lambda model: None,
 ) -> Pretrained:
     """A model for one trial: weights in float32, a new head for `labels`, fast layers.
 
     Args:
         seed: of the head's weights.
         first_token_only: the head reads the first token's row and no other.
+        prepare: says what of it is trained, by its method.
 
     Raises:
         DataError: no such model, no head of this kind for its architecture, no known dropout though one is asked for,
-            or positions for fewer than `max_length` tokens.
+            positions for fewer than `max_length` tokens, or what `prepare` raises.
     """
     path = local_path(spec.name)
     stamps = _stamps(path) if path else ()  # what lies under a commit of the Hub does not change
@@ -140,6 +145,9 @@ def load_pretrained(
         )
     model = checkpoint.copy(dropout, device, seed)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    prepare(model)  # before the fast layers look what they are made of
+    for name in checkpoint.new_weights:
+        model.get_parameter(name).requires_grad_(True)
     replace_dropouts(model)
     capturable = replace_layers(model, first_token_only)
     return Pretrained(
@@ -148,6 +156,7 @@ def load_pretrained(
         fingerprint=checkpoint.fingerprint,
         new_weights=checkpoint.new_weights,
         num_parameters=num_parameters,
+        num_trained_parameters=sum(each.numel() for each in model.parameters() if each.requires_grad),
         embeddings=checkpoint.model.get_input_embeddings().get_parameter("weight").detach(),
         capturable=capturable,
     )
