@@ -1,12 +1,15 @@
 """Two-layer models of every architecture whose dropout is known, with random weights, and tokenizers for them."""
 
+from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     PretrainedConfig,
     PreTrainedModel,
@@ -76,6 +79,17 @@ def tiny_tokenizer(model_type: str) -> PreTrainedTokenizerFast:
     made = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))
     made.pre_tokenizer = Whitespace()
     return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="[UNK]", eos_token="<|endoftext|>")
+
+
+def save_tiny(model_type: str, folder: Path, seed: int = 0) -> Path:
+    """A checkpoint as pretraining leaves one, without a head, and its tokenizer."""
+    torch.manual_seed(seed)
+    config = tiny_config(model_type)
+    if model_type not in DECODERS:
+        config.initializer_range = 0.1  # or, normed behind each layer, all texts look alike for hundreds of steps
+    AutoModel.from_config(config).save_pretrained(folder)
+    tiny_tokenizer(model_type).save_pretrained(folder)
+    return folder
 
 
 def _byte_pairs() -> PreTrainedTokenizerFast:

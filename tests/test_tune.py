@@ -33,7 +33,7 @@ from hpo.study_file import parse_study
 from hpo.tracking import tracking_uri
 from hpo.training.setup import Setup, set_up
 from hpo.tune import storage_notes, tune
-from models import tiny_config, tiny_tokenizer
+from models import save_tiny
 
 
 class Recorder:
@@ -470,9 +470,7 @@ def test_two_architectures_in_one_study(
     raw_study: StudyMaker, output: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     """An encoder and a decoder, of which one has its own dropout searched."""
-    decoder = tmp_path / "decoder"
-    AutoModel.from_config(tiny_config("gpt2")).save_pretrained(decoder)
-    tiny_tokenizer("gpt2").save_pretrained(decoder)
+    decoder = save_tiny("gpt2", tmp_path / "decoder")
     space = {
         "model.name": {"choices": [str(model_folder), str(decoder)]},
         "dropout": {"low": 0.0, "high": 0.3, "when": {"model.name": [str(model_folder)]}},

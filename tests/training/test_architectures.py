@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import (
-    AutoModel,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -19,7 +18,7 @@ from hpo.training.batches import Rows
 from hpo.training.finetune import finetune, predict
 from hpo.training.model import DROPOUT_FIELDS, load_pretrained
 from hpo.training.setup import Setup, save_model, set_up
-from models import DECODERS, N_LAYERS, tiny_config, tiny_tokenizer
+from models import DECODERS, N_LAYERS, save_tiny, tiny_config, tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("no_gpu")
 
@@ -32,15 +31,7 @@ TEXTS = ("the film was good", "bad", "it is a very very dull story with one awfu
 
 @pytest.fixture
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A checkpoint of the architecture, as pretraining leaves one: without a head."""
-    torch.manual_seed(0)
-    model_type = request.param
-    config = tiny_config(model_type)
-    if model_type not in DECODERS:
-        config.initializer_range = 0.1  # or, normed behind each layer, all texts look alike for hundreds of steps
-    AutoModel.from_config(config).save_pretrained(tmp_path / "pretrained")
-    tiny_tokenizer(model_type).save_pretrained(tmp_path / "pretrained")
-    return tmp_path / "pretrained"
+    return save_tiny(request.param, tmp_path / "pretrained")
 
 
 every_architecture = pytest.mark.parametrize("folder", ARCHITECTURES, indirect=True)
