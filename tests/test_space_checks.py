@@ -8,6 +8,7 @@ from hpo.errors import Problem
 from hpo.search_spec import ChoiceParameter, Parameter, RangeParameter
 from hpo.space_checks import SEARCHABLE, did_you_mean, grid_values, is_active, is_integer, search_space_problems
 
+METHODS = {"choices": ["full", "head_only", "last_layers", "lora"]}
 OPTIMIZERS = {"choices": ["adamw", "adam", "sgd"]}
 
 
@@ -28,6 +29,8 @@ def problems(space: Any, training: dict[str, Any] | None = None, **sections: Any
         ({"weight_decay": {"low": 0.0, "high": 1.0, "step": 1e-9}}, {}),
         ({"optimizer": OPTIMIZERS, "momentum": {"low": 0.0, "high": 0.99, "when": {"optimizer": ["sgd"]}}}, {}),
         ({"momentum": {"low": 0.5, "high": 0.99}}, {"optimizer": "sgd"}),
+        ({"lora_rank": {"choices": [4, 8]}, "layer_lr_decay": {"low": 0.5, "high": 1.0}}, {"method": "lora"}),
+        ({"method": METHODS, "num_trained_layers": {"low": 1, "high": 4, "when": {"method": ["last_layers"]}}}, {}),
         ({"optimizer": OPTIMIZERS, "adam_beta2": {"low": 0.9, "high": 0.9999, "when": {"optimizer": ["adam"]}}}, {}),
         ({"model.name": {"choices": ["m", "other"]}}, {}),
         # Not active beside the default: what it would be then need not lie in the range.
@@ -54,7 +57,7 @@ def test_nothing_to_say(space: dict[str, Any], training: dict[str, Any]) -> None
     ("space", "training", "rule", "way_out"),
     [
         ({"learning_rat": {"low": 1, "high": 2}}, {}, "must be a setting of a trial", "Did you mean `learning_rate`?"),
-        ({"zzz": {"low": 1, "high": 2}}, {}, "must be a setting of a trial", "Choose one of optimizer, learning_rate"),
+        ({"zzz": {"low": 1, "high": 2}}, {}, "must be a setting of a trial", "Choose one of method, num_trained_layers"),
         ({"data.max_rows": {"choices": [9, 99]}}, {}, "compared on the same rows", "Make a study of each."),
         ({"seed": {"low": 0, "high": 9}}, {}, "would choose the luckiest one", "Make a study of each."),
         ({"model.revision": {"choices": ["v1", ""]}}, {}, "choices must have at least 1 character, but got ''", ""),
@@ -118,6 +121,17 @@ def test_a_condition_that_cannot_be_held(when: dict[str, Any], rule: str) -> Non
     ("space", "training", "rule"),
     [
         ({"momentum": MOMENTUM}, {}, "only optimizer=sgd has it, but got optimizer=adamw"),
+        ({"lora_rank": {"choices": [4, 8]}}, {}, "only method=lora has it, but got method=full"),
+        ({"lora_alpha": {"low": 1, "high": 64}}, {}, "only method=lora has it, but got method=full"),
+        ({"lora_dropout": {"low": 0.0, "high": 0.1}}, {"method": "head_only"}, "only method=lora has it"),
+        ({"lora_target_modules": {"choices": ["query_value", "all_linear"]}}, {}, "only method=lora has it"),
+        ({"num_trained_layers": {"low": 1, "high": 4}}, {"method": "lora"}, "only method=last_layers has it"),
+        ({"layer_lr_decay": {"low": 0.5, "high": 1.0}}, {"method": "head_only"}, "only method=full, last_layers, lora"),
+        (
+            {"method": METHODS, "layer_lr_decay": {"low": 0.5, "high": 1.0}},
+            {},
+            "only method=full, last_layers, lora has it, but it is searched beside others too",
+        ),
         ({"adam_beta1": BETA}, {"optimizer": "sgd"}, "only optimizer=adamw, adam has it, but got optimizer=sgd"),
         ({"adam_beta2": BETA}, {"optimizer": "sgd"}, "only optimizer=adamw, adam has it, but got optimizer=sgd"),
         (
