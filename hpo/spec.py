@@ -275,7 +275,8 @@ class StudySpec(Settings):
     """The untuned default: trial 0 is exactly this."""
     search_space: Annotated[SearchSpace, Field(min_length=1)]
     """What is searched: a field of `training` by its name, `model.name` or `model.revision`. The default must lie
-    within."""
+    within. A field may have several ranges, under labels, that exclude each other by their `when`:
+    `learning_rate@lora: {low: 1e-4, high: 2e-3, when: {method: [lora]}}`."""
     sampler: Sampler = TpeSampler()
     """How the next point is chosen."""
     pruner: Pruner = MedianPruner()

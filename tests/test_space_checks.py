@@ -57,7 +57,12 @@ def test_nothing_to_say(space: dict[str, Any], training: dict[str, Any]) -> None
     ("space", "training", "rule", "way_out"),
     [
         ({"learning_rat": {"low": 1, "high": 2}}, {}, "must be a setting of a trial", "Did you mean `learning_rate`?"),
-        ({"zzz": {"low": 1, "high": 2}}, {}, "must be a setting of a trial", "Choose one of method, num_trained_layers"),
+        (
+            {"zzz": {"low": 1, "high": 2}},
+            {},
+            "must be a setting of a trial",
+            "Choose one of method, num_trained_layers",
+        ),
         ({"data.max_rows": {"choices": [9, 99]}}, {}, "compared on the same rows", "Make a study of each."),
         ({"seed": {"low": 0, "high": 9}}, {}, "would choose the luckiest one", "Make a study of each."),
         ({"model.revision": {"choices": ["v1", ""]}}, {}, "choices must have at least 1 character, but got ''", ""),
@@ -293,3 +298,82 @@ def test_steps_that_no_float_counts() -> None:
     space = {"max_grad_norm": {"low": 1e-300, "high": 2e-300, "step": 1e-300}}
     (problem,) = problems(space, {"max_grad_norm": 1e308})
     assert "the default must lie in" in problem.rule
+
+
+RATE = {"low": 1e-4, "high": 2e-3, "log": True}
+
+
+def by_method(**when: list[str]) -> dict[str, Any]:
+    return RATE | {"when": when}
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {
+            "method": METHODS,
+            "learning_rate": {"low": 1e-5, "high": 1e-4, "when": {"method": ["full", "last_layers"]}},
+            "learning_rate@lora": by_method(method=["lora"]),
+            "learning_rate@head": by_method(method=["head_only"]),
+        },
+        {
+            "model.name": {"choices": ["m", "n"]},
+            "learning_rate@small": {"low": 1e-5, "high": 1e-4, "when": {"model.name": ["m"]}},
+            "learning_rate@other": {"choices": [0.1, 0.2], "when": {"model.name": ["n"]}},
+        },
+        {  # told apart by what one of them builds on
+            "method": METHODS,
+            "lora_rank": {"choices": [8, 16], "when": {"method": ["lora"]}},
+            "learning_rate": {"low": 1e-5, "high": 1e-4, "when": {"method": ["full"]}},
+            "learning_rate@wide": by_method(lora_rank=[16]),
+        },
+    ],
+)
+def test_several_ranges_of_one_setting(space: dict[str, Any]) -> None:
+    assert problems(space) == []
+
+
+@pytest.mark.parametrize(
+    ("space", "message", "way_out"),
+    [
+        (
+            {"learning_rate": {"low": 1e-5, "high": 1e-4}, "learning_rate@lora": {"low": 1e-5, "high": 1e-3}},
+            "nothing says that `learning_rate` and `learning_rate@lora` exclude each other",
+            "Give both a `when`",
+        ),
+        (
+            {
+                "method": METHODS,
+                "learning_rate": {"low": 1e-5, "high": 1e-4, "when": {"method": ["full", "lora"]}},
+                "learning_rate@lora": by_method(method=["lora"]),
+            },
+            "exclude each other",
+            "Give both a `when`",
+        ),
+        (
+            {
+                "method": METHODS,
+                "optimizer": OPTIMIZERS,
+                "learning_rate": {"low": 1e-5, "high": 1e-4, "when": {"method": ["full"]}},
+                "learning_rate@sgd": by_method(optimizer=["sgd"]),
+            },
+            "exclude each other",
+            "Give both a `when`",
+        ),
+        ({"learning_rate@": {"low": 1e-5, "high": 1e-4}}, "letters, digits, _ and -, but got ``", "Write for instance"),
+        ({"learning_rate@a.b": {"low": 1e-5, "high": 1e-4}}, "letters, digits, _ and -", "Write for instance"),
+        ({"method@a": METHODS}, "only a setting that no other one builds on", "Search `method`"),
+        (
+            {"model.name@a": {"choices": ["m", "n"]}},
+            "only a setting that no other one builds on",
+            "Search `model.name`",
+        ),
+        ({"learning_rat@lora": RATE}, "must be a setting of a trial", "Did you mean `learning_rate`?"),
+        ({"learning_rate@x": {"low": 0.0, "high": 1e-4}}, "low must be greater than 0", "Change it."),
+        ({"learning_rate@x": RATE}, "the default must lie in", "Widen the range"),
+        ({"lora_rank@x": {"choices": [4, 8]}}, "only method=lora has it", "Set `training.method`."),
+    ],
+)
+def test_mistakes_in_several_ranges(space: dict[str, Any], message: str, way_out: str) -> None:
+    (found,) = problems(space)
+    assert message in found.rule and found.way_out.startswith(way_out)

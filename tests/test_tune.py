@@ -520,6 +520,8 @@ def test_the_method_can_be_searched(raw_study: StudyMaker, output: Path, tmp_pat
         "num_trained_layers": {"low": 1, "high": 2, "when": {"method": ["last_layers"]}},
         "layer_lr_decay": {"low": 0.5, "high": 1.0, "when": {"method": ["full", "last_layers", "lora"]}},
         "lora_rank": {"choices": [2, 8], "when": {"method": ["lora"]}},
+        "learning_rate": {"low": 1e-5, "high": 1e-2, "log": True, "when": {"method": ["full", "last_layers", "lora"]}},
+        "learning_rate@head": {"low": 0.02, "high": 0.2, "log": True, "when": {"method": ["head_only"]}},
     }
     training = raw_study()["training"] | {"method": "lora", "num_train_epochs": 0.5, "num_evaluations": 2}
     sections: dict[str, Any] = {"search_space": space, "training": training, "sampler": {"name": "random"}}
@@ -530,6 +532,10 @@ def test_the_method_can_be_searched(raw_study: StudyMaker, output: Path, tmp_pat
     assert {trial.state.name for trial in trials} == {"COMPLETE"}
     methods = {trial.params["method"]: trial.user_attrs["result"]["trained_parameters"] for trial in trials}
     assert set(methods) == {"full", "head_only", "last_layers", "lora"}
+    for trial in trials:
+        of_head = trial.params["method"] == "head_only"
+        assert ("learning_rate@head" in trial.params) == of_head == ("learning_rate" not in trial.params)
+        assert (trial.user_attrs["config"]["training"]["learning_rate"] >= 0.02) == of_head
     assert methods["head_only"] < methods["lora"] < methods["last_layers"] < methods["full"]
     assert recorder.facts is not None and recorder.facts.model.num_trained_parameters == 1_122 + 2 * 2 * 2 * 32 * 8
     report = outcome.report.markdown.read_text()
@@ -540,6 +546,7 @@ def test_the_method_can_be_searched(raw_study: StudyMaker, output: Path, tmp_pat
     assert run.data.tags["model.num_trained_parameters"] == "3170"
     assert run.data.metrics["trained_parameters"] == 3170
     assert (run.data.params["method"], run.data.params["lora_rank"]) == ("lora", "8")
+    assert not any("@" in name for name in run.data.params)
 
     adapted = next(trial for trial in trials if trial.params["method"] == "lora")
     path = tmp_path / "again" / "best.yaml"
