@@ -43,17 +43,19 @@ def layout_of(model: PreTrainedModel) -> Layout:
     """Reads it off a model's modules.
 
     Raises:
-        DataError: it has no list of layers.
+        DataError: it has no list of layers, or several, as an encoder with a decoder.
     """
     base = model.base_model_prefix
     pretrained: nn.Module = getattr(model, base)
     lists = [name for name, module in pretrained.named_modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
+    layers = lists[0] if lists else ""
+    if not lists or any(not name.startswith(f"{layers}.") for name in lists[1:]):  # those within a layer are its own
         raise DataError(
-            f"a method other than full, and layer_lr_decay, need a model that is made of layers, but a "
-            f"`{model.config.model_type}` model has no list of them. Use method: full and layer_lr_decay: 1.0."
+            "a method other than full, and layer_lr_decay, need a model that is one stack of layers, but a "
+            f"`{model.config.model_type}` model has {'several' if lists else 'none'}. "
+            "Use method: full and layer_lr_decay: 1.0."
         )
-    layers, children = lists[0], [name for name, child in pretrained.named_children() if _has_weights(child)]
+    children = [name for name, child in pretrained.named_children() if _has_weights(child)]
     behind = children[children.index(layers.partition(".")[0]) + 1 :]
     own = [name for name, child in model.named_children() if name != base and _has_weights(child)]
     num_layers = len(pretrained.get_submodule(layers))  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from hpo import space
 from hpo.errors import DataError
@@ -251,7 +251,16 @@ class Flat(nn.Module):
 
 def test_a_model_without_layers() -> None:
     model: Any = Flat()
-    with pytest.raises(DataError, match=r"has no list of them\. Use method: full and layer_lr_decay: 1\.0"):
+    with pytest.raises(DataError, match=r"one stack of layers, but .* has none\. Use method: full and layer_lr_decay"):
+        layout_of(model)
+
+
+def test_an_encoder_with_a_decoder() -> None:
+    """Its decoder stands behind the encoder's layers, and is no head."""
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "vocab_size": 32}
+    model = tiny_model(AutoConfig.for_model("bart", **sizes, **heads))
+    with pytest.raises(DataError, match=r"one stack of layers, but a `bart` model has several\. Use method: full"):
         layout_of(model)
 
 
