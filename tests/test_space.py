@@ -161,7 +161,8 @@ def test_a_setting_with_several_ranges_takes_the_one_that_was_drawn(raw_study: S
     }
     spec = parse_study(raw_study(search_space=space), "tiny.yaml")
     assert default_params(spec) == {"optimizer": "adamw", "learning_rate": 1e-3, "train_batch_size@a": 16}
-    params = suggest(FixedTrial({"optimizer": "sgd", "learning_rate@sgd": 0.5}), spec)
+    drawn: Any = FixedTrial({"optimizer": "sgd", "learning_rate@sgd": 0.5})
+    params = suggest(drawn, spec)
     assert params == {"optimizer": "sgd", "learning_rate@sgd": 0.5}
     training = trial_config(spec, params, seed=0).training
     assert (training.optimizer, training.learning_rate, training.train_batch_size) == ("sgd", 0.5, 16)

@@ -303,7 +303,7 @@ def test_steps_that_no_float_counts() -> None:
 RATE = {"low": 1e-4, "high": 2e-3, "log": True}
 
 
-def by_method(**when: list[str]) -> dict[str, Any]:
+def by_method(**when: list[Any]) -> dict[str, Any]:
     return RATE | {"when": when}
 
 
