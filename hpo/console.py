@@ -66,6 +66,7 @@ class StudyConsole:
         search.done = search.total - remaining_trials(study, spec)
         search.know(study)
         rows, labels = facts.data.rows, ", ".join(facts.data.labels)
+        trained = facts.model.num_trained_parameters
         limit = f", at most {format_seconds(spec.timeout)}" if spec.timeout else ""
         resumed = f" ({search.done} done)" if search.done else ""
         at_once = f", {self.workers} at once" if self.workers > 1 else ""
@@ -79,6 +80,7 @@ class StudyConsole:
             (
                 "model",
                 f"{markup(facts.model.name)}, {parameters(facts.model.num_parameters)} parameters"
+                + (f", {parameters(trained)} trained" if trained and trained != facts.model.num_parameters else "")
                 + (f"\nnew weights: {markup(', '.join(facts.model.new_weights))}" if facts.model.new_weights else ""),
             ),
             ("device", f"{markup(facts.machine.device)}, {facts.machine.precision}"),

@@ -17,12 +17,16 @@ from hpo.data.splits import SPLITS, Split, Splits
 from hpo.data.tokens import tokenize_split
 from hpo.provenance import versions
 from hpo.results import DataQuality
-from hpo.search_spec import ChoiceParameter, RangeParameter
+from hpo.search_spec import ChoiceParameter, RangeParameter, setting_of
 from hpo.settings import Value
 from hpo.space import default_params, trial_config
 from hpo.space_checks import is_active
 from hpo.spec import StudySpec
 from hpo.training.setup import Setup, set_up
+
+# Settings of which the largest value may be more than the model has, and those of which any choice may be.
+ENDS = ("max_length", "num_trained_layers", "dropout")
+KINDS = ("model.name", "model.revision", "precision", "method", "lora_target_modules")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,8 @@ class ModelFacts:
     fingerprint: str
     new_weights: list[str]
     """The modules that start from random weights: the head, and what else pretraining left out."""
+    num_trained_parameters: int | None = None
+    """By the method; adapters among them, which are none of the model's own."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +86,25 @@ def study_facts(spec: StudySpec, cache: Path) -> StudyFacts:
 
 
 def _extremes(spec: StudySpec, default: dict[str, Value]) -> Iterator[dict[str, Value]]:
-    """For every model and precision that is searched: the longest texts, and a dropout where the default has none."""
-    kinds = [name for name in ("model.name", "model.revision", "precision") if name in spec.search_space]
+    """For every model, precision and method that is searched: the longest texts, the most layers, every choice of what
+    has an adapter, and a dropout where the default has none."""
+    kinds = [name for name in spec.search_space if setting_of(name) in KINDS]
+    seen = [default]
     for drawn in itertools.product(*(_ends(spec, kind) for kind in kinds)):
-        params = default | dict(zip(kinds, drawn, strict=True))
-        for name in ("max_length", "dropout"):
+        params = dict(default)
+        for name, value in zip(kinds, drawn, strict=True):
+            if is_active(spec.search_space[name], params):
+                params[name] = value
+        for name in spec.search_space:
+            setting = setting_of(name)
+            if setting not in ENDS:
+                continue
             numbers = [value for value in _ends(spec, name) if isinstance(value, int | float)]
-            needed = name == "max_length" or params.get(name) is None  # a dropout that is set once can be set
+            needed = setting != "dropout" or params.get(name) is None  # a dropout that is set once can be set
             if numbers and needed and is_active(spec.search_space[name], params):
                 params[name] = max(numbers)
-        if params != default:
+        if params not in seen:
+            seen.append(params)
             yield params
 
 
@@ -119,6 +134,7 @@ def _facts(setup: Setup, models: dict[str, str], cache: Path) -> StudyFacts:
             pretrained.num_parameters,
             pretrained.fingerprint,
             sorted({key.rpartition(".")[0] for key in pretrained.new_weights}),
+            pretrained.num_trained_parameters,
         ),
         MachineFacts(setup.device.name, setup.device.precision, versions()),
         models,

@@ -10,13 +10,13 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpo.spec import TrialConfig
+from hpo.spec import TrainingSpec, TrialConfig
 
 MEMORY = "memory"
 # What an allocator has to fetch depends on what was freed before, and a process holds more of a GPU than its tensors.
 HEADROOM = 1.2
 # What a trial's memory depends on, beside the size of its batches.
-KIND = ("optimizer", "precision", "activation_checkpointing", "eval_batch_size")
+KIND = ("optimizer", "precision", "activation_checkpointing", "eval_batch_size", "method", "num_trained_layers")
 
 
 def reserved(place: str, mib: float | None) -> dict[str, Any]:
@@ -71,7 +71,8 @@ def _growth(size: tuple[int, int], wanted: tuple[int, int]) -> float:
 
 
 def _kind(settings: Mapping[str, Any]) -> tuple[Any, ...]:
-    return settings["model"], *(settings["training"][name] for name in KIND)
+    training = settings["training"]  # of a trial of an earlier version, perhaps, which had but the default
+    return settings["model"], *(training.get(name, TrainingSpec.model_fields[name].default) for name in KIND)
 
 
 def _size(settings: Mapping[str, Any]) -> tuple[int, int]:

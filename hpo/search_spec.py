@@ -214,3 +214,11 @@ Pruner = Annotated[
     Field(discriminator="name"),
 ]
 SearchSpace = dict[str, Parameter]
+
+
+def setting_of(name: str) -> str:
+    """What a parameter of the search space sets: `learning_rate` of `learning_rate@lora`.
+
+    A setting may have several ranges, each under a label of its own, that exclude each other by their `when`.
+    """
+    return name.partition("@")[0]

@@ -1,7 +1,6 @@
 """The declared search space as Optuna's distributions, and what a trial drew as its frozen configuration."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import optuna
 from optuna.distributions import (
@@ -11,7 +10,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from hpo.search_spec import ChoiceParameter, Parameter
+from hpo.search_spec import ChoiceParameter, Parameter, setting_of
 from hpo.settings import Value
 from hpo.space_checks import MODEL, grid_values, is_active, is_integer
 from hpo.spec import StudySpec, TrialConfig
@@ -56,13 +55,13 @@ def default_params(spec: StudySpec) -> dict[str, Value]:
     for name, parameter in spec.search_space.items():
         if is_active(parameter, drawn):
             section = spec.model if name.startswith(MODEL) else spec.training
-            drawn[name] = getattr(section, name.removeprefix(MODEL))
+            drawn[name] = getattr(section, setting_of(name).removeprefix(MODEL))
     return drawn
 
 
 def trial_config(spec: StudySpec, params: Mapping[str, Value], seed: int) -> TrialConfig:
     """The whole configuration of a trial: the study's defaults with `params` set over them."""
-    training: dict[str, Any] = {name: value for name, value in params.items() if not name.startswith(MODEL)}
+    training = {setting_of(name): value for name, value in params.items() if not name.startswith(MODEL)}
     model = {name.removeprefix(MODEL): value for name, value in params.items() if name.startswith(MODEL)}
     return TrialConfig(
         task=spec.task,

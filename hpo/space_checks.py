@@ -4,6 +4,7 @@ Works on plain data as far as it can be read, so that these mistakes are shown t
 """
 
 import difflib
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from hpo.errors import Problem
-from hpo.search_spec import ChoiceParameter, Parameter, RangeParameter
+from hpo.search_spec import ChoiceParameter, Parameter, RangeParameter, setting_of
 from hpo.settings import Settings, Value
 from hpo.spec import ModelSpec, TrainingSpec
 
@@ -23,7 +24,14 @@ APPLIES_WHEN: dict[str, tuple[str, tuple[Value, ...]]] = {
     "adam_beta1": ("optimizer", ("adamw", "adam")),
     "adam_beta2": ("optimizer", ("adamw", "adam")),
     "adam_epsilon": ("optimizer", ("adamw", "adam")),
+    "num_trained_layers": ("method", ("last_layers",)),
+    "layer_lr_decay": ("method", ("full", "last_layers", "lora")),  # a head alone has no layers
+    "lora_rank": ("method", ("lora",)),
+    "lora_alpha": ("method", ("lora",)),
+    "lora_dropout": ("method", ("lora",)),
+    "lora_target_modules": ("method", ("lora",)),
 }
+BUILT_ON = {parent for parent, _ in APPLIES_WHEN.values()}
 # `eval_batch_size` changes no result, and `num_evaluations` is the pruner's clock, which must be one for all trials.
 NOT_SEARCHED = {
     "eval_batch_size": "it changes no result",
@@ -43,7 +51,7 @@ _parameter: TypeAdapter[Parameter] = TypeAdapter(Parameter)
 
 def is_integer(name: str) -> bool:
     """Whether the setting that a parameter searches is an integer."""
-    field = TrainingSpec.model_fields.get(name)
+    field = TrainingSpec.model_fields.get(setting_of(name))
     return field is not None and field.annotation is int
 
 
@@ -106,14 +114,19 @@ def search_space_problems(raw: Mapping[str, Any]) -> list[Problem]:
     problems = []
     for name, parameter in space.items():
         path = f"search_space.{name}"
-        found = list(_name_problems(name)) or [
-            *_value_problems(name, parameter),
-            *_when_problems(name, parameter, space, list(declared)),
-            *_no_op_problems(name, parameter, space, list(declared), defaults),
-        ]
-        if not found and name in defaults and is_active(parameter, drawn):
-            drawn[name] = defaults[name]
-            found = list(_default_problems(name, parameter, defaults[name]))
+        found = (
+            list(_name_problems(name))
+            or list(_label_problems(name, space))
+            or [
+                *_value_problems(name, parameter),
+                *_when_problems(name, parameter, space, list(declared)),
+                *_no_op_problems(name, parameter, space, list(declared), defaults),
+            ]
+        )
+        setting = setting_of(name)
+        if not found and setting in defaults and is_active(parameter, drawn):
+            drawn[name] = defaults[setting]
+            found = list(_default_problems(setting, parameter, defaults[setting]))
         problems += [Problem(path, f"{name}: {rule}", way_out) for rule, way_out in found]
     sampler = raw.get("sampler")
     if isinstance(sampler, Mapping) and sampler.get("name") == "grid":
@@ -145,12 +158,40 @@ def _readable(section: type[Settings], given: Any) -> dict[str, Value]:
 
 
 def _name_problems(name: str) -> Iterator[Finding]:
+    name = setting_of(name)
     if name in NOT_SEARCHED:
         yield f"cannot be searched: {NOT_SEARCHED[name]}", "Set it in `training`."
     elif name.partition(".")[0] in APART:
         yield f"cannot be searched: {APART[name.partition('.')[0]]}", "Make a study of each."
     elif name not in SEARCHABLE:
         yield "a searched parameter must be a setting of a trial", did_you_mean(name, SEARCHABLE)
+
+
+def _label_problems(name: str, space: Mapping[str, Parameter]) -> Iterator[Finding]:
+    """Several ranges of one setting must be told apart, and no trial may draw two of them."""
+    setting, marked, label = name.partition("@")
+    if marked and not re.fullmatch(r"[A-Za-z0-9_-]+", label):
+        yield (
+            f"a label behind the @ is made of letters, digits, _ and -, but got `{label}`",
+            f"Write for instance `{setting}@lora`.",
+        )
+    if marked and (setting.startswith(MODEL) or setting in BUILT_ON):
+        yield (
+            "only a setting that no other one builds on may have several ranges",
+            f"Search `{setting}` under its own name.",
+        )
+    needed = _needed(space)
+    for other in itertools.takewhile(lambda other: other != name, space):
+        if setting_of(other) == setting and not _exclude_each_other(needed[other], needed[name]):
+            yield (
+                f"no trial may draw it twice, but nothing says that `{other}` and `{name}` exclude each other",
+                "Give both a `when` with other values of the same parameter.",
+            )
+
+
+def _exclude_each_other(one: Mapping[str, list[Value]], other: Mapping[str, list[Value]]) -> bool:
+    """Whether some parameter would need two values at once."""
+    return any(not any(_among(value, other[name]) for value in values) for name, values in one.items() if name in other)
 
 
 def _value_problems(name: str, parameter: Parameter) -> Iterator[Finding]:
@@ -166,7 +207,7 @@ def _value_problems(name: str, parameter: Parameter) -> Iterator[Finding]:
     others = {"name": "any"} if of_model else {}
     for key, value in candidates:
         try:
-            section.model_validate(others | {name.removeprefix(MODEL): value})
+            section.model_validate(others | {setting_of(name).removeprefix(MODEL): value})
         except ValidationError as error:
             details = error.errors()[0]
             message = re.sub(r"^.*? should ", "", details["msg"])
@@ -209,7 +250,7 @@ def _needed(space: Mapping[str, Parameter]) -> dict[str, dict[str, list[Value]]]
     """The values that others must have for each parameter to be searched, by its `when` and by those it builds on."""
     needed: dict[str, dict[str, list[Value]]] = {}
     for name, parameter in space.items():
-        if name not in SEARCHABLE:
+        if setting_of(name) not in SEARCHABLE:
             continue
         mine: dict[str, list[Value]] = {}
         for parent, values in parameter.when.items():
@@ -226,9 +267,9 @@ def _no_op_problems(
     order: list[str],
     defaults: Mapping[str, Value],
 ) -> Iterator[Finding]:
-    if name not in APPLIES_WHEN:
+    if setting_of(name) not in APPLIES_WHEN:
         return
-    parent, needed = APPLIES_WHEN[name]
+    parent, needed = APPLIES_WHEN[setting_of(name)]
     listed = ", ".join(str(value) for value in needed)
     if parent in order:
         searched = space.get(parent)

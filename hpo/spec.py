@@ -174,6 +174,21 @@ class ModelSpec(Settings):
 class TrainingSpec(Settings):
     """One fine-tuning run. What the search space does not name stays as it stands here."""
 
+    method: Literal["full", "head_only", "last_layers", "lora"] = "full"
+    """What is trained: all of the model; its head; its last layers and the head; or low-rank adapters and the head."""
+    num_trained_layers: Annotated[int, Field(ge=1)] = 2
+    """Of `last_layers`: how many, from the last one on."""
+    layer_lr_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Each layer learns at this many times the rate of the one above it, the head at the full rate. 1.0: all alike."""
+    lora_rank: Annotated[int, Field(ge=1)] = 8
+    """Of `lora`: the rank of the adapters."""
+    lora_alpha: Annotated[float, Field(gt=0)] = 16.0
+    """Of `lora`: adapters count `lora_alpha / lora_rank` times."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of `lora`: the dropout probability of what goes into the adapters."""
+    lora_target_modules: NonEmpty = "query_value"
+    """Of `lora`: what has an adapter. `query_value` are these projections of the attention, `all_linear` every linear
+    layer, in any architecture; or the architecture's own names, with commas between: `query,key,value`."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """`adamw` decouples weight decay, `adam` adds it to the gradient, `sgd` uses `momentum`."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
@@ -197,7 +212,8 @@ class TrainingSpec(Settings):
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.06
     """The share of all steps over which the learning rate rises from 0."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """The dropout probability at every place where the architecture has one; `null` leaves the model's own."""
+    """The dropout probability at every place where the architecture has one; `null` leaves the model's own. Llama,
+    Mistral and Qwen have it in their attention alone."""
     train_batch_size: Annotated[int, Field(ge=1)] = 32
     """Examples per optimizer step."""
     eval_batch_size: Annotated[int, Field(ge=1)] = 128
@@ -301,7 +317,8 @@ class StudySpec(Settings):
     """The untuned default: trial 0 is exactly this."""
     search_space: Annotated[SearchSpace, Field(min_length=1)]
     """What is searched: a field of `training` by its name, `model.name` or `model.revision`. The default must lie
-    within."""
+    within. A field may have several ranges, under labels, that exclude each other by their `when`:
+    `learning_rate@lora: {low: 1e-4, high: 2e-3, when: {method: [lora]}}`."""
     sampler: Sampler = TpeSampler()
     """How the next point is chosen."""
     pruner: Pruner = MedianPruner()

@@ -34,7 +34,7 @@ COMPARABLE = ("task", "metric", "seed", "data", "model", "training", "search_spa
 COSTS = (
     *("optimizer_steps", "total_steps"),
     *("seconds", "training_seconds", "evaluation_seconds", "cpu_seconds", "gpu_seconds"),
-    *("examples_per_second", "peak_memory_mib"),
+    *("examples_per_second", "peak_memory_mib", "trained_parameters"),
 )
 # The attribute of a search that holds its `Finals`.
 FINALS = "finals"

@@ -8,6 +8,7 @@ from hpo.plain_text import markdown, markdown_cell, markdown_code
 from hpo.report.answers import LOSSES, answer, headline_metric
 from hpo.report.tables import View
 from hpo.results import Estimate, Finals, Reading
+from hpo.search_spec import setting_of
 from hpo.spec import StudySpec, TrialConfig
 from hpo.study import stored_config
 from hpo.tasks import TASKS
@@ -35,7 +36,8 @@ def runs_table(spec: StudySpec) -> RunsTable:
     """How MLflow's UI is to show a study's trials."""
     shown = (f"eval/{name}" for name in TASKS[spec.task].shown)
     metrics = list(dict.fromkeys([spec.metric, *shown, "eval/loss", "seconds"]))
-    return RunsTable(spec.metric, spec.direction == "maximize", metrics, list(spec.search_space))
+    settings = list(dict.fromkeys(map(setting_of, spec.search_space)))  # what a trial's run has as its params
+    return RunsTable(spec.metric, spec.direction == "maximize", metrics, settings)
 
 
 def study_note(view: View, page: Path, also: Sequence[str] = ()) -> str:

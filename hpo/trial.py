@@ -351,6 +351,7 @@ class _Attempt:
             "total_steps": self._total_steps,
             "examples_per_second": last.examples_per_second if last else 0.0,
             "peak_memory_mib": last.memory_mib if last else 0.0,
+            "trained_parameters": self.setup.pretrained.num_trained_parameters if self.setup else 0,
             "micro_batch_size": last.micro_batch_size if last else None,
         }
         self.trial.set_user_attr("result", result)

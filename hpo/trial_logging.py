@@ -46,6 +46,7 @@ def setup_tags(setup: Setup) -> dict[str, str]:
         "data.fingerprint": setup.splits.fingerprint,
         "model.fingerprint": setup.pretrained.fingerprint,
         "model.num_parameters": str(setup.pretrained.num_parameters),
+        "model.num_trained_parameters": str(setup.pretrained.num_trained_parameters),
     }
 
 

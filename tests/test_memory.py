@@ -60,12 +60,20 @@ class TestExpected:
         assert expected_mib(trials, config(spec, train_batch_size=128)) == pytest.approx(1.2 * 3000)
 
     @pytest.mark.parametrize(
-        "settings", [{"optimizer": "sgd"}, {"activation_checkpointing": True}, {"eval_batch_size": 7}]
+        "settings",
+        [{"optimizer": "sgd"}, {"activation_checkpointing": True}, {"eval_batch_size": 7}, {"method": "lora"}],
     )
     def test_a_trial_of_another_kind_says_nothing(self, spec: StudySpec, settings: dict[str, Any]) -> None:
         assert expected_mib([ran(config(spec), 1000)], config(spec, **settings)) is None
         other = config(spec).model_copy(update={"model": spec.model.model_copy(update={"name": "another"})})
         assert expected_mib([ran(config(spec), 1000)], other) is None
+
+
+def test_a_trial_of_an_earlier_version_had_the_default_method(spec: StudySpec) -> None:
+    earlier = ran(config(spec), 1000)
+    del earlier.user_attrs["config"]["training"]["method"]
+    assert expected_mib([earlier], config(spec)) == pytest.approx(1200)
+    assert expected_mib([earlier], config(spec, method="lora")) is None
 
 
 def beside(*memories: dict[str, Any]) -> list[FrozenTrial]:

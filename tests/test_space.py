@@ -150,3 +150,20 @@ def test_the_grid_by_hand(raw_study: StudyMaker) -> None:
     found = grid(spec)
     assert found.pop("dropout") == pytest.approx([0.0, 0.1, 0.2, 0.3])
     assert found == {"train_batch_size": [14, 15, 16], "max_grad_norm": [None, 1.0]}
+
+
+def test_a_setting_with_several_ranges_takes_the_one_that_was_drawn(raw_study: StudyMaker) -> None:
+    space = {
+        "optimizer": {"choices": ["adamw", "sgd"]},
+        "learning_rate": {"low": 1e-5, "high": 1e-2, "log": True, "when": {"optimizer": ["adamw"]}},
+        "learning_rate@sgd": {"low": 0.1, "high": 1.0, "when": {"optimizer": ["sgd"]}},
+        "train_batch_size@a": {"low": 8, "high": 16, "when": {"optimizer": ["adamw"]}},
+    }
+    spec = parse_study(raw_study(search_space=space), "tiny.yaml")
+    assert default_params(spec) == {"optimizer": "adamw", "learning_rate": 1e-3, "train_batch_size@a": 16}
+    drawn: Any = FixedTrial({"optimizer": "sgd", "learning_rate@sgd": 0.5})
+    params = suggest(drawn, spec)
+    assert params == {"optimizer": "sgd", "learning_rate@sgd": 0.5}
+    training = trial_config(spec, params, seed=0).training
+    assert (training.optimizer, training.learning_rate, training.train_batch_size) == ("sgd", 0.5, 16)
+    assert isinstance(distribution("train_batch_size@a", spec.search_space["train_batch_size@a"]), IntDistribution)

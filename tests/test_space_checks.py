@@ -8,6 +8,7 @@ from hpo.errors import Problem
 from hpo.search_spec import ChoiceParameter, Parameter, RangeParameter
 from hpo.space_checks import SEARCHABLE, did_you_mean, grid_values, is_active, is_integer, search_space_problems
 
+METHODS = {"choices": ["full", "head_only", "last_layers", "lora"]}
 OPTIMIZERS = {"choices": ["adamw", "adam", "sgd"]}
 
 
@@ -28,6 +29,8 @@ def problems(space: Any, training: dict[str, Any] | None = None, **sections: Any
         ({"weight_decay": {"low": 0.0, "high": 1.0, "step": 1e-9}}, {}),
         ({"optimizer": OPTIMIZERS, "momentum": {"low": 0.0, "high": 0.99, "when": {"optimizer": ["sgd"]}}}, {}),
         ({"momentum": {"low": 0.5, "high": 0.99}}, {"optimizer": "sgd"}),
+        ({"lora_rank": {"choices": [4, 8]}, "layer_lr_decay": {"low": 0.5, "high": 1.0}}, {"method": "lora"}),
+        ({"method": METHODS, "num_trained_layers": {"low": 1, "high": 4, "when": {"method": ["last_layers"]}}}, {}),
         ({"optimizer": OPTIMIZERS, "adam_beta2": {"low": 0.9, "high": 0.9999, "when": {"optimizer": ["adam"]}}}, {}),
         ({"model.name": {"choices": ["m", "other"]}}, {}),
         # Not active beside the default: what it would be then need not lie in the range.
@@ -54,7 +57,12 @@ def test_nothing_to_say(space: dict[str, Any], training: dict[str, Any]) -> None
     ("space", "training", "rule", "way_out"),
     [
         ({"learning_rat": {"low": 1, "high": 2}}, {}, "must be a setting of a trial", "Did you mean `learning_rate`?"),
-        ({"zzz": {"low": 1, "high": 2}}, {}, "must be a setting of a trial", "Choose one of optimizer, learning_rate"),
+        (
+            {"zzz": {"low": 1, "high": 2}},
+            {},
+            "must be a setting of a trial",
+            "Choose one of method, num_trained_layers",
+        ),
         ({"data.max_rows": {"choices": [9, 99]}}, {}, "compared on the same rows", "Make a study of each."),
         ({"seed": {"low": 0, "high": 9}}, {}, "would choose the luckiest one", "Make a study of each."),
         ({"model.revision": {"choices": ["v1", ""]}}, {}, "choices must have at least 1 character, but got ''", ""),
@@ -118,6 +126,17 @@ def test_a_condition_that_cannot_be_held(when: dict[str, Any], rule: str) -> Non
     ("space", "training", "rule"),
     [
         ({"momentum": MOMENTUM}, {}, "only optimizer=sgd has it, but got optimizer=adamw"),
+        ({"lora_rank": {"choices": [4, 8]}}, {}, "only method=lora has it, but got method=full"),
+        ({"lora_alpha": {"low": 1, "high": 64}}, {}, "only method=lora has it, but got method=full"),
+        ({"lora_dropout": {"low": 0.0, "high": 0.1}}, {"method": "head_only"}, "only method=lora has it"),
+        ({"lora_target_modules": {"choices": ["query_value", "all_linear"]}}, {}, "only method=lora has it"),
+        ({"num_trained_layers": {"low": 1, "high": 4}}, {"method": "lora"}, "only method=last_layers has it"),
+        ({"layer_lr_decay": {"low": 0.5, "high": 1.0}}, {"method": "head_only"}, "only method=full, last_layers, lora"),
+        (
+            {"method": METHODS, "layer_lr_decay": {"low": 0.5, "high": 1.0}},
+            {},
+            "only method=full, last_layers, lora has it, but it is searched beside others too",
+        ),
         ({"adam_beta1": BETA}, {"optimizer": "sgd"}, "only optimizer=adamw, adam has it, but got optimizer=sgd"),
         ({"adam_beta2": BETA}, {"optimizer": "sgd"}, "only optimizer=adamw, adam has it, but got optimizer=sgd"),
         (
@@ -279,3 +298,82 @@ def test_steps_that_no_float_counts() -> None:
     space = {"max_grad_norm": {"low": 1e-300, "high": 2e-300, "step": 1e-300}}
     (problem,) = problems(space, {"max_grad_norm": 1e308})
     assert "the default must lie in" in problem.rule
+
+
+RATE = {"low": 1e-4, "high": 2e-3, "log": True}
+
+
+def by_method(**when: list[Any]) -> dict[str, Any]:
+    return RATE | {"when": when}
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {
+            "method": METHODS,
+            "learning_rate": {"low": 1e-5, "high": 1e-4, "when": {"method": ["full", "last_layers"]}},
+            "learning_rate@lora": by_method(method=["lora"]),
+            "learning_rate@head": by_method(method=["head_only"]),
+        },
+        {
+            "model.name": {"choices": ["m", "n"]},
+            "learning_rate@small": {"low": 1e-5, "high": 1e-4, "when": {"model.name": ["m"]}},
+            "learning_rate@other": {"choices": [0.1, 0.2], "when": {"model.name": ["n"]}},
+        },
+        {  # told apart by what one of them builds on
+            "method": METHODS,
+            "lora_rank": {"choices": [8, 16], "when": {"method": ["lora"]}},
+            "learning_rate": {"low": 1e-5, "high": 1e-4, "when": {"method": ["full"]}},
+            "learning_rate@wide": by_method(lora_rank=[16]),
+        },
+    ],
+)
+def test_several_ranges_of_one_setting(space: dict[str, Any]) -> None:
+    assert problems(space) == []
+
+
+@pytest.mark.parametrize(
+    ("space", "message", "way_out"),
+    [
+        (
+            {"learning_rate": {"low": 1e-5, "high": 1e-4}, "learning_rate@lora": {"low": 1e-5, "high": 1e-3}},
+            "nothing says that `learning_rate` and `learning_rate@lora` exclude each other",
+            "Give both a `when`",
+        ),
+        (
+            {
+                "method": METHODS,
+                "learning_rate": {"low": 1e-5, "high": 1e-4, "when": {"method": ["full", "lora"]}},
+                "learning_rate@lora": by_method(method=["lora"]),
+            },
+            "exclude each other",
+            "Give both a `when`",
+        ),
+        (
+            {
+                "method": METHODS,
+                "optimizer": OPTIMIZERS,
+                "learning_rate": {"low": 1e-5, "high": 1e-4, "when": {"method": ["full"]}},
+                "learning_rate@sgd": by_method(optimizer=["sgd"]),
+            },
+            "exclude each other",
+            "Give both a `when`",
+        ),
+        ({"learning_rate@": {"low": 1e-5, "high": 1e-4}}, "letters, digits, _ and -, but got ``", "Write for instance"),
+        ({"learning_rate@a.b": {"low": 1e-5, "high": 1e-4}}, "letters, digits, _ and -", "Write for instance"),
+        ({"method@a": METHODS}, "only a setting that no other one builds on", "Search `method`"),
+        (
+            {"model.name@a": {"choices": ["m", "n"]}},
+            "only a setting that no other one builds on",
+            "Search `model.name`",
+        ),
+        ({"learning_rat@lora": RATE}, "must be a setting of a trial", "Did you mean `learning_rate`?"),
+        ({"learning_rate@x": {"low": 0.0, "high": 1e-4}}, "low must be greater than 0", "Change it."),
+        ({"learning_rate@x": RATE}, "the default must lie in", "Widen the range"),
+        ({"lora_rank@x": {"choices": [4, 8]}}, "only method=lora has it", "Set `training.method`."),
+    ],
+)
+def test_mistakes_in_several_ranges(space: dict[str, Any], message: str, way_out: str) -> None:
+    (found,) = problems(space)
+    assert message in found.rule and found.way_out.startswith(way_out)

@@ -1,6 +1,7 @@
 """The driver: what it checks first, how it counts, and how it stops."""
 
 import gc
+import io
 import os
 import resource
 import shutil
@@ -16,6 +17,7 @@ import optuna
 import pytest
 import torch
 from mlflow import MlflowClient
+from rich.console import Console
 from sqlalchemy.orm import Session
 from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
@@ -25,14 +27,17 @@ from hpo import tune as tune_module
 from hpo.data.splits import load_splits
 from hpo.errors import DataError, StorageError
 from hpo.events import Event, OnEvent, StepDone, TrialEnded, TrialStarted
+from hpo.export import export_trial
 from hpo.facts import StudyFacts
 from hpo.output import disk_error, prepare_output
 from hpo.storage import open_storage, study_names
 from hpo.study import load_study
 from hpo.study_file import parse_study
 from hpo.tracking import tracking_uri
+from hpo.train import train
 from hpo.training.setup import Setup, set_up
 from hpo.tune import storage_notes, tune
+from models import save_tiny
 
 
 class Recorder:
@@ -363,6 +368,22 @@ def test_files_that_change_while_the_study_runs_stop_it_and_cost_no_trial(
         ({"max_length": {"choices": [32, 128]}}, {}, "64 positions, but got 128"),
         ({"max_length": {"low": 16, "high": 512}}, {}, "64 positions, but got 512"),
         ({"precision": {"choices": ["fp32", "bf16"]}}, {}, "precision bf16 needs a device"),
+        (
+            {
+                "method": {"choices": ["full", "last_layers"]},
+                "num_trained_layers": {"low": 1, "high": 3, "when": {"method": ["last_layers"]}},
+            },
+            {},
+            "at most the model's 2 layers, but got 3",
+        ),
+        (
+            {
+                "method": {"choices": ["full", "lora"]},
+                "lora_target_modules": {"choices": ["query_value", "q_proj"], "when": {"method": ["lora"]}},
+            },
+            {},
+            "a `bert` model has no q_proj",
+        ),
         ({"dropout": {"choices": [None, 0.2]}}, {"dropout": None}, "dropout can be set for"),
     ],
 )
@@ -380,7 +401,7 @@ def test_what_the_space_may_draw_is_checked_before_the_first_trial(
     sections = {"training": raw_study()["training"] | model, "search_space": space}
     if "dropout" in space:
         sizes = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-        AutoModel.from_config(AutoConfig.for_model("mpnet", **sizes)).save_pretrained(tmp_path)
+        AutoModel.from_config(AutoConfig.for_model("deberta", **sizes)).save_pretrained(tmp_path)
         tokenizer.save_pretrained(tmp_path)
         sections["model"] = {"name": str(tmp_path)}
     with pytest.raises(DataError, match=message):
@@ -463,6 +484,78 @@ def test_the_model_can_be_searched(raw_study: StudyMaker, output: Path, model_fo
     outcome = tune(spec, output, Recorder())
     names = {trial.user_attrs["config"]["model"]["name"] for trial in outcome.study.trials}
     assert names == {str(model_folder), str(other)}
+
+
+def test_two_architectures_in_one_study(
+    raw_study: StudyMaker, output: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    """An encoder and a decoder, of which one has its own dropout searched."""
+    decoder = save_tiny("gpt2", tmp_path / "decoder")
+    space = {
+        "model.name": {"choices": [str(model_folder), str(decoder)]},
+        "dropout": {"low": 0.0, "high": 0.3, "when": {"model.name": [str(model_folder)]}},
+    }
+    sections = {
+        "search_space": space,
+        "sampler": {"name": "random"},
+        "n_trials": 5,
+        "seed": 1,
+        "pruner": {"name": "none"},
+    }
+    recorder = Recorder()
+    outcome = tune(parse_study(raw_study(**sections), "tiny.yaml"), output, recorder)
+    configs = [trial.user_attrs["config"] for trial in outcome.study.trials]
+    assert {trial.state.name for trial in outcome.study.trials} == {"COMPLETE"}
+    assert {config["model"]["name"] for config in configs} == {str(model_folder), str(decoder)}
+    for config in configs[1:]:
+        drawn = config["model"]["name"] == str(model_folder)
+        assert (config["training"]["dropout"] != 0.1) == drawn
+    assert recorder.facts is not None and set(recorder.facts.models) == {str(model_folder), str(decoder)}
+
+
+def test_the_method_can_be_searched(raw_study: StudyMaker, output: Path, tmp_path: Path) -> None:
+    """From the command line's driver to the winner's folder, and from its `best.yaml` to the same bits again."""
+    space = {
+        "method": {"choices": ["full", "head_only", "last_layers", "lora"]},
+        "num_trained_layers": {"low": 1, "high": 2, "when": {"method": ["last_layers"]}},
+        "layer_lr_decay": {"low": 0.5, "high": 1.0, "when": {"method": ["full", "last_layers", "lora"]}},
+        "lora_rank": {"choices": [2, 8], "when": {"method": ["lora"]}},
+        "learning_rate": {"low": 1e-5, "high": 1e-2, "log": True, "when": {"method": ["full", "last_layers", "lora"]}},
+        "learning_rate@head": {"low": 0.02, "high": 0.2, "log": True, "when": {"method": ["head_only"]}},
+    }
+    training = raw_study()["training"] | {"method": "lora", "num_train_epochs": 0.5, "num_evaluations": 2}
+    sections: dict[str, Any] = {"search_space": space, "training": training, "sampler": {"name": "random"}}
+    recorder = Recorder()
+    spec = parse_study(raw_study(**sections, n_trials=8, pruner={"name": "none"}), "tiny.yaml")
+    outcome = tune(spec, output, recorder)
+    trials = outcome.study.trials
+    assert {trial.state.name for trial in trials} == {"COMPLETE"}
+    methods = {trial.params["method"]: trial.user_attrs["result"]["trained_parameters"] for trial in trials}
+    assert set(methods) == {"full", "head_only", "last_layers", "lora"}
+    for trial in trials:
+        of_head = trial.params["method"] == "head_only"
+        assert ("learning_rate@head" in trial.params) == of_head == ("learning_rate" not in trial.params)
+        assert (trial.user_attrs["config"]["training"]["learning_rate"] >= 0.02) == of_head
+    assert methods["head_only"] < methods["lora"] < methods["last_layers"] < methods["full"]
+    assert recorder.facts is not None and recorder.facts.model.num_trained_parameters == 1_122 + 2 * 2 * 2 * 32 * 8
+    report = outcome.report.markdown.read_text()
+    assert "| Trained parameters | Memory (MiB) |" in report and f"{methods['full']:,}" in report
+    assert ", of which 3,170 are trained" in report
+    client = MlflowClient(tracking_uri(output))
+    run = client.get_run(trials[0].user_attrs["mlflow_run_id"])
+    assert run.data.tags["model.num_trained_parameters"] == "3170"
+    assert run.data.metrics["trained_parameters"] == 3170
+    assert (run.data.params["method"], run.data.params["lora_rank"]) == ("lora", "8")
+    assert not any("@" in name for name in run.data.params)
+
+    adapted = next(trial for trial in trials if trial.params["method"] == "lora")
+    path = tmp_path / "again" / "best.yaml"
+    exported = export_trial(outcome.study, adapted, path)
+    console = Console(file=(told := io.StringIO()), width=200)
+    assert train(exported, tmp_path / "again" / "model", console) == 0
+    assert "the same to the bit as exported" in told.getvalue()
+    assert (tmp_path / "again" / "model" / "adapter" / "adapter_config.json").exists()
+    assert (tmp_path / "again" / "model" / "model.safetensors").exists()
 
 
 def test_folder_without_the_right_to_write_is_told(tmp_path: Path) -> None:

@@ -36,7 +36,9 @@ def facts(view: View) -> Iterator[tuple[str, str]]:
         yield from (("Note", note) for note in data["notes"])
     if model:
         new = f", new weights: {', '.join(model['new_weights'])}" if model["new_weights"] else ""
-        yield "Model", f"{model['name']}, {model['num_parameters']:,} parameters{new}"
+        trained = model.get("num_trained_parameters") or model["num_parameters"]
+        part = f", of which {trained:,} are trained" if trained != model["num_parameters"] else ""
+        yield "Model", f"{model['name']}, {model['num_parameters']:,} parameters{part}{new}"
     elif view.spec:
         yield "Model", view.spec.model.name
     if machine:

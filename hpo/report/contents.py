@@ -24,6 +24,8 @@ from hpo.tasks import TASKS
 # Rows of the tables; a longer one is no reading, and all trials are in `trials.csv`.
 MOST_TRIALS: Final = 200
 MOST_EXAMPLES: Final = 25
+# What a trial took, told where the trials did not all train as many parameters.
+SIZES: Final = {"trained_parameters": "Trained parameters", "peak_memory_mib": "Memory (MiB)"}
 # A confusion matrix of more labels would not be seen at a glance: its largest cells are told instead.
 MOST_LABELS: Final = 12
 
@@ -225,6 +227,7 @@ def _mattered(view: View) -> Findings:
 def trials(view: View) -> Table:
     """The trials, best first, rounded for reading: the first `MOST_TRIALS`, and the default."""
     params = [column for column in view.table.columns if column.startswith(PARAM)]
+    sizes = SIZES if view.table["trained_parameters"].nunique() > 1 else {}
     ranked = tables.leaderboard(view.table, "score", view.direction)
     ranked = ranked[(ranked.index < MOST_TRIALS) | (ranked["number"] == view.default)]
     body, strong = [], set()
@@ -233,15 +236,20 @@ def trials(view: View) -> Table:
         if row["number"] == view.best:
             strong.add(at)
         cells = [f"{row['number']}{marks}", state_of(row), *(formats.score(row[name]) for name in score_columns(view))]
-        body.append([*cells, *(formats.value(row[name]) for name in params), formats.duration(row["seconds"])])
+        cells += [*(formats.value(row[name]) for name in params), formats.duration(row["seconds"])]
+        body.append([*cells, *(_grouped(row[name]) for name in sizes)])
     names = [formats.first_up(formats.metric(name)) for name in score_columns(view)]
-    header = ["Trial", "State", *names, *(name.removeprefix(PARAM) for name in params), "Time"]
+    header = ["Trial", "State", *names, *(name.removeprefix(PARAM) for name in params), "Time", *sizes.values()]
     return Table(header=header, rows=body, words=2, strong=frozenset(strong))
 
 
 def _two_scores(view: View) -> str:
     names = TASKS[view.spec.task if view.spec else DEFAULT_TASK].shown
     return formats.first_up(formats.listed([formats.metric(name) for name in names]))
+
+
+def _grouped(number: Any) -> str:
+    return f"{number:,.0f}" if pd.notna(number) and number else ""
 
 
 def score_columns(view: View) -> list[str]:

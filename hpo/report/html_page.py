@@ -191,6 +191,7 @@ def _trial(
         # Of these, 0 is one that was not measured.
         "speed": _number(row["examples_per_second"]) or None,
         "memory": _number(row["peak_memory_mib"]) or None,
+        "trained": int(row["trained_parameters"]) if pd.notna(row["trained_parameters"]) else None,
         "device": (attributes.get("machine") or {}).get("device"),
         "seed": (attributes.get("config") or {}).get("seed"),
         "repeats": None if pd.isna(row["retry_of"]) else int(row["retry_of"]),

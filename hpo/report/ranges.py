@@ -15,8 +15,9 @@ from scipy.stats import binomtest, hypergeom
 from hpo.plain_text import printable
 from hpo.report.importance import Space, places
 from hpo.report.tables import View, leaderboard
-from hpo.search_spec import RangeParameter
+from hpo.search_spec import RangeParameter, setting_of
 from hpo.settings import Value
+from hpo.space import default_params
 from hpo.space_checks import is_integer
 from hpo.spec import TrainingSpec
 
@@ -177,15 +178,16 @@ def _edge(
 def _moved(view: View, name: str, side: Literal["low", "high"]) -> str | None:
     """The range moved by half its width on its scale, with the default still inside, and only to what is allowed."""
     declared = view.spec.search_space.get(name) if view.spec else None
-    if view.spec is None or not isinstance(declared, RangeParameter) or name not in TrainingSpec.model_fields:
+    setting = setting_of(name)
+    if view.spec is None or not isinstance(declared, RangeParameter) or setting not in TrainingSpec.model_fields:
         return None
     low, high = float(declared.low), float(declared.high)
     half = math.sqrt(high / low) if declared.log else (high - low) / 2
     down, up = (low / half, high / half) if declared.log else (low - half, high - half)
     if side == "high":
         down, up = (low * half, high * half) if declared.log else (low + half, high + half)
-    least, most = _allowed(name)
-    default = getattr(view.spec.training, name)
+    least, most = _allowed(setting)
+    default = default_params(view.spec).get(name)  # a range that is not searched beside it need not hold it
     unit = declared.step or (1 if is_integer(name) else None)
     if isinstance(default, int | float):
         down, up = min(down, default), max(up, default)

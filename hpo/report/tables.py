@@ -51,7 +51,7 @@ DTYPES: Final = {
     "score": "float64",
     "evaluations": "int64",
     "num_evaluations": "Int64",
-    **{name: "Int64" if name.endswith("_steps") else "float64" for name in COSTS},
+    **{name: "Int64" if name.endswith(("_steps", "_parameters")) else "float64" for name in COSTS},
     "is_default": "bool",
     "retried": "bool",
     "retry_of": "Int64",

@@ -9,7 +9,7 @@ reads. `python -m benchmarks.step` measures what each of it gives.
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -21,6 +21,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.distilbert.modeling_distilbert import TransformerBlock
 from transformers.models.electra.modeling_electra import ElectraLayer
 from transformers.models.roberta.modeling_roberta import RobertaLayer
+from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaLayer
 
 from hpo.training.attention import attention, one_query_attention
 from hpo.training.dropout import dropout
@@ -30,17 +31,18 @@ from hpo.training.dropout import dropout
 class PostNormLayer:
     """The parts of a layer by what they do, whatever an architecture calls them (post-norm: Vaswani et al. 2017)."""
 
-    query: nn.Linear
-    key: nn.Linear
-    value: nn.Linear
+    query: nn.Module
+    key: nn.Module
+    value: nn.Module
+    """Each an `nn.Linear`, or one with an adapter beside it; as all that follow."""
     num_heads: int
     attention_dropout: float
-    attention_output: nn.Linear
+    attention_output: nn.Module
     attention_output_dropout: float
     attention_norm: nn.LayerNorm
-    up: nn.Linear
+    up: nn.Module
     activation: Callable[[torch.Tensor], torch.Tensor]
-    down: nn.Linear
+    down: nn.Module
     down_dropout: float
     norm: nn.LayerNorm
 
@@ -90,6 +92,7 @@ PARTS: dict[type[nn.Module], Callable[[Any], PostNormLayer | None]] = {
     ElectraLayer: _bert,
     RobertaLayer: _bert,
     TransformerBlock: _distilbert,
+    XLMRobertaLayer: _bert,
 }
 
 
@@ -170,12 +173,13 @@ def _attention(
 ) -> torch.Tensor:
     if first_token_only:
         query = layer.query(hidden[:, :1].contiguous())
-        if hidden.device.type == "cpu":
-            key_weight, value_weight, value_bias = map(_cast, (layer.key.weight, layer.value.weight, layer.value.bias))
+        of_key, of_value = layer.key, layer.value
+        if hidden.device.type == "cpu" and _is_plain(of_key) and _is_plain(of_value):
+            key_weight, value_weight, value_bias = map(_cast, (of_key.weight, of_value.weight, of_value.bias))
             return one_query_attention(
                 query, hidden, key_weight, value_weight, value_bias, layer.num_heads, bias, dropout_p
             )
-        key, value = _project(hidden, layer.key, layer.value)
+        key, value = _project(hidden, of_key, of_value)
     else:
         query, key, value = _project(hidden, layer.query, layer.key, layer.value)
     if hidden.device.type == "cpu":
@@ -187,11 +191,19 @@ def _attention(
     return joined
 
 
-def _project(hidden: torch.Tensor, *projections: nn.Linear) -> tuple[torch.Tensor, ...]:
-    """Of each projection [batch, length, hidden], all from one matrix product."""
-    weight = torch.cat([_cast(projection.weight) for projection in projections])
-    bias = torch.cat([_cast(projection.bias) for projection in projections])
-    return functional.linear(hidden, weight, bias).chunk(len(projections), dim=-1)
+def _project(hidden: torch.Tensor, *projections: nn.Module) -> tuple[torch.Tensor, ...]:
+    """Of each projection [batch, length, hidden]; all from one matrix product where they are nothing more."""
+    plain = [projection for projection in projections if _is_plain(projection)]
+    if len(plain) < len(projections):
+        return tuple(projection(hidden) for projection in projections)
+    weight = torch.cat([_cast(projection.weight) for projection in plain])
+    bias = torch.cat([_cast(projection.bias) for projection in plain])
+    return functional.linear(hidden, weight, bias).chunk(len(plain), dim=-1)
+
+
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether its weight and bias are all there is of it: an adapter has these too, and computes more."""
+    return type(module) is nn.Linear
 
 
 def _cast(tensor: torch.Tensor) -> torch.Tensor:

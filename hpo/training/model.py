@@ -4,6 +4,7 @@ import copy
 import functools
 import hashlib
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import transformers
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -27,13 +30,27 @@ from hpo.training.device import return_freed_memory
 from hpo.training.dropout import replace_dropouts
 from hpo.training.encoder import replace_layers
 
-# Every place where an architecture has dropout, by the names its configuration gives them (transformers 5).
+_OF_BERT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+# These have none but in the attention, and in the token classification's head.
+_OF_LLAMA = ("attention_dropout", "classifier_dropout")
+# Every place where an architecture has dropout, by the names its configuration gives them (transformers 5). The model
+# also asks for some that its configuration does not declare: `cls_dropout`, and the decoders' `classifier_dropout`.
 DROPOUT_FIELDS: dict[str, tuple[str, ...]] = {
-    "bert": ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+    "albert": ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"),
+    "bert": _OF_BERT,
+    "camembert": _OF_BERT,
+    "deberta-v2": ("hidden_dropout_prob", "attention_probs_dropout_prob", "pooler_dropout", "cls_dropout"),
     "distilbert": ("dropout", "attention_dropout", "seq_classif_dropout"),
-    "electra": ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+    "electra": _OF_BERT,
+    "gpt2": ("embd_pdrop", "resid_pdrop", "attn_pdrop", "classifier_dropout"),
+    "llama": _OF_LLAMA,
+    "mistral": _OF_LLAMA,
     "modernbert": ("embedding_dropout", "attention_dropout", "mlp_dropout", "classifier_dropout"),
-    "roberta": ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+    "mpnet": ("hidden_dropout_prob", "attention_probs_dropout_prob"),
+    "qwen2": _OF_LLAMA,
+    "qwen3": _OF_LLAMA,
+    "roberta": _OF_BERT,
+    "xlm-roberta": _OF_BERT,
 }
 # What tells one model from another; a README or a license does not.
 FINGERPRINTED = (".json", ".safetensors", ".bin", ".txt", ".model")
@@ -53,6 +70,8 @@ class Pretrained:
     fingerprint: str
     new_weights: tuple[str, ...]
     num_parameters: int
+    """Of the model, without what a method adds to train it."""
+    num_trained_parameters: int
     embeddings: torch.Tensor
     """[vocabulary, hidden], the word embeddings as they were read: not to be changed."""
     capturable: bool
@@ -103,16 +122,18 @@ def load_pretrained(
     max_length: int,
     device: str,
     seed: int,
+    prepare: Callable[[PreTrainedModel], None] = lambda model: None,
 ) -> Pretrained:
     """A model for one trial: weights in float32, a new head for `labels`, fast layers.
 
     Args:
         task: puts the head on.
         seed: of the head's weights.
+        prepare: says what of it is trained, by its method.
 
     Raises:
         DataError: no such model, no head of this kind for its architecture, no known dropout though one is asked for,
-            or positions for fewer than `max_length` tokens.
+            positions for fewer than `max_length` tokens, or what `prepare` raises.
     """
     path = local_path(spec.name)
     stamps = _stamps(path) if path else ()  # what lies under a commit of the Hub does not change
@@ -124,6 +145,9 @@ def load_pretrained(
         )
     model = checkpoint.copy(dropout, device, seed)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    prepare(model)  # before the fast layers look what they are made of
+    for name in checkpoint.new_weights:
+        model.get_parameter(name).requires_grad_(True)
     replace_dropouts(model)
     capturable = replace_layers(model, task.first_token_only)
     return Pretrained(
@@ -132,6 +156,7 @@ def load_pretrained(
         fingerprint=checkpoint.fingerprint,
         new_weights=checkpoint.new_weights,
         num_parameters=num_parameters,
+        num_trained_parameters=sum(each.numel() for each in model.parameters() if each.requires_grad),
         embeddings=checkpoint.model.get_input_embeddings().get_parameter("weight").detach(),
         capturable=capturable,
     )
@@ -189,13 +214,19 @@ def read_checkpoint(
     if vocabulary <= set(tokenizer.all_special_tokens):
         # Without its files transformers makes one that knows no word, and every text becomes the same.
         raise DataError(f"`{spec.name}` must have a tokenizer, but got none. Save it there, or choose another model.")
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token = tokenizer.eos_token  # GPT-2 and Llama were pretrained on texts without padding
     if not tokenizer.is_fast or tokenizer.pad_token_id is None:
         raise DataError(
             f"`{spec.name}` must have a fast tokenizer with a padding token, but got {type(tokenizer).__name__} "
             f"with pad_token={tokenizer.pad_token}. Choose another model."
         )
-    if config.pad_token_id is None:  # GPT-2 and its kin have none, and find the last real token by it
+    if config.pad_token_id is None or _is_decoder(config):
+        # A decoder's head reads the last token that is not this one. Where the padding is also the end of a text, it is
+        # passed over there as well, alone and in a batch alike: each text has one row that is read, padded or not.
         config.pad_token_id = tokenizer.pad_token_id
+    tokenizer.padding_side = "right"  # as our batches have it: absolute positions begin at the first token
+    config.use_cache = False  # a decoder would keep keys and values for tokens that nobody generates
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
     config.problem_type = problem_type  # a checkpoint may bring another, which pipelines follow
@@ -238,6 +269,12 @@ def _require_pretrained(spec: ModelSpec, prefix: str, new: list[str]) -> None:
         )
 
 
+def _is_decoder(config: PretrainedConfig) -> bool:
+    """Whether an architecture predicts the next token and no masked one, as GPT-2 and its kin."""
+    mapping, masked = AutoModelForCausalLM._model_mapping, AutoModelForMaskedLM._model_mapping
+    return type(config) in mapping and type(config) not in masked
+
+
 def num_positions(model: PreTrainedModel, default: int) -> int:
     """The longest text in tokens that a model has positions for; `default` where nothing bounds it."""
     for name, module in model.named_modules():
@@ -261,7 +298,6 @@ def set_dropout(config: PretrainedConfig, probability: float) -> None:
             "Remove `dropout` from `training` and `search_space`."
         )
     for field in fields:
-        assert hasattr(config, field), f"{config.model_type} has no {field}"
         setattr(config, field, probability)
 
 

@@ -13,16 +13,30 @@ if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic
     from hpo.spec import TrainingSpec
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, weight_decay: float, lr_scale: Callable[[str], float] = lambda name: 1.0
+) -> list[dict[str, Any]]:
     """Weight decay for matrices (embeddings included), none for biases and normalisation weights.
 
     The usual rule since BERT (Devlin et al. 2019): what has fewer than two dimensions is not decayed.
+
+    Args:
+        lr_scale: what the learning rate of a parameter is multiplied with, by its name. Each has groups of its own.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in trained if parameter.ndim >= 2]
-    others = [parameter for parameter in trained if parameter.ndim < 2]
-    assert len(decayed) + len(others) == len(trained), "every trained parameter stands in exactly one group"
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = []
+    for scale in dict.fromkeys(lr_scale(name) for name, _ in trained):
+        scaled = [parameter for name, parameter in trained if lr_scale(name) == scale]
+        decayed = [parameter for parameter in scaled if parameter.ndim >= 2]
+        others = [parameter for parameter in scaled if parameter.ndim < 2]
+        groups += [
+            {"params": parameters, "weight_decay": decay, "lr_scale": scale}
+            for parameters, decay in ((decayed, weight_decay), (others, 0.0))
+            if parameters
+        ]
+    in_groups = sum(len(group["params"]) for group in groups)
+    assert in_groups == len(trained), "every trained parameter stands in exactly one group"
+    return groups
 
 
 def _adamw(groups: list[dict[str, Any]], training: TrainingSpec, **where: Any) -> Optimizer:
@@ -55,16 +69,29 @@ def build_optimizer(groups: list[dict[str, Any]], training: TrainingSpec, device
     """
     on_gpu = device == "cuda"
     lr = torch.tensor(training.learning_rate, device=device) if on_gpu else training.learning_rate
-    return OPTIMIZERS[training.optimizer](groups, training, lr=lr, capturable=on_gpu)
+    optimizer = OPTIMIZERS[training.optimizer](groups, training, lr=lr, capturable=on_gpu)
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"] = group["lr"].clone()  # torch gives all groups the same one, and each has a rate of its own
+    return optimizer
 
 
 def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
-    """For the next step; where it is a tensor, in place."""
+    """For the next step, in each group times its scale; where it is a tensor, in place."""
     for group in optimizer.param_groups:
+        scaled = learning_rate * group.get("lr_scale", 1.0)
         if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(learning_rate)
+            group["lr"].fill_(scaled)
         else:
-            group["lr"] = learning_rate
+            group["lr"] = scaled
+
+
+def lr_scale_of(optimizer: Optimizer, parameter: nn.Parameter) -> float:
+    """What the learning rate of a trained parameter is multiplied with."""
+    (scale,) = {
+        group.get("lr_scale", 1.0) for group in optimizer.param_groups for each in group["params"] if each is parameter
+    }
+    return float(scale)
 
 
 def clip_gradients(optimizer: Optimizer, max_grad_norm: float | None) -> torch.Tensor:

@@ -20,12 +20,20 @@ from hpo.tasks.base import Task
 from hpo.training.batches import MOST_EVALUATION_LENGTHS, MOST_LENGTHS, DeviceTokens
 from hpo.training.device import Device, choose_device, keep_freed_memory, leave_out_cudnn_attention
 from hpo.training.graphs import CudaCapture, GraphedStep
+from hpo.training.layout import layer_scales
 from hpo.training.losses import LOSSES
+from hpo.training.methods import METHODS
 from hpo.training.model import Pretrained, load_pretrained
-from hpo.training.optimizer import build_optimizer, decay_without_gradient, decays_in_proportion, parameter_groups
+from hpo.training.optimizer import (
+    build_optimizer,
+    decay_without_gradient,
+    decays_in_proportion,
+    lr_scale_of,
+    parameter_groups,
+)
 from hpo.training.schedule import learning_rates
 from hpo.training.step import Step
-from hpo.training.vocabulary import keep_seen, whole_embedding
+from hpo.training.vocabulary import SeenEmbedding, keep_seen, whole_embedding
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
         max_length=training.max_length,
         device=device.type,
         seed=config.seed,
+        prepare=lambda model: METHODS[training.method].prepare(model, training),
     )
     if training.activation_checkpointing:
         _checkpoint_activations(pretrained.model, config.model.name)
@@ -94,7 +103,9 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
     if decays_in_proportion(training):
         padding = [pretrained.tokenizer.pad_token_id]
         keep_seen(pretrained.model, np.concatenate([train.token_ids, validation.token_ids, padding]))
-    optimizer = build_optimizer(parameter_groups(pretrained.model, training.weight_decay), training, device.type)
+    scales = layer_scales(pretrained.model, training.layer_lr_decay)
+    groups = parameter_groups(pretrained.model, training.weight_decay, scales)
+    optimizer = build_optimizer(groups, training, device.type)
     step = Step(pretrained.model, train, LOSSES[task.loss], optimizer, training.max_grad_norm, device)
     graphed = device.type == "cuda" and pretrained.capturable and not training.activation_checkpointing
     stepped = GraphedStep(step, CudaCapture()) if graphed else step
@@ -153,15 +164,20 @@ def held_back_tokens(setup: Setup, cache_dir: Path | None) -> DeviceTokens:
 def trained_model(setup: Setup) -> PreTrainedModel:
     """The model as the training left it, with the whole vocabulary that it had before."""
     training, pretrained = setup.config.training, setup.pretrained
-    if decays_in_proportion(training):
-        factor = decay_without_gradient(training, setup.learning_rates)
+    kept = pretrained.model.get_input_embeddings()
+    if isinstance(kept, SeenEmbedding):
+        scale = lr_scale_of(setup.step.optimizer, kept.weight)
+        factor = decay_without_gradient(training, [rate * scale for rate in setup.learning_rates])
         whole_embedding(pretrained.model, pretrained.embeddings, factor)
     return pretrained.model
 
 
 def save_model(setup: Setup, folder: Path) -> None:
     """A model folder for transformers, of the weights as the training left them, and the tokenizer. Ends the setup."""
-    trained_model(setup).save_pretrained(folder)
+    config, model = setup.config, trained_model(setup)
+    base = config.model.pinned(setup.pretrained.fingerprint)
+    METHODS[config.training.method].unload(model, folder, base)
+    model.save_pretrained(folder)
     setup.pretrained.tokenizer.save_pretrained(folder)
 
 
@@ -188,7 +204,7 @@ def _checkpoint_activations(model: PreTrainedModel, name: str) -> None:
 
 def _require_embeddings(config: TrialConfig, pretrained: Pretrained, tokens: list[DeviceTokens]) -> None:
     known = len(pretrained.embeddings)
-    highest = max(int(split.token_ids[-1]) for split in tokens)
+    highest = max(pretrained.tokenizer.pad_token_id, *(int(split.token_ids[-1]) for split in tokens))
     if highest >= known:
         raise DataError(
             f"every token must have an embedding, but got token {highest} for the {known:,} embeddings of "

@@ -36,14 +36,15 @@ class SeenEmbedding(nn.Module):
 
 
 def keep_seen(model: PreTrainedModel, token_ids: NDArray[np.int64]) -> None:
-    """Leaves a model the rows of these ids only, where its word embeddings are plain and tied to nothing.
+    """Leaves a model the rows of these ids only, where its word embeddings are trained, plain, and tied to nothing.
 
     Args:
         token_ids: of all texts that the model will see, in any order, the padding's among them.
     """
     embedding = model.get_input_embeddings()
     tied = sum(parameter is embedding.weight for _, parameter in model.named_parameters(remove_duplicate=False)) > 1
-    if type(embedding) is nn.Embedding and not tied and embedding.max_norm is None:
+    trained = embedding.weight.requires_grad  # or the optimizer does not know it, and nothing is to be saved
+    if type(embedding) is nn.Embedding and trained and not tied and embedding.max_norm is None:
         own = [] if embedding.padding_idx is None else [embedding.padding_idx]
         model.set_input_embeddings(SeenEmbedding(embedding, np.union1d(token_ids, own).astype(np.int64)))
 

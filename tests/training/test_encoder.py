@@ -9,7 +9,7 @@ from transformers import AutoConfig, PreTrainedModel
 from hpo.training.encoder import PARTS, replace_layers
 from models import SIZES, tiny_config, tiny_model
 
-FAST = ("bert", "roberta", "electra", "distilbert")
+FAST = ("bert", "roberta", "electra", "distilbert", "xlm-roberta")
 LENGTHS = (9, 4, 7)
 
 

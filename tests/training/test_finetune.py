@@ -328,6 +328,13 @@ def test_auto_precision_is_one_of_the_two(make_config: ConfigMaker) -> None:
 # No setting without an effect: for each, the settings under which it has one, and another value.
 
 CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
+    "method": ({}, "head_only"),
+    "num_trained_layers": ({"method": "last_layers"}, 1),
+    "layer_lr_decay": ({}, 0.5),
+    "lora_rank": ({"method": "lora"}, 2),
+    "lora_alpha": ({"method": "lora"}, 8.0),
+    "lora_dropout": ({"method": "lora"}, 0.5),
+    "lora_target_modules": ({"method": "lora"}, "all_linear"),
     "optimizer": ({}, "adam"),
     "learning_rate": ({}, 2e-3),
     "weight_decay": ({}, 0.0),

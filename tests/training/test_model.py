@@ -19,7 +19,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     BertForSequenceClassification,
-    GPT2Config,
+    OPTConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ViTConfig,
@@ -64,7 +64,7 @@ def active_dropouts(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> 
         seen.append(p)
         return scaled_mask(input, p)
 
-    input_ids = torch.arange(4, 18).reshape(2, 7)
+    input_ids = torch.arange(4, 11).reshape(1, 7)  # a decoder without a padding token takes one text
     with monkeypatch.context() as patched:
         patched.setattr(functional, "dropout", record_dropout)
         patched.setattr(dropout_module, "scaled_mask", record_mask)
@@ -81,6 +81,17 @@ PLACES = {
     "electra": 1 + 3 * N_LAYERS + 2,  # likewise
     "distilbert": 1 + 2 * N_LAYERS + 1,  # does not drop the attention's output
     "modernbert": 1 + 3 * N_LAYERS + 1,
+    "xlm-roberta": 1 + 3 * N_LAYERS + 2,
+    "camembert": 1 + 3 * N_LAYERS + 2,
+    "mpnet": 1 + 3 * N_LAYERS + 2,
+    "albert": 1 + 2 * N_LAYERS + 1,  # does not drop the feed-forward's output
+    "deberta-v2": 1 + 4 * N_LAYERS + 2,  # also a layer's relative positions, and before the pooler
+    "gpt2": 1 + 3 * N_LAYERS,  # nothing before the head
+    # The attention's probabilities, and nothing else.
+    "llama": N_LAYERS,
+    "mistral": N_LAYERS,
+    "qwen2": N_LAYERS,
+    "qwen3": N_LAYERS,
 }
 # What they drop without being asked to. ModernBERT nowhere: and at 0 it leaves out the attention output's dropout.
 DEFAULTS = {
@@ -89,6 +100,16 @@ DEFAULTS = {
     "electra": [0.1] * 9,
     "distilbert": [0.1] * 5 + [0.2],
     "modernbert": [0.0] * (1 + 2 * N_LAYERS + 1),
+    "xlm-roberta": [0.1] * 9,
+    "camembert": [0.1] * 9,
+    "mpnet": [0.1] * 9,
+    "albert": [0.0] * 5 + [0.1],
+    "deberta-v2": [0.0] + [0.1] * 10,
+    "gpt2": [0.1] * 7,
+    "llama": [0.0] * 2,
+    "mistral": [0.0] * 2,
+    "qwen2": [0.0] * 2,
+    "qwen3": [0.0] * 2,
 }
 
 
@@ -123,9 +144,9 @@ def test_every_known_architecture_is_tested() -> None:
 
 
 def test_dropout_of_an_unknown_architecture() -> None:
-    known = r"dropout can be set for bert, distilbert, electra, modernbert, roberta, but got a `gpt2` model\. Remove"
+    known = r"dropout can be set for albert, bert, .*, xlm-roberta, but got a `opt` model\. Remove"
     with pytest.raises(DataError, match=known):
-        set_dropout(GPT2Config(), 0.1)
+        set_dropout(OPTConfig(), 0.1)
 
 
 Save = Callable[..., Path]
@@ -300,9 +321,9 @@ def test_max_length_beyond_the_tokenizers(copy: Path) -> None:
 
 
 def test_dropout_in_an_unknown_architecture_is_refused_when_asked_for(save: Save) -> None:
-    folder = save(tiny_model(AutoConfig.for_model("deberta-v2", **SIZES)))
+    folder = save(tiny_model(AutoConfig.for_model("xlnet", vocab_size=32, d_model=32, n_layer=1, n_head=2, d_inner=64)))
     load(folder)
-    with pytest.raises(DataError, match="but got a `deberta-v2` model"):
+    with pytest.raises(DataError, match="but got a `xlnet` model"):
         load(folder, dropout=0.1)
 
 

@@ -336,6 +336,7 @@
         block("Validation", Object.entries(trial.metrics ?? {}).map(([name, value]) => [name, score(value)])),
         block("Run", [["Started", trial.started], ["Time", time(trial.seconds)], ["Optimizer steps", steps],
           ["Examples per second", grouped(trial.speed)], ["Peak memory", trial.memory && `${grouped(trial.memory)} MiB`],
+          ["Trained parameters", trial.trained && grouped(trial.trained)],
           ["Device", trial.device], ["Seed", trial.seed && String(trial.seed)]])),
       trial.message && element("pre", { textContent: trial.message }), figure,
     ].filter(Boolean));

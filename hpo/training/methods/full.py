@@ -1,0 +1,13 @@
+"""Every parameter is trained."""
+
+from transformers import PreTrainedModel
+
+from hpo.spec import TrainingSpec
+from hpo.training.methods.base import Method, train_only
+
+
+def _prepare(model: PreTrainedModel, training: TrainingSpec) -> None:
+    train_only(model, lambda name: True)
+
+
+FULL = Method(_prepare)
