@@ -36,6 +36,8 @@ from hpo.training.device import Device, leave_out_cudnn_attention
 from hpo.training.dropout import replace_dropouts
 from hpo.training.encoder import replace_layers
 from hpo.training.graphs import Capture, CudaCapture, GraphedStep
+from hpo.training.losses import LOSSES
+from hpo.training.objectives.supervised import Supervised
 from hpo.training.optimizer import build_optimizer, parameter_groups
 from hpo.training.schedule import learning_rates
 from hpo.training.step import Step
@@ -242,7 +244,8 @@ def build_step(name: str, training: Training, data: DeviceData, device: Device) 
     model = with_fast_layers(plain_model(name, training.dropout, device))
     keep_seen(model, np.concatenate([data.train.token_ids, data.validation.token_ids, [PAD]]))
     optimizer = build_optimizer(parameter_groups(model, training.weight_decay), as_spec(training), device.type)
-    return Step(model, data.train, SEQUENCE_CLASSIFICATION.loss, optimizer, training.max_grad_norm, device)
+    objective = Supervised(LOSSES[SEQUENCE_CLASSIFICATION.loss]())
+    return Step(model, data.train, objective, optimizer, training.max_grad_norm, device)
 
 
 def as_spec(training: Training) -> TrainingSpec:

@@ -159,6 +159,17 @@ class TrainingSpec(Settings):
     """The share of all steps over which the learning rate rises from 0."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """The dropout probability at every place where the architecture has one; `null` leaves the model's own."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of each label that is spread evenly over all classes; of many labels a text, the share that becomes a
+    half. Not for numbers. `eval/loss` is without it."""
+    class_weights: Literal["balanced"] | None = None
+    """How much the classes count in the training's loss: `balanced` by the inverse of how often each occurs in the
+    train split (n / (classes * count), as scikit-learn has it; for many labels a text, those that are there by absent
+    to present ones); `null`: alike. Not for numbers. `eval/loss` is without them."""
+    r_drop_alpha: Annotated[float, Field(ge=0)] = 0.0
+    """R-Drop (Liang et al. 2021): two passes with other dropout, the mean of both losses, and this much of how far the
+    predictions are apart (symmetric Kullback-Leibler divergence; of numbers the squared difference). 0 is without it,
+    and so is a trial with `dropout: 0`, where both passes would be the same. Takes twice the time."""
     train_batch_size: Annotated[int, Field(ge=1)] = 32
     """Examples per optimizer step."""
     eval_batch_size: Annotated[int, Field(ge=1)] = 128

@@ -5,10 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-
-from hpo.training.batches import Batch
 
 
 @dataclass(frozen=True)
@@ -17,8 +14,8 @@ class Task:
 
     auto_model: Any
     """The class of transformers that puts the head on."""
-    loss: Callable[[torch.Tensor, Batch], torch.Tensor]
-    """Of logits and batch."""
+    loss: str
+    """As `hpo.training.losses` names it."""
     metrics: Callable[[NDArray[np.float32], NDArray[np.int64]], dict[str, float]]
     """Of all validation logits and labels; its keys are the metrics that a study may name."""
     first_token_only: bool

@@ -90,10 +90,6 @@ class Rows:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def split(self, size: int) -> "list[Rows]":
-        """In parts of at most `size` examples."""
-        return [Rows(part, self.length) for part in self.indices.split(size)]
-
 
 class DeviceTokens:
     """A tokenized split on the device, flat with offsets, from which batches are gathered."""

@@ -19,7 +19,10 @@ from hpo.tasks.base import Task
 from hpo.training.batches import MOST_EVALUATION_LENGTHS, MOST_LENGTHS, DeviceTokens
 from hpo.training.device import Device, choose_device, keep_freed_memory, leave_out_cudnn_attention
 from hpo.training.graphs import CudaCapture, GraphedStep
+from hpo.training.losses import build_loss
 from hpo.training.model import Pretrained, load_pretrained
+from hpo.training.objectives import build_objective
+from hpo.training.objectives.base import Context
 from hpo.training.optimizer import build_optimizer, decay_without_gradient, decays_in_proportion, parameter_groups
 from hpo.training.schedule import learning_rates
 from hpo.training.step import Step
@@ -98,8 +101,11 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
         padding = [pretrained.tokenizer.pad_token_id]
         keep_seen(pretrained.model, np.concatenate([train.token_ids, validation.token_ids, padding]))
     optimizer = build_optimizer(parameter_groups(pretrained.model, training.weight_decay), training, device.type)
-    step = Step(pretrained.model, train, task.loss, optimizer, training.max_grad_norm, device)
-    graphed = device.type == "cuda" and pretrained.capturable and not training.activation_checkpointing
+    loss = build_loss(task.loss, training, train.labels, len(splits.labels), device.type)
+    objective = build_objective(Context(loss, training, pretrained.model, config.model.name))
+    step = Step(pretrained.model, train, objective, optimizer, training.max_grad_norm, device)
+    capturable = pretrained.capturable and objective.capturable and not training.activation_checkpointing
+    graphed = device.type == "cuda" and capturable
     stepped = GraphedStep(step, CudaCapture()) if graphed else step
     return Setup(config, task, device, pretrained, splits, train, validation, stepped, rates)
 

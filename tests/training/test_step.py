@@ -17,7 +17,7 @@ from hpo.training.device import is_out_of_memory
 from hpo.training.finetune import evaluate, finetune
 from hpo.training.graphs import GraphedStep
 from hpo.training.setup import Setup, set_up
-from hpo.training.step import Step
+from hpo.training.step import Step, in_parts
 from models import N_LAYERS
 
 pytestmark = pytest.mark.usefixtures("no_gpu")
@@ -74,6 +74,13 @@ def test_uneven_parts_weigh_by_their_examples(config: TrialConfig) -> None:
     for (loss, norm), (small_loss, small_norm) in zip(losses[:2], losses[2:], strict=True):
         torch.testing.assert_close(small_loss, loss, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(small_norm, norm, rtol=1e-3, atol=1e-5)
+
+
+def test_a_batch_in_parts() -> None:
+    whole = {"input_ids": torch.arange(6).view(3, 2), "labels": torch.tensor([5, 6, 7])}
+    parts = [{name: tensor.tolist() for name, tensor in part.items()} for part in in_parts(whole, 3, 2)]
+    assert parts == [{"input_ids": [[0, 1], [2, 3]], "labels": [5, 6]}, {"input_ids": [[4, 5]], "labels": [7]}]
+    assert [part is whole for part in in_parts(whole, 3, 3)] == [True]
 
 
 def test_evaluation_in_smaller_batches(config: TrialConfig) -> None:
@@ -202,8 +209,9 @@ def ready_to_capture(config: TrialConfig) -> tuple[Setup, Step, Rows]:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
-def test_a_step_asks_nothing_of_the_device(config: TrialConfig, optimizer: str) -> None:
-    training = config.training.model_copy(update={"dropout": 0.1, "optimizer": optimizer})
+@pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.1, "class_weights": "balanced"}, {"r_drop_alpha": 1.0}])
+def test_a_step_asks_nothing_of_the_device(config: TrialConfig, optimizer: str, settings: dict[str, Any]) -> None:
+    training = config.training.model_copy(update={"dropout": 0.1, "optimizer": optimizer, **settings})
     _, step, rows = ready_to_capture(config.model_copy(update={"training": training}))
     with Operators() as operators:
         step.compute(rows)
