@@ -38,7 +38,7 @@ from hpo.training.encoder import replace_layers
 from hpo.training.graphs import Capture, CudaCapture, GraphedStep
 from hpo.training.losses import LOSSES
 from hpo.training.objectives.supervised import Supervised
-from hpo.training.optimizer import build_optimizer, parameter_groups
+from hpo.training.optimizer import build_optimizer, hidden_matrices, parameter_groups
 from hpo.training.schedule import learning_rates
 from hpo.training.step import Step
 from hpo.training.vocabulary import keep_seen
@@ -243,7 +243,8 @@ def build_step(name: str, training: Training, data: DeviceData, device: Device) 
     leave_out_cudnn_attention()
     model = with_fast_layers(plain_model(name, training.dropout, device))
     keep_seen(model, np.concatenate([data.train.token_ids, data.validation.token_ids, [PAD]]))
-    optimizer = build_optimizer(parameter_groups(model, training.weight_decay), as_spec(training), device.type)
+    groups = parameter_groups(model, training.weight_decay)
+    optimizer = build_optimizer(groups, as_spec(training), device.type, hidden_matrices(model))
     objective = Supervised(LOSSES[SEQUENCE_CLASSIFICATION.loss]())
     return Step(model, data.train, objective, optimizer, training.max_grad_norm, device)
 

@@ -19,10 +19,10 @@ from hpo.spec import ModelSpec, TrainingSpec
 
 # Settings that do something only beside certain values of another one. Searching them elsewhere would be a no-op.
 APPLIES_WHEN: dict[str, tuple[str, tuple[Value, ...]]] = {
-    "momentum": ("optimizer", ("sgd",)),
-    "adam_beta1": ("optimizer", ("adamw", "adam")),
-    "adam_beta2": ("optimizer", ("adamw", "adam")),
-    "adam_epsilon": ("optimizer", ("adamw", "adam")),
+    "momentum": ("optimizer", ("sgd", "muon")),
+    "adam_beta1": ("optimizer", ("adamw", "adam", "muon")),
+    "adam_beta2": ("optimizer", ("adamw", "adam", "muon")),
+    "adam_epsilon": ("optimizer", ("adamw", "adam", "muon")),
 }
 # `eval_batch_size` changes no result, and `num_evaluations` is the pruner's clock, which must be one for all trials.
 NOT_SEARCHED = {

@@ -135,20 +135,23 @@ class ModelSpec(Settings):
 class TrainingSpec(Settings):
     """One fine-tuning run. What the search space does not name stays as it stands here."""
 
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    """`adamw` decouples weight decay, `adam` adds it to the gradient, `sgd` uses `momentum`."""
+    optimizer: Literal["adamw", "adam", "sgd", "adafactor", "muon"] = "adamw"
+    """`adamw` decouples weight decay, `adam` adds it to the gradient, `sgd` uses `momentum`. `adafactor` keeps hardly
+    any state; it moves a matrix by `learning_rate` times its root mean square, and needs some 20 times the rate that
+    `adamw` does. `muon` makes the updates of hidden layers' matrices orthogonal and takes `adamw` for all else, both
+    with the learning rate of `adamw`; on a CPU it may cost more than the rest of a step."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     """The peak learning rate, after warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Applied to weight matrices, not to biases and normalisation weights."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of `sgd`."""
+    """Of `sgd` and `muon`."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of `adamw` and `adam`."""
+    """Of `adamw` and `adam`, and of what `muon` leaves to `adamw`."""
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Of `adamw` and `adam`."""
+    """Of `adamw` and `adam`, and of what `muon` leaves to `adamw`."""
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    """Of `adamw` and `adam`."""
+    """Of `adamw` and `adam`, and of what `muon` leaves to `adamw`."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Gradients are clipped to this global norm; `null` is no clipping."""
     lr_scheduler_type: SchedulerType = "linear"

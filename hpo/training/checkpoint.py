@@ -75,6 +75,7 @@ class Checkpoints:
         settings = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": settings})
         setup.step.micro_batch_size = state["micro_batch_size"]
+        setup.step.taken = state["progress"]["global_step"]
         torch.set_rng_state(state["random"]["cpu"])
         if setup.device.type == "cuda" and "cuda" in state["random"]:  # not where it began on a CPU
             torch.cuda.set_rng_state(state["random"]["cuda"])

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hpo.data.splits import Split, Splits, load_splits
 from hpo.data.tokens import tokenize_split
 from hpo.errors import DataError
-from hpo.spec import TrialConfig
+from hpo.spec import TrainingSpec, TrialConfig
 from hpo.tasks import TASKS
 from hpo.tasks.base import Task
 from hpo.training.batches import MOST_EVALUATION_LENGTHS, MOST_LENGTHS, DeviceTokens
@@ -22,8 +23,15 @@ from hpo.training.graphs import CudaCapture, GraphedStep
 from hpo.training.losses import build_loss
 from hpo.training.model import Pretrained, load_pretrained
 from hpo.training.objectives import build_objective
-from hpo.training.objectives.base import Context
-from hpo.training.optimizer import build_optimizer, decay_without_gradient, decays_in_proportion, parameter_groups
+from hpo.training.objectives.base import Context, Objective
+from hpo.training.optimizer import (
+    build_optimizer,
+    decay_without_gradient,
+    decays_in_proportion,
+    hidden_matrices,
+    parameter_groups,
+)
+from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.schedule import learning_rates
 from hpo.training.step import Step
 from hpo.training.vocabulary import keep_seen, whole_embedding
@@ -100,14 +108,21 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
     if decays_in_proportion(training):
         padding = [pretrained.tokenizer.pad_token_id]
         keep_seen(pretrained.model, np.concatenate([train.token_ids, validation.token_ids, padding]))
-    optimizer = build_optimizer(parameter_groups(pretrained.model, training.weight_decay), training, device.type)
+    groups = parameter_groups(pretrained.model, training.weight_decay)
+    optimizer = build_optimizer(groups, training, device.type, hidden_matrices(pretrained.model))
     loss = build_loss(task.loss, training, train.labels, len(splits.labels), device.type)
     objective = build_objective(Context(loss, training, pretrained.model, config.model.name))
     step = Step(pretrained.model, train, objective, optimizer, training.max_grad_norm, device)
-    capturable = pretrained.capturable and objective.capturable and not training.activation_checkpointing
-    graphed = device.type == "cuda" and capturable
+    graphed = device.type == "cuda" and may_capture(training, pretrained, objective)
     stepped = GraphedStep(step, CudaCapture()) if graphed else step
     return Setup(config, task, device, pretrained, splits, train, validation, stepped, rates)
+
+
+def may_capture(training: TrainingSpec, pretrained: Pretrained, objective: Objective) -> bool:
+    """Whether nothing of a step asks the device, so that a CUDA graph can hold it; else the plain step runs."""
+    optimizer = OPTIMIZERS[training.optimizer]
+    asks_nothing = pretrained.capturable and objective.capturable and optimizer.capturable
+    return asks_nothing and not training.activation_checkpointing
 
 
 @functools.lru_cache(maxsize=8)
@@ -144,9 +159,18 @@ def trained_model(setup: Setup) -> PreTrainedModel:
     """The model as the training left it, with the whole vocabulary that it had before."""
     training, pretrained = setup.config.training, setup.pretrained
     if decays_in_proportion(training):
-        factor = decay_without_gradient(training, setup.learning_rates)
-        whole_embedding(pretrained.model, pretrained.embeddings, factor)
+        whole_embedding(pretrained.model, pretrained.embeddings, _decay_of_unseen_rows(setup))
     return pretrained.model
+
+
+def _decay_of_unseen_rows(setup: Setup) -> float:
+    """What weight decay made of the rows of the embedding that were left out of the training, by now."""
+    weight = setup.pretrained.model.get_input_embeddings().get_parameter("weight")
+    for group in setup.step.optimizer.param_groups:
+        if any(parameter is weight for parameter in group["params"]):
+            of: dict[str, Any] = {name: group[name] for name in ("weight_decay", "lr_scale") if name in group}
+            return decay_without_gradient(setup.config.training, setup.learning_rates[: setup.step.taken], of)[-1]
+    return 1.0  # it is not trained
 
 
 def save_model(setup: Setup, folder: Path) -> None:

@@ -29,6 +29,8 @@ class Step:
         self.optimizer, self.max_grad_norm = optimizer, max_grad_norm
         self.micro_batch_size: int | None = None
         """Examples that go through the model at once, after an out-of-memory error; None: the whole batch."""
+        self.taken = 0
+        """Optimizer steps, those before a checkpoint included."""
 
     def __call__(self, rows: Rows, learning_rate: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Trains on these examples. Returns their mean loss and the gradient's norm before clipping, on the device.
@@ -44,6 +46,7 @@ class Step:
         loss, size = self.device.largest_that_fits(wanted, functools.partial(self._backward, rows))
         if size < wanted:
             self.micro_batch_size = size
+        self.taken += 1
         return loss, self._update()
 
     def compute(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,6 +16,7 @@ from hpo.training.batches import Rows, evaluation_order
 from hpo.training.device import is_out_of_memory
 from hpo.training.finetune import evaluate, finetune
 from hpo.training.graphs import GraphedStep
+from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.setup import Setup, set_up
 from hpo.training.step import Step, in_parts
 from models import N_LAYERS
@@ -208,7 +209,7 @@ def ready_to_capture(config: TrialConfig) -> tuple[Setup, Step, Rows]:
     return setup, setup.step, rows
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("optimizer", [name for name, kind in OPTIMIZERS.items() if kind.capturable])
 @pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.1, "class_weights": "balanced"}, {"r_drop_alpha": 1.0}])
 def test_a_step_asks_nothing_of_the_device(config: TrialConfig, optimizer: str, settings: dict[str, Any]) -> None:
     training = config.training.model_copy(update={"dropout": 0.1, "optimizer": optimizer, **settings})
@@ -217,6 +218,15 @@ def test_a_step_asks_nothing_of_the_device(config: TrialConfig, optimizer: str, 
         step.compute(rows)
     assert {"embedding", "native_layer_norm", "_foreach_norm"} <= operators.names
     assert operators.names & ASKING == set()
+
+
+def test_adafactor_asks(config: TrialConfig) -> None:
+    """What the test above would not let pass."""
+    training = config.training.model_copy(update={"optimizer": "adafactor"})
+    _, step, rows = ready_to_capture(config.model_copy(update={"training": training}))
+    with Operators() as operators:
+        step.compute(rows)
+    assert "_local_scalar_dense" in operators.names
 
 
 def test_nothing_of_a_step_outlives_it(config: TrialConfig) -> None:
