@@ -34,6 +34,8 @@ from hpo.tasks.sequence_classification import SEQUENCE_CLASSIFICATION
 from hpo.training.batches import MOST_EVALUATION_LENGTHS, MOST_LENGTHS, DeviceTokens, Rows
 from hpo.training.device import Device, leave_out_cudnn_attention
 from hpo.training.dropout import replace_dropouts
+from hpo.training.early_stopping import stopping_rule
+from hpo.training.ema import Averages
 from hpo.training.encoder import replace_layers
 from hpo.training.graphs import Capture, CudaCapture, GraphedStep
 from hpo.training.losses import LOSSES
@@ -275,6 +277,8 @@ def as_setup(
             step=step,
             learning_rates=learning_rates,
             num_training_steps=len(learning_rates),
+            averages=Averages(model, None),
+            stops_early=stopping_rule(None, "eval/accuracy", "maximize"),
         ),
     )
 

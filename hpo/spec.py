@@ -37,6 +37,11 @@ SchedulerType = Literal[
 Size = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
 
 
+def direction_of(metric: str) -> Literal["minimize", "maximize"]:
+    """Optuna's direction of a metric."""
+    return "minimize" if metric == "eval/loss" else "maximize"
+
+
 class SplitSource(Settings):
     """Where the rows of one split come from. A bare string means `{source: ...}`."""
 
@@ -173,6 +178,14 @@ class TrainingSpec(Settings):
     """R-Drop (Liang et al. 2021): two passes with other dropout, the mean of both losses, and this much of how far the
     predictions are apart (symmetric Kullback-Leibler divergence; of numbers the squared difference). 0 is without it,
     and so is a trial with `dropout: 0`, where both passes would be the same. Takes twice the time."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Evaluate and export an exponential moving average of the weights instead of the last ones; what is trained stays
+    as it is. Over the first steps the decay rises to this, as (1 + steps) / (10 + steps). `null`: the last weights."""
+    early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
+    """End a trial after so many evaluations in a row that are no better, by the study's metric, than the best before
+    them. Its score is then what every trial's is: that of its last evaluation, and its weights are those of that
+    moment. The best evaluation's are not brought back, for the best of many looks at validation is the luckiest. The
+    learning rate's schedule is that of the whole budget. `null`: every trial that is not pruned spends it."""
     train_batch_size: Annotated[int, Field(ge=1)] = 32
     """Examples per optimizer step."""
     eval_batch_size: Annotated[int, Field(ge=1)] = 128
@@ -314,7 +327,7 @@ class StudySpec(Settings):
     @property
     def direction(self) -> Literal["minimize", "maximize"]:
         """Optuna's direction of `metric`."""
-        return "minimize" if self.metric == "eval/loss" else "maximize"
+        return direction_of(self.metric)
 
 
 class TrialConfig(Settings):

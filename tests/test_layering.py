@@ -55,6 +55,8 @@ FLOORS: dict[str, int] = {
     "hpo.training.batches": 4,
     "hpo.training.device": 4,
     "hpo.training.dropout": 4,
+    "hpo.training.early_stopping": 4,
+    "hpo.training.ema": 4,
     "hpo.training.encoder": 4,
     "hpo.training.graphs": 4,
     "hpo.training.losses": 4,

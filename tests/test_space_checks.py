@@ -69,7 +69,12 @@ def test_nothing_to_say(space: dict[str, Any], training: dict[str, Any]) -> None
         ({"dropout": {"low": 0.0, "high": 1.0}}, {"dropout": 0.1}, "high must be less than 1, but got 1.0", ""),
         ({"dropout": {"choices": ["0.1", 0.2]}}, {"dropout": 0.2}, "choices must be a valid number, but got '0.1'", ""),
         ({"lr_scheduler_type": {"choices": ["linear", "cosin"]}}, {}, "but got 'cosin'", "Did you mean `cosine`?"),
-        ({"optimizer": {"low": 1, "high": 2}}, {}, "low must be 'adamw'", "Choose one of adamw, adam, sgd, adafactor, muon."),
+        (
+            {"optimizer": {"low": 1, "high": 2}},
+            {},
+            "low must be 'adamw'",
+            "Choose one of adamw, adam, sgd, adafactor, muon.",
+        ),
         ({"model.name": {"choices": ["m", None]}}, {}, "choices must be a valid string, but got None", ""),
         ({"dropout": {"low": 0.2, "high": 0.3}}, {"dropout": 0.1}, "training.dropout=0.1", "Widen the range"),
         ({"dropout": {"low": 0.0, "high": 0.3}}, {}, "training.dropout=None", "Widen the range"),

@@ -14,11 +14,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hpo.data.splits import Split, Splits, load_splits
 from hpo.data.tokens import tokenize_split
 from hpo.errors import DataError
-from hpo.spec import TrainingSpec, TrialConfig
+from hpo.spec import TrainingSpec, TrialConfig, direction_of
 from hpo.tasks import TASKS
 from hpo.tasks.base import Task
 from hpo.training.batches import MOST_EVALUATION_LENGTHS, MOST_LENGTHS, DeviceTokens
 from hpo.training.device import Device, choose_device, keep_freed_memory, leave_out_cudnn_attention
+from hpo.training.early_stopping import StoppingRule, stopping_rule
+from hpo.training.ema import Averages, average_of
 from hpo.training.graphs import CudaCapture, GraphedStep
 from hpo.training.losses import build_loss
 from hpo.training.model import Pretrained, load_pretrained
@@ -51,6 +53,9 @@ class Setup:
     step: Step | GraphedStep
     learning_rates: list[float]
     """One an optimizer step."""
+    averages: Averages
+    """Of the weights: what is evaluated and exported, where the configuration asks for it."""
+    stops_early: StoppingRule
 
     @property
     def num_training_steps(self) -> int:
@@ -115,7 +120,9 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
     step = Step(pretrained.model, train, objective, optimizer, training.max_grad_norm, device)
     graphed = device.type == "cuda" and may_capture(training, pretrained, objective)
     stepped = GraphedStep(step, CudaCapture()) if graphed else step
-    return Setup(config, task, device, pretrained, splits, train, validation, stepped, rates)
+    averages = Averages(pretrained.model, training.ema_decay)
+    stops_early = stopping_rule(training.early_stopping_patience, config.metric, direction_of(config.metric))
+    return Setup(config, task, device, pretrained, splits, train, validation, stepped, rates, averages, stops_early)
 
 
 def may_capture(training: TrainingSpec, pretrained: Pretrained, objective: Objective) -> bool:
@@ -156,8 +163,9 @@ def held_back_tokens(setup: Setup, cache_dir: Path | None) -> DeviceTokens:
 
 
 def trained_model(setup: Setup) -> PreTrainedModel:
-    """The model as the training left it, with the whole vocabulary that it had before."""
+    """The model as the training left it, with the whole vocabulary that it had before. Ends the training."""
     training, pretrained = setup.config.training, setup.pretrained
+    setup.averages.settle()
     if decays_in_proportion(training):
         whole_embedding(pretrained.model, pretrained.embeddings, _decay_of_unseen_rows(setup))
     return pretrained.model
@@ -165,11 +173,13 @@ def trained_model(setup: Setup) -> PreTrainedModel:
 
 def _decay_of_unseen_rows(setup: Setup) -> float:
     """What weight decay made of the rows of the embedding that were left out of the training, by now."""
+    training = setup.config.training
     weight = setup.pretrained.model.get_input_embeddings().get_parameter("weight")
     for group in setup.step.optimizer.param_groups:
         if any(parameter is weight for parameter in group["params"]):
             of: dict[str, Any] = {name: group[name] for name in ("weight_decay", "lr_scale") if name in group}
-            return decay_without_gradient(setup.config.training, setup.learning_rates[: setup.step.taken], of)[-1]
+            rates = setup.learning_rates[: setup.step.taken]
+            return average_of(decay_without_gradient(training, rates, of), training.ema_decay)
     return 1.0  # it is not trained
 
 

@@ -342,6 +342,8 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "dropout": ({}, 0.3),
     "label_smoothing": ({}, 0.1),
     "r_drop_alpha": ({}, 1.0),
+    "ema_decay": ({}, 0.9),
+    "early_stopping_patience": ({"learning_rate": 1e-9, "num_train_epochs": 0.4, "num_evaluations": 5}, 1),
     "train_batch_size": ({}, 8),
     "num_train_epochs": ({}, 0.4),
     "max_length": ({}, 6),
