@@ -144,7 +144,7 @@ class TrainingSpec(Settings):
     """`adamw` decouples weight decay, `adam` adds it to the gradient, `sgd` uses `momentum`. `adafactor` keeps hardly
     any state; it moves a matrix by `learning_rate` times its root mean square, and needs some 20 times the rate that
     `adamw` does. `muon` makes the updates of hidden layers' matrices orthogonal and takes `adamw` for all else, both
-    with the learning rate of `adamw`; on a CPU it may cost more than the rest of a step."""
+    with the learning rate of `adamw`; on a CPU without bf16 it makes a step some eight times as long."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     """The peak learning rate, after warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01

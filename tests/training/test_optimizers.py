@@ -101,6 +101,20 @@ class TestContract:
         assert torch.equal(all_weights(again), weights)
         assert what_was_learned(gone_on) == what_was_learned(evaluations)
 
+    def test_it_keeps_its_place_between_steps(self, config: TrialConfig, name: str) -> None:
+        """A checkpoint may be written at any step: what it holds then is all of the optimizer."""
+        setup = set_up(config, None)
+        setup.pretrained.model.train()
+        setup.step(Rows(torch.arange(8), 15), 1e-3)
+        optimizer = setup.step.optimizer
+        stored = copy.deepcopy(optimizer.state_dict())
+        setup.step(Rows(torch.arange(8), 15), 1e-3)
+        optimizer.load_state_dict(stored)
+        again = optimizer.state_dict()
+        assert again["param_groups"] == stored["param_groups"] and again["state"].keys() == stored["state"].keys()
+        for key, state in stored["state"].items():
+            assert all(value is None or torch.equal(value, again["state"][key][part]) for part, value in state.items())
+
     def test_every_step_has_the_learning_rate_that_it_is_given(self, name: str) -> None:
         model, hidden = a_layer_and_a_head()
         groups = parameter_groups(model, 0.1)

@@ -158,6 +158,7 @@ def test_a_graph_is_captured_at_the_second_time_and_gives_the_plain_steps_result
     torch.manual_seed(0)
     assert run(fast, graphed(fast, recorder)) == expected
     assert torch.equal(weights(plain), weights(fast))
+    assert plain.step.taken == fast.step.taken == len(SHAPES)
     # Twice (4, 10) and (4, 12), met once, then captured, then replayed; (2, 12) is met once.
     assert (recorder.captures, recorder.replays) == (2, 5)
 
