@@ -34,10 +34,13 @@ from hpo.tasks.sequence_classification import SEQUENCE_CLASSIFICATION
 from hpo.training.batches import MOST_EVALUATION_LENGTHS, MOST_LENGTHS, DeviceTokens, Rows
 from hpo.training.device import Device, leave_out_cudnn_attention
 from hpo.training.dropout import replace_dropouts
+from hpo.training.early_stopping import stopping_rule
+from hpo.training.ema import Averages
 from hpo.training.encoder import replace_layers
 from hpo.training.graphs import Capture, CudaCapture, GraphedStep
 from hpo.training.losses import LOSSES
-from hpo.training.optimizer import build_optimizer, parameter_groups
+from hpo.training.objectives.supervised import Supervised
+from hpo.training.optimizer import build_optimizer, hidden_matrices, parameter_groups
 from hpo.training.schedule import learning_rates
 from hpo.training.step import Step
 from hpo.training.vocabulary import keep_seen
@@ -242,8 +245,10 @@ def build_step(name: str, training: Training, data: DeviceData, device: Device) 
     leave_out_cudnn_attention()
     model = with_fast_layers(plain_model(name, training.dropout, device))
     keep_seen(model, np.concatenate([data.train.token_ids, data.validation.token_ids, [PAD]]))
-    optimizer = build_optimizer(parameter_groups(model, training.weight_decay), as_spec(training), device.type)
-    return Step(model, data.train, LOSSES[SEQUENCE_CLASSIFICATION.loss], optimizer, training.max_grad_norm, device)
+    groups = parameter_groups(model, training.weight_decay)
+    optimizer = build_optimizer(groups, as_spec(training), device.type, hidden_matrices(model))
+    objective = Supervised(LOSSES[SEQUENCE_CLASSIFICATION.loss]())
+    return Step(model, data.train, objective, optimizer, training.max_grad_norm, device)
 
 
 def as_spec(training: Training) -> TrainingSpec:
@@ -265,6 +270,7 @@ def as_setup(
         SimpleNamespace(
             config=SimpleNamespace(training=training, seed=0),
             task=SEQUENCE_CLASSIFICATION,
+            splits=SimpleNamespace(labels=("negative", "positive")),
             device=device,
             pretrained=SimpleNamespace(model=model),
             train=data.train,
@@ -272,6 +278,8 @@ def as_setup(
             step=step,
             learning_rates=learning_rates,
             num_training_steps=len(learning_rates),
+            averages=Averages(model, None),
+            stops_early=stopping_rule(None, "eval/accuracy", "maximize"),
         ),
     )
 

@@ -245,7 +245,9 @@ def played_training(
             on_step(at)
         made = until
         between_batches()
-        evaluation = Evaluation(step, made, 3 * step / evaluations, scores(score), curve, 1000.0, 2000.0, None)
+        evaluation = Evaluation(
+            step, made, 3 * step / evaluations, scores(score), curve, 1000.0, 2000.0, None, is_last=until == STEPS
+        )
         progress.evaluations.append(evaluation)
         yield evaluation
 

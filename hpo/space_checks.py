@@ -9,9 +9,10 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from hpo.errors import Problem
 from hpo.search_spec import ChoiceParameter, Parameter, RangeParameter, setting_of
@@ -20,10 +21,10 @@ from hpo.spec import ModelSpec, TrainingSpec
 
 # Settings that do something only beside certain values of another one. Searching them elsewhere would be a no-op.
 APPLIES_WHEN: dict[str, tuple[str, tuple[Value, ...]]] = {
-    "momentum": ("optimizer", ("sgd",)),
-    "adam_beta1": ("optimizer", ("adamw", "adam")),
-    "adam_beta2": ("optimizer", ("adamw", "adam")),
-    "adam_epsilon": ("optimizer", ("adamw", "adam")),
+    "momentum": ("optimizer", ("sgd", "muon")),
+    "adam_beta1": ("optimizer", ("adamw", "adam", "muon")),
+    "adam_beta2": ("optimizer", ("adamw", "adam", "muon")),
+    "adam_epsilon": ("optimizer", ("adamw", "adam", "muon")),
     "num_trained_layers": ("method", ("last_layers",)),
     "layer_lr_decay": ("method", ("full", "last_layers", "lora")),  # a head alone has no layers
     "lora_rank": ("method", ("lora",)),
@@ -52,7 +53,14 @@ _parameter: TypeAdapter[Parameter] = TypeAdapter(Parameter)
 def is_integer(name: str) -> bool:
     """Whether the setting that a parameter searches is an integer."""
     field = TrainingSpec.model_fields.get(setting_of(name))
-    return field is not None and field.annotation is int
+    # `Annotated[int, ...] | None` is one too.
+    options = [get_args(option)[0] if get_origin(option) is Annotated else option for option in _options(field)]
+    return int in options and float not in options
+
+
+def _options(field: FieldInfo | None) -> tuple[Any, ...]:
+    """The types of a setting, if it may be of several."""
+    return () if field is None else get_args(field.annotation) or (field.annotation,)
 
 
 def grid_values(name: str, parameter: Parameter) -> list[Value] | None:
@@ -128,6 +136,7 @@ def search_space_problems(raw: Mapping[str, Any]) -> list[Problem]:
             drawn[name] = defaults[setting]
             found = list(_default_problems(setting, parameter, defaults[setting]))
         problems += [Problem(path, f"{name}: {rule}", way_out) for rule, way_out in found]
+    problems += _effect_problems(space, defaults, raw.get("finalists"))
     sampler = raw.get("sampler")
     if isinstance(sampler, Mapping) and sampler.get("name") == "grid":
         problems += _grid_problems(space)
@@ -285,6 +294,42 @@ def _no_op_problems(
             f"only {parent}={listed} has it, but got {parent}={defaults[parent]}",
             f"Set `training.{parent}`.",
         )
+
+
+def _effect_problems(
+    space: Mapping[str, Parameter], defaults: Mapping[str, Value], finalists: Any
+) -> Iterator[Problem]:
+    """Settings that would do nothing in any trial, or exclude each other."""
+
+    def of_trials(name: str) -> list[Value]:
+        """What trials may have of a setting: choices or bounds, and the default's."""
+        searched = space.get(name)
+        given: list[Value] = [defaults[name]] if name in defaults else []
+        if isinstance(searched, ChoiceParameter):
+            return [*searched.choices, *given]
+        return given if searched is None else [searched.low, searched.high, *given]
+
+    def at(name: str) -> str:
+        return f"search_space.{name}" if name in space else f"training.{name}"
+
+    if (
+        any(of_trials("r_drop_alpha"))
+        and (dropouts := of_trials("dropout"))
+        and not any(each != 0 for each in dropouts)
+    ):
+        rule = "r_drop_alpha: compares two passes that differ by dropout, but got dropout=0"
+        yield Problem(at("r_drop_alpha"), rule, "Set `training.dropout`, or remove `r_drop_alpha`.")
+    name, looks = "early_stopping_patience", defaults.get("num_evaluations")
+    patience = [each for each in of_trials(name) if isinstance(each, int | float)]
+    if patience and isinstance(looks, int) and max(patience) > looks - 2:
+        rule = (
+            f"{name}: must be at most num_evaluations - 2, or it ends no trial before its last evaluation, but got "
+            f"{max(patience):g} and num_evaluations={looks}"
+        )
+        yield Problem(at(name), rule, "Lower it, or raise `training.num_evaluations`.")
+    if patience and isinstance(finalists, Mapping) and finalists.get("refit") is True:
+        rule = f"{name}: `finalists.refit` trains on validation too, whose scores cannot stop a training then"
+        yield Problem(at(name), rule, "Remove one of them.")
 
 
 def _default_problems(name: str, parameter: Parameter, value: Value) -> Iterator[Finding]:

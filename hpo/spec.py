@@ -189,20 +189,23 @@ class TrainingSpec(Settings):
     lora_target_modules: NonEmpty = "query_value"
     """Of `lora`: what has an adapter. `query_value` are these projections of the attention, `all_linear` every linear
     layer, in any architecture; or the architecture's own names, with commas between: `query,key,value`."""
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    """`adamw` decouples weight decay, `adam` adds it to the gradient, `sgd` uses `momentum`."""
+    optimizer: Literal["adamw", "adam", "sgd", "adafactor", "muon"] = "adamw"
+    """`adamw` decouples weight decay, `adam` adds it to the gradient, `sgd` uses `momentum`. `adafactor` keeps hardly
+    any state; it moves a matrix by `learning_rate` times its root mean square, and needs some 20 times the rate that
+    `adamw` does. `muon` makes the updates of hidden layers' matrices orthogonal and takes `adamw` for all else, both
+    with the learning rate of `adamw`; on a CPU without bf16 it makes a step some eight times as long."""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     """The peak learning rate, after warm-up."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Applied to weight matrices, not to biases and normalisation weights."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of `sgd`."""
+    """Of `sgd` and `muon`."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of `adamw` and `adam`."""
+    """Of `adamw` and `adam`, and of what `muon` leaves to `adamw`."""
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Of `adamw` and `adam`."""
+    """Of `adamw` and `adam`, and of what `muon` leaves to `adamw`."""
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    """Of `adamw` and `adam`."""
+    """Of `adamw` and `adam`, and of what `muon` leaves to `adamw`."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Gradients are clipped to this global norm; `null` is no clipping."""
     lr_scheduler_type: SchedulerType = "linear"
@@ -214,6 +217,25 @@ class TrainingSpec(Settings):
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     """The dropout probability at every place where the architecture has one; `null` leaves the model's own. Llama,
     Mistral and Qwen have it in their attention alone."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The share of each label that is spread evenly over all classes; of many labels a text, the share that becomes a
+    half. Not for numbers. `eval/loss` is without it."""
+    class_weights: Literal["balanced"] | None = None
+    """How much the classes count in the training's loss: `balanced` by the inverse of how often each occurs in the
+    train split (n / (classes * count), as scikit-learn has it; for many labels a text, those that are there by absent
+    to present ones); `null`: alike. Not for numbers. `eval/loss` is without them."""
+    r_drop_alpha: Annotated[float, Field(ge=0)] = 0.0
+    """R-Drop (Liang et al. 2021): two passes with other dropout, the mean of both losses, and this much of how far the
+    predictions are apart (symmetric Kullback-Leibler divergence; of numbers the squared difference). 0 is without it,
+    and so is a trial with `dropout: 0`, where both passes would be the same. Takes twice the time."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Evaluate and export an exponential moving average of the weights instead of the last ones; what is trained stays
+    as it is. Over the first steps the decay rises to this, as (1 + steps) / (10 + steps). `null`: the last weights."""
+    early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
+    """End a trial after so many evaluations in a row that are no better, by the study's metric, than the best before
+    them. Its score is then what every trial's is: that of its last evaluation, and its weights are those of that
+    moment. The best evaluation's are not brought back, for the best of many looks at validation is the luckiest. The
+    learning rate's schedule is that of the whole budget. `null`: every trial that is not pruned spends it."""
     train_batch_size: Annotated[int, Field(ge=1)] = 32
     """Examples per optimizer step."""
     eval_batch_size: Annotated[int, Field(ge=1)] = 128

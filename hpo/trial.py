@@ -57,6 +57,7 @@ from hpo.trial_end import end_run, finalist_label, start_tags, started_at, trial
 from hpo.trial_logging import curve_points, datasets, flat_params, setup_tags, training_points
 
 FELL_BEHIND = "fell behind"
+STOPPED_EARLY = "stopped early"
 # Seconds between two looks at the memory of a device that has none for a trial.
 LOOK_EVERY = 1.0
 # Folders of a study.
@@ -194,6 +195,9 @@ class _Attempt:
             self.details = error.details
             self.device_failed = str(error) if error.reason == DEVICE_FAILED else None
             return _End("FAIL", error.reason, message=str(error))
+        last = self.progress.evaluations[-1]
+        if last.global_step < self._total_steps:
+            return _End("COMPLETE", STOPPED_EARLY, last.step, score)
         return _End("COMPLETE", score=score)
 
     def _start(self, params: Mapping[str, Value]) -> TrialConfig:
@@ -249,10 +253,9 @@ class _Attempt:
             if index == done:
                 trial.set_user_attr(MEMORY, taken(place_of(device), device.held_mib()))
             self.on_event(Evaluated(number, evaluation.step, score))
-            spent = evaluation.global_step == setup.num_training_steps
             # The default is what everything is compared with, and at the end there is nothing left to save.
             # It is asked for all the same: by that it enters the rungs of successive halving.
-            if trial.should_prune() and not spent and not self.is_default and evaluation.step >= stands_at:
+            if trial.should_prune() and not evaluation.is_last and not self.is_default and evaluation.step >= stands_at:
                 raise optuna.TrialPruned
         return score
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from hpo.attempts import FINALIST, failure_reason, is_default, is_refit, is_retried
 from hpo.events import TrialEnded
@@ -51,7 +51,8 @@ def end_run(run: TrialRun, trial: FrozenTrial, details: str | None = None) -> No
     Its worker does, and whoever finds the run open meanwhile: what both tell is there once.
     """
     result = trial.user_attrs.get("result", {})
-    known = {"trial.pruned_step": result.get("step"), "trial.micro_batch_size": result.get("micro_batch_size")}
+    stopped = "trial.stopped_step" if trial.state == TrialState.COMPLETE else "trial.pruned_step"
+    known = {stopped: result.get("step"), "trial.micro_batch_size": result.get("micro_batch_size")}
     tags = {name: str(value) for name, value in known.items() if value is not None}
     costs = {name: result[name] for name in COSTS if name in result}
     at = milliseconds(trial.datetime_complete) if trial.datetime_complete else None

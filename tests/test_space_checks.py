@@ -9,7 +9,7 @@ from hpo.search_spec import ChoiceParameter, Parameter, RangeParameter
 from hpo.space_checks import SEARCHABLE, did_you_mean, grid_values, is_active, is_integer, search_space_problems
 
 METHODS = {"choices": ["full", "head_only", "last_layers", "lora"]}
-OPTIMIZERS = {"choices": ["adamw", "adam", "sgd"]}
+OPTIMIZERS = {"choices": ["adamw", "adam", "sgd", "adafactor", "muon"]}
 
 
 def problems(space: Any, training: dict[str, Any] | None = None, **sections: Any) -> list[Problem]:
@@ -77,7 +77,12 @@ def test_nothing_to_say(space: dict[str, Any], training: dict[str, Any]) -> None
         ({"dropout": {"low": 0.0, "high": 1.0}}, {"dropout": 0.1}, "high must be less than 1, but got 1.0", ""),
         ({"dropout": {"choices": ["0.1", 0.2]}}, {"dropout": 0.2}, "choices must be a valid number, but got '0.1'", ""),
         ({"lr_scheduler_type": {"choices": ["linear", "cosin"]}}, {}, "but got 'cosin'", "Did you mean `cosine`?"),
-        ({"optimizer": {"low": 1, "high": 2}}, {}, "low must be 'adamw'", "Choose one of adamw, adam, sgd."),
+        (
+            {"optimizer": {"low": 1, "high": 2}},
+            {},
+            "low must be 'adamw'",
+            "Choose one of adamw, adam, sgd, adafactor, muon.",
+        ),
         ({"model.name": {"choices": ["m", None]}}, {}, "choices must be a valid string, but got None", ""),
         ({"dropout": {"low": 0.2, "high": 0.3}}, {"dropout": 0.1}, "training.dropout=0.1", "Widen the range"),
         ({"dropout": {"low": 0.0, "high": 0.3}}, {}, "training.dropout=None", "Widen the range"),
@@ -125,7 +130,9 @@ def test_a_condition_that_cannot_be_held(when: dict[str, Any], rule: str) -> Non
 @pytest.mark.parametrize(
     ("space", "training", "rule"),
     [
-        ({"momentum": MOMENTUM}, {}, "only optimizer=sgd has it, but got optimizer=adamw"),
+        ({"momentum": MOMENTUM}, {}, "only optimizer=sgd, muon has it, but got optimizer=adamw"),
+        ({"adam_beta1": BETA}, {"optimizer": "sgd"}, "only optimizer=adamw, adam, muon has it, but got optimizer=sgd"),
+        ({"adam_beta2": BETA}, {"optimizer": "sgd"}, "only optimizer=adamw, adam, muon has it, but got optimizer=sgd"),
         ({"lora_rank": {"choices": [4, 8]}}, {}, "only method=lora has it, but got method=full"),
         ({"lora_alpha": {"low": 1, "high": 64}}, {}, "only method=lora has it, but got method=full"),
         ({"lora_dropout": {"low": 0.0, "high": 0.1}}, {"method": "head_only"}, "only method=lora has it"),
@@ -137,13 +144,13 @@ def test_a_condition_that_cannot_be_held(when: dict[str, Any], rule: str) -> Non
             {},
             "only method=full, last_layers, lora has it, but it is searched beside others too",
         ),
-        ({"adam_beta1": BETA}, {"optimizer": "sgd"}, "only optimizer=adamw, adam has it, but got optimizer=sgd"),
-        ({"adam_beta2": BETA}, {"optimizer": "sgd"}, "only optimizer=adamw, adam has it, but got optimizer=sgd"),
         (
             {"adam_epsilon": {"low": 1e-9, "high": 1e-6, "log": True}},
             {"optimizer": "sgd"},
-            "only optimizer=adamw, adam has it",
+            "only optimizer=adamw, adam, muon has it",
         ),
+        ({"adam_beta1": BETA}, {"optimizer": "adafactor"}, "has it, but got optimizer=adafactor"),
+        ({"momentum": MOMENTUM}, {"optimizer": "adafactor"}, "has it, but got optimizer=adafactor"),
         ({"optimizer": OPTIMIZERS, "momentum": MOMENTUM}, {}, "searched beside others too"),
         (
             {"optimizer": OPTIMIZERS, "momentum": MOMENTUM | {"when": {"optimizer": ["sgd", "adam"]}}},

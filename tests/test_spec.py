@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from conftest import StudyMaker
 from hpo import search_spec
 from hpo import spec as spec_module
+from hpo.errors import SpecError
 from hpo.settings import Settings
 from hpo.spec import DataSpec, SplitSource, StudySpec, TrainingSpec, TrialConfig
 from hpo.study_file import parse_study
@@ -97,6 +98,15 @@ def test_a_split_is_given_or_held_out_but_not_both(split: str) -> None:
         ("max_length", 3),
         ("num_evaluations", 0),
         ("precision", "fp16"),
+        ("optimizer", "lion"),
+        ("label_smoothing", 1.0),
+        ("label_smoothing", -0.1),
+        ("class_weights", "equal"),
+        ("r_drop_alpha", -1.0),
+        ("ema_decay", 0.0),
+        ("ema_decay", 1.0),
+        ("early_stopping_patience", 0),
+        ("early_stopping_patience", 1.5),
     ],
 )
 def test_a_setting_of_training_out_of_its_bounds(field: str, wrong: Any) -> None:
@@ -119,3 +129,62 @@ def test_a_configuration_survives_json(spec: StudySpec) -> None:
     )
     assert TrialConfig.model_validate_json(config.model_dump_json()) == config
     assert StudySpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+# Settings that would do nothing, or exclude each other.
+
+PATIENCE = {"early_stopping_patience": 3}
+REFIT = {"refit": True}
+
+
+@pytest.mark.parametrize(
+    ("sections", "rule", "way_out"),
+    [
+        ({"training": {"r_drop_alpha": 1.0, "dropout": 0}}, "but got dropout=0", "Set `training.dropout`, or remove"),
+        ({"training": {"dropout": 0.0}, "search_space": {"r_drop_alpha": {"low": 0.0, "high": 5.0}}}, "dropout=0", ""),
+        ({"training": {"early_stopping_patience": 9}}, "but got 9 and num_evaluations=10", "Lower it"),
+        (
+            {
+                "training": {"num_evaluations": 4},
+                "search_space": {"early_stopping_patience": {"choices": [None, 2, 3]}},
+            },
+            "but got 3 and num_evaluations=4",
+            "or raise `training.num_evaluations`",
+        ),
+        ({"training": PATIENCE, "finalists": REFIT}, "whose scores cannot stop a training", "Remove one of them."),
+        (
+            {"search_space": {"early_stopping_patience": {"choices": [None, 2]}}, "finalists": REFIT},
+            "whose scores cannot stop a training",
+            "Remove one of them.",
+        ),
+    ],
+)
+def test_a_setting_without_an_effect(raw_study: StudyMaker, sections: dict[str, Any], rule: str, way_out: str) -> None:
+    with pytest.raises(SpecError) as error:
+        parse_study(raw_study(**sections), "tiny.yaml")
+    assert rule in str(error.value) and way_out in str(error.value)
+    assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"training": {"r_drop_alpha": 1.0}},
+        {"training": {"r_drop_alpha": 1.0, "dropout": 0.1}, "search_space": {"dropout": {"low": 0.0, "high": 0.3}}},
+        {"training": {"dropout": 0.0}},
+        {"training": {"early_stopping_patience": 8}},
+        {"search_space": {"early_stopping_patience": {"choices": [None, 1, 2]}}},
+        {"training": PATIENCE, "search_space": {"early_stopping_patience": {"low": 2, "high": 8}}},
+        {"training": PATIENCE, "finalists": {"refit": False}},
+        {"finalists": REFIT},
+        {
+            "search_space": {
+                "label_smoothing": {"low": 0.0, "high": 0.2},
+                "class_weights": {"choices": [None, "balanced"]},
+            }
+        },
+        {"search_space": {"ema_decay": {"choices": [None, 0.99]}, "r_drop_alpha": {"low": 0, "high": 5}}},
+    ],
+)
+def test_settings_that_have_one(raw_study: StudyMaker, sections: dict[str, Any]) -> None:
+    parse_study(raw_study(**sections), "tiny.yaml")

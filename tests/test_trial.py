@@ -22,6 +22,8 @@ from hpo.attempts import end_dead_trials, failure_reason, is_retried, requeue
 from hpo.errors import DataError, DeviceFailed
 from hpo.events import Event, StepDone, TrialEnded, TrialStarted
 from hpo.executors.worker import Failed, work
+from hpo.report import pruning_savings, trials_table
+from hpo.report.answers import state_of
 from hpo.spec import StudySpec
 from hpo.storage import open_storage
 from hpo.study import COSTS, next_position, open_study, remaining_trials
@@ -172,6 +174,30 @@ def test_nobody_is_pruned_at_the_last_evaluation(raw_study: StudyMaker, output: 
     better, worse = study.trials
     assert better.value is not None and worse.value is not None and better.value > worse.value
     assert worse.state.name == "COMPLETE"
+
+
+@pytest.mark.parametrize("pruner", [{"name": "none"}, {"name": "patient", "patience": 0, "wrapped": {"name": "none"}}])
+def test_a_trial_that_stops_early_is_complete(raw_study: StudyMaker, output: Path, pruner: dict[str, Any]) -> None:
+    """Also where the pruner would have had it: it has stopped by itself, and its last score is the trial's."""
+    training = raw_study()["training"] | {"learning_rate": 1e-9, "num_evaluations": 5, "early_stopping_patience": 1}
+    space = {"dropout": {"choices": [0.1, 0.2]}}
+    spec = parse_study(raw_study(training=training, pruner=pruner, search_space=space), "x")
+    study, parent = start(spec, output)
+    for _ in range(2):
+        run_trial(spec, Job(output, parent))
+    for trial in study.trials:
+        assert trial.state.name == "COMPLETE" and list(trial.intermediate_values) == [1, 2]
+        assert trial.value == trial.intermediate_values[2]
+        result = trial.user_attrs["result"]
+        assert (result["reason"], result["step"]) == ("stopped early", 2)
+        assert (result["optimizer_steps"], result["total_steps"]) == (12, 30)
+        tracker_of(output).flush()
+        run = MlflowClient(tracking_uri(output)).get_run(trial.user_attrs["mlflow_run_id"])
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["trial.stopped_step"] == "2" and "trial.pruned_step" not in run.data.tags
+    table = trials_table(study)
+    assert {state_of(row) for _, row in table.iterrows()} == {"complete, stopped early at 2 of 5"}
+    assert pruning_savings(table).share_saved == 0.0
 
 
 def test_a_trial_leaves_nothing_in_memory(raw_study: StudyMaker, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:

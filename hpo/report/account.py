@@ -113,7 +113,7 @@ def savings(view: View) -> Iterator[str]:
         return
     pruned = int((view.table["state"] == "PRUNED").sum())
     yield (
-        f"{formats.count(pruned, 'trial')} stopped early: {saved.steps_done:,} of {saved.steps_planned:,} planned "
+        f"{formats.count(pruned, 'trial')} pruned: {saved.steps_done:,} of {saved.steps_planned:,} planned "
         f"optimizer steps were made, {saved.steps_saved:,} ({saved.share_saved:.0%}) were saved."
     )
     if saved.seconds_saved:

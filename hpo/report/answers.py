@@ -284,7 +284,7 @@ def row_of(view: View, number: int | None) -> "pd.Series[Any] | None":
 
 
 def state_of(row: "pd.Series[Any]") -> str:
-    """`complete`, `pruned at 3 of 10`, `failed: out of memory`, ..."""
+    """`complete`, `complete, stopped early at 3 of 10`, `pruned at 3 of 10`, `failed: out of memory`, ..."""
     of = f" of {row['num_evaluations']}" if pd.notna(row["num_evaluations"]) else ""
     reason = str(row["reason"]).replace("_", " ") if pd.notna(row["reason"]) else ""
     match row["state"]:
@@ -294,7 +294,7 @@ def state_of(row: "pd.Series[Any]") -> str:
             return f"failed: {reason}" if reason else "failed"
         case "RUNNING":
             return f"running, {row['evaluations']}{of}"
-    return "complete"
+    return f"complete, {reason} at {row['evaluations']}{of}" if reason else "complete"
 
 
 def standard_error(view: View, row: "pd.Series[Any]") -> float | None:

@@ -297,16 +297,19 @@ def state_counts(table: pd.DataFrame) -> "pd.Series[int]":
 def pruning_savings(table: pd.DataFrame) -> Savings:
     """Steps made and planned over complete and pruned trials; what a failed trial missed is lost, not saved.
 
+    What a complete trial missed was not saved by pruning: it stopped early by itself.
+
     Time is estimated as each pruned trial's missing share of the mean time of a complete one. A trial's own
     seconds per step would count the loading of the model and the data once more with every step.
     """
     known = table.dropna(subset=["optimizer_steps", "total_steps"])
     ended = known[known["state"].isin(["COMPLETE", "PRUNED"]) & (known["total_steps"] > 0)]
     full_time = ended.loc[ended["state"] == "COMPLETE", "seconds"].mean()
-    missing = 1 - (ended["optimizer_steps"] / ended["total_steps"]).astype("float64")
+    planned = ended["total_steps"].where(ended["state"] == "PRUNED", ended["optimizer_steps"])
+    missing = 1 - (ended["optimizer_steps"] / planned).astype("float64")
     return Savings(
         steps_done=int(ended["optimizer_steps"].sum()),
-        steps_planned=int(ended["total_steps"].sum()),
+        steps_planned=int(planned.sum()),
         seconds_saved=None if math.isnan(full_time) else float(missing.sum() * full_time),
     )
 

@@ -5,6 +5,7 @@ No loader processes and no copies: a batch is gathered where it is needed from a
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from hpo.data.tokens import Tokens
 
 Batch = dict[str, torch.Tensor]
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-# The label of what is no word's first piece: torch's losses leave it out.
+# The label of what is no word's first piece: losses leave it out.
 IGNORED = -100
 # Batches that are cut from one random draw sorted by length. Larger: less padding, less random.
 BATCHES_PER_POOL = 50
@@ -93,10 +94,6 @@ class Rows:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def split(self, size: int) -> "list[Rows]":
-        """In parts of at most `size` examples."""
-        return [Rows(part, self.length) for part in self.indices.split(size)]
-
 
 class DeviceTokens:
     """A tokenized split on the device, flat with offsets, from which batches are gathered."""
@@ -135,6 +132,11 @@ class DeviceTokens:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def learned_labels(self) -> NDArray[Any]:
+        """[examples, ...], or [words of all examples]: what the loss is held against, cut off or not."""
+        return self.labels if self._read is None else np.concatenate(self.labels)
 
     def rows(self, order: Iterable[NDArray[np.int64]]) -> Iterator[Rows]:
         """The batches of an order, which is sent to the device as one."""

@@ -19,7 +19,7 @@ from hpo.training.setup import Setup
 # What of a `Progress` is a number.
 PLAIN = ("global_step", "examples", "seconds", "evaluating", "memory_mib")
 # Of what is written. Another one is no mistake: the trial then starts from its beginning.
-FORMAT = 2
+FORMAT = 3
 
 
 class Checkpoints:
@@ -75,6 +75,8 @@ class Checkpoints:
         settings = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": settings})
         setup.step.micro_batch_size = state["micro_batch_size"]
+        setup.averages.restore(state["averages"])
+        setup.step.taken = state["progress"]["global_step"]
         torch.set_rng_state(state["random"]["cpu"])
         if setup.device.type == "cuda" and "cuda" in state["random"]:  # not where it began on a CPU
             torch.cuda.set_rng_state(state["random"]["cuda"])
@@ -110,6 +112,7 @@ def _state(setup: Setup, progress: Progress) -> dict[str, Any]:
         "of": _identity(setup),
         "model": _copied(setup.pretrained.model.state_dict()),
         "optimizer": _copied(setup.step.optimizer.state_dict()),
+        "averages": _copied(setup.averages.tensors),
         "micro_batch_size": setup.step.micro_batch_size,
         "random": random,
         "progress": {

@@ -50,6 +50,8 @@ class Evaluation:
     memory_mib: float
     micro_batch_size: int | None
     """Examples that went through the model at once, where memory did not hold the whole batch."""
+    is_last: bool = False
+    """Whether the training ends with it: its budget is spent, or it was stopped early."""
 
 
 @dataclass
@@ -75,6 +77,11 @@ class Progress:
     def step(self) -> int:
         """The last evaluation, as the pruner counts them."""
         return self.evaluations[-1].step if self.evaluations else 0
+
+    @property
+    def ended(self) -> bool:
+        """Whether no step is to come."""
+        return bool(self.evaluations) and self.evaluations[-1].is_last
 
     def look_at_clock(self) -> None:
         """Adds the time since it was last looked at."""
@@ -143,18 +150,21 @@ def finetune(
                 examples_per_second=now.examples / now.seconds,
                 memory_mib=now.memory_mib,
                 micro_batch_size=setup.step.micro_batch_size,
+                is_last=now.global_step == setup.num_training_steps
+                or setup.stops_early([*(before.metrics for before in now.evaluations), metrics]),
             )
             now.curve.clear()
             now.evaluations.append(evaluation)
             yield evaluation
             model.train()
             now.since = time.perf_counter()
-        if now.global_step == setup.num_training_steps:
+        if now.ended:
             return
 
         rows, learning_rate = next(batches), setup.learning_rates[now.global_step]
         now.window.append(setup.step(rows, learning_rate))
         now.global_step += 1
+        setup.averages.update(now.global_step)
         now.examples += len(rows)
         if now.global_step % curve_every == 0 or now.global_step in evaluate_at:
             losses, norms = (torch.stack(values) for values in zip(*now.window, strict=True))
@@ -189,7 +199,7 @@ def _predict(
         for rows in tokens.rows(order):
             between_batches()
             batch = tokens.gather(rows)
-            with setup.device.autocast():
+            with setup.averages.evaluated(), setup.device.autocast():
                 output = model(**inputs_of(batch))
             logits.append(tokens.outputs(output.logits.float(), rows))
         return torch.cat(logits).cpu(), np.concatenate(order)

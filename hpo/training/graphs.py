@@ -64,6 +64,14 @@ class GraphedStep:
     def micro_batch_size(self, size: int | None) -> None:
         self._step.micro_batch_size = size
 
+    @property
+    def taken(self) -> int:
+        return self._step.taken
+
+    @taken.setter
+    def taken(self, steps: int) -> None:
+        self._step.taken = steps
+
     def __call__(self, rows: Rows, learning_rate: float) -> tuple[torch.Tensor, torch.Tensor]:
         """As `Step.__call__`."""
         shape = (len(rows), rows.length)
@@ -76,6 +84,7 @@ class GraphedStep:
         set_learning_rate(self._step.optimizer, learning_rate)
         indices.copy_(rows.indices)
         replay()
+        self._step.taken += 1
         loss, grad_norm = results.clone()  # the next replay writes over it
         return loss, grad_norm
 

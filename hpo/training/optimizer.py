@@ -1,13 +1,18 @@
-"""The optimizer, its parameter groups, and clipping."""
+"""The optimizer of a training: its parameter groups, learning rate, clipping, and what it does without a gradient."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+
+from hpo.training.optimizers import OPTIMIZERS
+from hpo.training.optimizers.base import Groups, Request
+from hpo.training.vocabulary import SeenEmbedding
 
 if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic
     from hpo.spec import TrainingSpec
@@ -15,7 +20,7 @@ if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic
 
 def parameter_groups(
     model: nn.Module, weight_decay: float, lr_scale: Callable[[str], float] = lambda name: 1.0
-) -> list[dict[str, Any]]:
+) -> Groups:
     """Weight decay for matrices (embeddings included), none for biases and normalisation weights.
 
     The usual rule since BERT (Devlin et al. 2019): what has fewer than two dimensions is not decayed.
@@ -39,37 +44,37 @@ def parameter_groups(
     return groups
 
 
-def _adamw(groups: list[dict[str, Any]], training: TrainingSpec, **where: Any) -> Optimizer:
-    return AdamW(groups, fused=True, **_adam_arguments(training), **where)
+def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The trained weight matrices between the embeddings and the head."""
+    transformer = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+    body: nn.Module = transformer.base_model
+    looked_up = {
+        id(parameter)
+        for module in body.modules()
+        if isinstance(module, nn.Embedding | SeenEmbedding)
+        for parameter in module.parameters(recurse=False)
+    }
+    return [
+        parameter
+        for parameter in body.parameters()
+        if parameter.requires_grad and parameter.ndim == 2 and id(parameter) not in looked_up
+    ]
 
 
-def _adam(groups: list[dict[str, Any]], training: TrainingSpec, **where: Any) -> Optimizer:
-    return Adam(groups, fused=True, **_adam_arguments(training), **where)
-
-
-def _sgd(groups: list[dict[str, Any]], training: TrainingSpec, lr: Any, capturable: bool) -> Optimizer:
-    return SGD(groups, lr=lr, momentum=training.momentum, fused=True)  # has no state that capturing would need
-
-
-def _adam_arguments(training: TrainingSpec) -> dict[str, Any]:
-    return {"betas": (training.adam_beta1, training.adam_beta2), "eps": training.adam_epsilon}
-
-
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    "adamw": _adamw,
-    "adam": _adam,
-    "sgd": _sgd,
-}
-
-
-def build_optimizer(groups: list[dict[str, Any]], training: TrainingSpec, device: str = "cpu") -> Optimizer:
+def build_optimizer(
+    groups: Groups, training: TrainingSpec, device: str = "cpu", hidden: Collection[nn.Parameter] = ()
+) -> Optimizer:
     """The optimizer that `training.optimizer` names.
 
     On a GPU the learning rate and the number of steps are tensors there, so that one captured step serves them all.
+
+    Args:
+        hidden: as `hidden_matrices`, for an optimizer that makes a difference between these and others.
     """
-    on_gpu = device == "cuda"
-    lr = torch.tensor(training.learning_rate, device=device) if on_gpu else training.learning_rate
-    optimizer = OPTIMIZERS[training.optimizer](groups, training, lr=lr, capturable=on_gpu)
+    kind = OPTIMIZERS[training.optimizer]
+    captured = device == "cuda" and kind.capturable
+    lr = torch.tensor(training.learning_rate, device=device) if captured else training.learning_rate
+    optimizer = kind.build(Request(groups, training, lr, hidden))
     for group in optimizer.param_groups:
         if isinstance(group["lr"], torch.Tensor):
             group["lr"] = group["lr"].clone()  # torch gives all groups the same one, and each has a rate of its own
@@ -86,41 +91,43 @@ def set_learning_rate(optimizer: Optimizer, learning_rate: float) -> None:
             group["lr"] = scaled
 
 
-def lr_scale_of(optimizer: Optimizer, parameter: nn.Parameter) -> float:
-    """What the learning rate of a trained parameter is multiplied with."""
-    (scale,) = {
-        group.get("lr_scale", 1.0) for group in optimizer.param_groups for each in group["params"] if each is parameter
-    }
-    return float(scale)
-
-
 def clip_gradients(optimizer: Optimizer, max_grad_norm: float | None) -> torch.Tensor:
     """The global gradient norm before clipping, on the device; the next step clips unless `max_grad_norm` is None.
 
     The fused optimizers divide by `grad_scale` on their way (it was made for `torch.amp.GradScaler`), so that no pass
-    over all gradients is spent on it. The factor is that of `nn.utils.clip_grad_norm_`.
+    over all gradients is spent on it; for others the gradients are clipped here. The factor is that of
+    `nn.utils.clip_grad_norm_` for all.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-    optimizer.grad_scale = None if max_grad_norm is None else ((norm + 1e-6) / max_grad_norm).clamp(min=1.0)  # type: ignore[attr-defined]
+    if optimizer.defaults.get("fused"):
+        optimizer.grad_scale = None if max_grad_norm is None else ((norm + 1e-6) / max_grad_norm).clamp(min=1.0)  # type: ignore[attr-defined]
+    elif max_grad_norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
     return norm
 
 
 def decays_in_proportion(training: TrainingSpec) -> bool:
-    """Whether a weight that never has a gradient shrinks by a factor that is the same for all.
+    """Whether a weight that never has a gradient shrinks by a factor that is the same for all: see `OptimizerKind`."""
+    return OPTIMIZERS[training.optimizer].decays_in_proportion(training)
 
-    `adam` adds the decay to the gradient and normalizes it, so that small and large weights shrink alike.
+
+def decay_without_gradient(
+    training: TrainingSpec, learning_rates: Sequence[float], group: Mapping[str, Any] | None = None
+) -> list[float]:
+    """That factor before these steps and after each of them, for a matrix: what becomes of a weight of 1.
+
+    Args:
+        group: settings of the matrix's parameter group; those of the configuration where it does not say others.
     """
-    return training.optimizer != "adam" or training.weight_decay == 0.0
-
-
-def decay_without_gradient(training: TrainingSpec, learning_rates: list[float]) -> float:
-    """That factor over these steps, for a matrix: what the optimizer makes of a weight of 1."""
     assert decays_in_proportion(training)
     weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
-    optimizer = build_optimizer([{"params": [weight], "weight_decay": training.weight_decay}], training)
+    settings = {"weight_decay": training.weight_decay, **(group or {})}
+    optimizer = build_optimizer([{**settings, "params": [weight]}], training)
+    factors = [1.0]
     for learning_rate in learning_rates:
         weight.grad = torch.zeros_like(weight)
         set_learning_rate(optimizer, learning_rate)
         optimizer.step()
-    return float(weight.detach())
+        factors.append(float(weight.detach()))
+    return factors

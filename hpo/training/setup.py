@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -14,23 +15,28 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hpo.data.splits import Split, Splits, load_splits
 from hpo.data.tokens import tokenize_split
 from hpo.errors import DataError
-from hpo.spec import TrialConfig
+from hpo.spec import TrainingSpec, TrialConfig
 from hpo.tasks import TASKS
 from hpo.tasks.base import Task
 from hpo.training.batches import MOST_EVALUATION_LENGTHS, MOST_LENGTHS, DeviceTokens
 from hpo.training.device import Device, choose_device, keep_freed_memory, leave_out_cudnn_attention
+from hpo.training.early_stopping import StoppingRule, stopping_rule
+from hpo.training.ema import Averages, average_of
 from hpo.training.graphs import CudaCapture, GraphedStep
 from hpo.training.layout import layer_scales
-from hpo.training.losses import LOSSES
+from hpo.training.losses import build_loss
 from hpo.training.methods import METHODS
 from hpo.training.model import Pretrained, load_pretrained
+from hpo.training.objectives import build_objective
+from hpo.training.objectives.base import Context, Objective
 from hpo.training.optimizer import (
     build_optimizer,
     decay_without_gradient,
     decays_in_proportion,
-    lr_scale_of,
+    hidden_matrices,
     parameter_groups,
 )
+from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.schedule import learning_rates
 from hpo.training.step import Step
 from hpo.training.vocabulary import SeenEmbedding, keep_seen, whole_embedding
@@ -50,6 +56,9 @@ class Setup:
     step: Step | GraphedStep
     learning_rates: list[float]
     """One an optimizer step."""
+    averages: Averages
+    """Of the weights: what is evaluated and exported, where the configuration asks for it."""
+    stops_early: StoppingRule
 
     @property
     def num_training_steps(self) -> int:
@@ -105,11 +114,22 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
         keep_seen(pretrained.model, np.concatenate([train.token_ids, validation.token_ids, padding]))
     scales = layer_scales(pretrained.model, training.layer_lr_decay)
     groups = parameter_groups(pretrained.model, training.weight_decay, scales)
-    optimizer = build_optimizer(groups, training, device.type)
-    step = Step(pretrained.model, train, LOSSES[task.loss], optimizer, training.max_grad_norm, device)
-    graphed = device.type == "cuda" and pretrained.capturable and not training.activation_checkpointing
+    optimizer = build_optimizer(groups, training, device.type, hidden_matrices(pretrained.model))
+    loss = build_loss(task.loss, training, train.learned_labels, len(splits.labels), device.type)
+    objective = build_objective(Context(loss, training, pretrained.model, config.model.name))
+    step = Step(pretrained.model, train, objective, optimizer, training.max_grad_norm, device)
+    graphed = device.type == "cuda" and may_capture(training, pretrained, objective)
     stepped = GraphedStep(step, CudaCapture()) if graphed else step
-    return Setup(config, task, device, pretrained, splits, train, validation, stepped, rates)
+    averages = Averages(pretrained.model, training.ema_decay)
+    stops_early = stopping_rule(training.early_stopping_patience, config.metric, task.metrics[config.metric])
+    return Setup(config, task, device, pretrained, splits, train, validation, stepped, rates, averages, stops_early)
+
+
+def may_capture(training: TrainingSpec, pretrained: Pretrained, objective: Objective) -> bool:
+    """Whether nothing of a step asks the device, so that a CUDA graph can hold it; else the plain step runs."""
+    optimizer = OPTIMIZERS[training.optimizer]
+    asks_nothing = pretrained.capturable and objective.capturable and optimizer.capturable
+    return asks_nothing and not training.activation_checkpointing
 
 
 def _tokens(
@@ -162,14 +182,24 @@ def held_back_tokens(setup: Setup, cache_dir: Path | None) -> DeviceTokens:
 
 
 def trained_model(setup: Setup) -> PreTrainedModel:
-    """The model as the training left it, with the whole vocabulary that it had before."""
-    training, pretrained = setup.config.training, setup.pretrained
-    kept = pretrained.model.get_input_embeddings()
-    if isinstance(kept, SeenEmbedding):
-        scale = lr_scale_of(setup.step.optimizer, kept.weight)
-        factor = decay_without_gradient(training, [rate * scale for rate in setup.learning_rates])
-        whole_embedding(pretrained.model, pretrained.embeddings, factor)
+    """The model as the training left it, with the whole vocabulary that it had before. Ends the training."""
+    pretrained = setup.pretrained
+    setup.averages.settle()
+    if isinstance(pretrained.model.get_input_embeddings(), SeenEmbedding):
+        whole_embedding(pretrained.model, pretrained.embeddings, _decay_of_unseen_rows(setup))
     return pretrained.model
+
+
+def _decay_of_unseen_rows(setup: Setup) -> float:
+    """What weight decay made of the rows of the embedding that were left out of the training, by now."""
+    training = setup.config.training
+    weight = setup.pretrained.model.get_input_embeddings().get_parameter("weight")
+    for group in setup.step.optimizer.param_groups:
+        if any(parameter is weight for parameter in group["params"]):
+            of: dict[str, Any] = {name: group[name] for name in ("weight_decay", "lr_scale") if name in group}
+            rates = setup.learning_rates[: setup.step.taken]
+            return average_of(decay_without_gradient(training, rates, of), training.ema_decay)
+    return 1.0  # it is not trained
 
 
 def save_model(setup: Setup, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """One optimizer step: forward, backward, clip, update; on as many examples at once as the memory holds."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -9,9 +9,8 @@ from torch.optim import Optimizer
 
 from hpo.training.batches import Batch, DeviceTokens, Rows, inputs_of
 from hpo.training.device import Device
+from hpo.training.objectives.base import Objective
 from hpo.training.optimizer import clip_gradients, set_learning_rate
-
-Loss = Callable[[torch.Tensor, Batch], torch.Tensor]
 
 
 class Step:
@@ -21,15 +20,17 @@ class Step:
         self,
         model: nn.Module,
         tokens: DeviceTokens,
-        loss: Loss,
+        objective: Objective,
         optimizer: Optimizer,
         max_grad_norm: float | None,
         device: Device,
     ) -> None:
-        self.model, self.tokens, self.loss, self.optimizer, self.device = model, tokens, loss, optimizer, device
-        self.max_grad_norm = max_grad_norm
+        self.model, self.tokens, self.objective, self.device = model, tokens, objective, device
+        self.optimizer, self.max_grad_norm = optimizer, max_grad_norm
         self.micro_batch_size: int | None = None
         """Examples that go through the model at once, after an out-of-memory error; None: the whole batch."""
+        self.taken = 0
+        """Optimizer steps, those before a checkpoint included."""
 
     def __call__(self, rows: Rows, learning_rate: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Trains on these examples. Returns their mean loss and the gradient's norm before clipping, on the device.
@@ -45,6 +46,7 @@ class Step:
         loss, size = self.device.largest_that_fits(wanted, functools.partial(self._backward, rows))
         if size < wanted:
             self.micro_batch_size = size
+        self.taken += 1
         return loss, self._update()
 
     def compute(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,12 +63,24 @@ class Step:
     def _backward(self, rows: Rows, micro_batch_size: int) -> torch.Tensor:
         self.optimizer.zero_grad(set_to_none=True)  # what a larger micro-batch may have left
         total: torch.Tensor | None = None
-        for part in rows.split(micro_batch_size):
-            batch = self.tokens.gather(part)
-            with self.device.autocast():
-                logits = self.model(**inputs_of(batch)).logits
-            loss = self.loss(logits, batch) * (len(part) / len(rows))
+        whole = self.tokens.gather(rows)
+        for part in in_parts(whole, len(rows), micro_batch_size):
+            loss = self.objective(self._forward, part, whole)
             loss.backward()
             total = loss.detach() if total is None else total + loss.detach()
         assert total is not None
         return total
+
+    def _forward(self, batch: Batch) -> torch.Tensor:
+        with self.device.autocast():
+            logits: torch.Tensor = self.model(**inputs_of(batch)).logits
+        return logits
+
+
+def in_parts(whole: Batch, size: int, at_once: int) -> Iterator[Batch]:
+    """A batch of `size` examples in parts of at most `at_once`; whole where all of it goes at once."""
+    if at_once >= size:
+        yield whole
+        return
+    for start in range(0, size, at_once):
+        yield {name: tensor[start : start + at_once] for name, tensor in whole.items()}

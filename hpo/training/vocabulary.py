@@ -22,7 +22,8 @@ class SeenEmbedding(nn.Module):
     def __init__(self, embedding: nn.Embedding, seen: NDArray[np.int64]) -> None:
         super().__init__()
         ids = torch.from_numpy(seen).to(embedding.weight.device)
-        self.weight = nn.Parameter(embedding.weight.detach()[ids])
+        trained = embedding.weight.requires_grad
+        self.weight = nn.Parameter(embedding.weight.detach()[ids], requires_grad=trained)
         rows = torch.full((embedding.num_embeddings,), -1, device=ids.device)
         rows[ids] = torch.arange(len(ids), device=ids.device)
         self.register_buffer("seen", ids, persistent=False)
@@ -61,4 +62,5 @@ def whole_embedding(model: PreTrainedModel, pretrained: torch.Tensor, factor: fl
         weight = pretrained.to(kept.weight.device) * factor
         weight[kept.seen] = kept.weight.detach()
         padding = None if kept.padding_idx is None else int(kept.seen[kept.padding_idx])
-        model.set_input_embeddings(nn.Embedding.from_pretrained(weight, freeze=False, padding_idx=padding))
+        frozen = not kept.weight.requires_grad
+        model.set_input_embeddings(nn.Embedding.from_pretrained(weight, freeze=frozen, padding_idx=padding))

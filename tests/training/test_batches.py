@@ -148,11 +148,6 @@ def test_the_lengths_to_pad_to_need_the_least_padding(most: int, multiple_of: in
     assert padding(found) == min(padding((*other, possible[-1])) for other in others)
 
 
-def test_a_batch_in_parts() -> None:
-    (rows,) = device_tokens(ROWS).rows([np.array([2, 0, 1])])
-    assert [(part.indices.tolist(), part.length) for part in rows.split(2)] == [([2, 0], 3), ([1], 3)]
-
-
 def test_what_is_known_of_the_texts() -> None:
     tokens = device_tokens([[7, 2, 7], [2, 5]])
     assert (len(tokens), tokens.lengths.tolist(), tokens.token_ids.tolist()) == (2, [3, 2], [2, 5, 7])

@@ -12,10 +12,11 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
+from benchmarks.tiny import sentences, write_csv
 from hpo import space
 from hpo.data.tokens import Tokens
 from hpo.errors import DataError, Diverged
-from hpo.spec import ModelSpec, SchedulerType, StudySpec, TrainingSpec, TrialConfig
+from hpo.spec import ModelSpec, SchedulerType, SplitSource, StudySpec, TrainingSpec, TrialConfig
 from hpo.training import finetune as finetune_module
 from hpo.training.batches import DeviceTokens, Rows, evaluation_order
 from hpo.training.finetune import evaluate, evaluation_steps, finetune
@@ -346,12 +347,17 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "lr_scheduler_type": ({}, "cosine"),
     "warmup_ratio": ({}, 0.5),
     "dropout": ({}, 0.3),
+    "label_smoothing": ({}, 0.1),
+    "r_drop_alpha": ({}, 1.0),
+    "ema_decay": ({}, 0.9),
+    "early_stopping_patience": ({"learning_rate": 1e-9, "num_train_epochs": 0.4, "num_evaluations": 5}, 1),
     "train_batch_size": ({}, 8),
     "num_train_epochs": ({}, 0.4),
     "max_length": ({}, 6),
     "precision": ({}, "bf16"),
 }
 CHANGE_NOTHING = {"eval_batch_size", "activation_checkpointing", "num_evaluations"}
+OTHER_DATA = {"class_weights"}  # the tiny study's classes are as many; a test of its own has others
 
 
 def short(make_config: ConfigMaker, **changed: Any) -> TrialConfig:
@@ -359,7 +365,7 @@ def short(make_config: ConfigMaker, **changed: Any) -> TrialConfig:
     return make_config(**{"num_train_epochs": 0.2, "num_evaluations": 1, "warmup_ratio": 0.0, **changed})
 
 
-@pytest.mark.parametrize("field", sorted(set(TrainingSpec.model_fields) - CHANGE_NOTHING))
+@pytest.mark.parametrize("field", sorted(set(TrainingSpec.model_fields) - CHANGE_NOTHING - OTHER_DATA))
 def test_no_silent_no_op(make_config: ConfigMaker, field: str) -> None:
     assert field in CHANGES, f"say what `{field}` changes"
     base, value = CHANGES[field]
@@ -371,6 +377,21 @@ def test_no_silent_no_op(make_config: ConfigMaker, field: str) -> None:
             train(after)
         return
     assert not torch.equal(train(before)[0], train(after)[0])
+
+
+def test_class_weights_bring_up_what_is_rare(make_config: ConfigMaker, tmp_path: Path) -> None:
+    """Of the tiny study, where classes are as many, nothing changes, to the bit; of one with one in ten, much does."""
+    plain, weighted = (short(make_config, class_weights=weights) for weights in (None, "balanced"))
+    assert torch.equal(train(plain)[0], train(weighted)[0])
+    rows = sentences(400, seed=1)
+    rare = write_csv(tmp_path / "rare.csv", [row for number, row in enumerate(rows) if row[1] == 0 or number % 10 == 1])
+    data = plain.data.model_copy(update={"train": SplitSource(source=str(rare))})
+    recalls = []
+    for config in (plain, weighted):
+        training = config.training.model_copy(update={"num_train_epochs": 2.0})
+        _, evaluations = train(config.model_copy(update={"data": data, "training": training}))
+        recalls.append(evaluations[-1].metrics["eval/recall"])
+    assert recalls[1] > recalls[0] + 0.2
 
 
 def _of(config: TrialConfig, field: str) -> Any:
@@ -444,5 +465,5 @@ def test_num_evaluations_changes_no_result(make_config: ConfigMaker) -> None:
 
 
 def test_what_changes_nothing_is_listed(make_config: ConfigMaker) -> None:
-    assert set(CHANGES) | CHANGE_NOTHING == set(TrainingSpec.model_fields)
+    assert set(CHANGES) | CHANGE_NOTHING | OTHER_DATA == set(TrainingSpec.model_fields)
     assert math.isfinite(train(short(make_config))[1][0].metrics["eval/loss"])

@@ -16,8 +16,9 @@ from hpo.training.batches import Rows, evaluation_order
 from hpo.training.device import CUDA_OUT_OF_MEMORY, is_out_of_memory
 from hpo.training.finetune import evaluate, finetune
 from hpo.training.graphs import GraphedStep
+from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.setup import Setup, set_up
-from hpo.training.step import Step
+from hpo.training.step import Step, in_parts
 from models import N_LAYERS
 
 pytestmark = pytest.mark.usefixtures("no_gpu")
@@ -74,6 +75,13 @@ def test_uneven_parts_weigh_by_their_examples(config: TrialConfig) -> None:
     for (loss, norm), (small_loss, small_norm) in zip(losses[:2], losses[2:], strict=True):
         torch.testing.assert_close(small_loss, loss, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(small_norm, norm, rtol=1e-3, atol=1e-5)
+
+
+def test_a_batch_in_parts() -> None:
+    whole = {"input_ids": torch.arange(6).view(3, 2), "labels": torch.tensor([5, 6, 7])}
+    parts = [{name: tensor.tolist() for name, tensor in part.items()} for part in in_parts(whole, 3, 2)]
+    assert parts == [{"input_ids": [[0, 1], [2, 3]], "labels": [5, 6]}, {"input_ids": [[4, 5]], "labels": [7]}]
+    assert [part is whole for part in in_parts(whole, 3, 3)] == [True]
 
 
 def test_evaluation_in_smaller_batches(config: TrialConfig) -> None:
@@ -150,6 +158,7 @@ def test_a_graph_is_captured_at_the_second_time_and_gives_the_plain_steps_result
     torch.manual_seed(0)
     assert run(fast, graphed(fast, recorder)) == expected
     assert torch.equal(weights(plain), weights(fast))
+    assert plain.step.taken == fast.step.taken == len(SHAPES)
     # Twice (4, 10) and (4, 12), met once, then captured, then replayed; (2, 12) is met once.
     assert (recorder.captures, recorder.replays) == (2, 5)
 
@@ -212,14 +221,24 @@ def ready_to_capture(config: TrialConfig) -> tuple[Setup, Step, Rows]:
     return setup, setup.step, rows
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
-def test_a_step_asks_nothing_of_the_device(config: TrialConfig, optimizer: str) -> None:
-    training = config.training.model_copy(update={"dropout": 0.1, "optimizer": optimizer})
+@pytest.mark.parametrize("optimizer", [name for name, kind in OPTIMIZERS.items() if kind.capturable])
+@pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.1, "class_weights": "balanced"}, {"r_drop_alpha": 1.0}])
+def test_a_step_asks_nothing_of_the_device(config: TrialConfig, optimizer: str, settings: dict[str, Any]) -> None:
+    training = config.training.model_copy(update={"dropout": 0.1, "optimizer": optimizer, **settings})
     _, step, rows = ready_to_capture(config.model_copy(update={"training": training}))
     with Operators() as operators:
         step.compute(rows)
     assert {"embedding", "native_layer_norm", "_foreach_norm"} <= operators.names
     assert operators.names & ASKING == set()
+
+
+def test_adafactor_asks(config: TrialConfig) -> None:
+    """What the test above would not let pass."""
+    training = config.training.model_copy(update={"optimizer": "adafactor"})
+    _, step, rows = ready_to_capture(config.model_copy(update={"training": training}))
+    with Operators() as operators:
+        step.compute(rows)
+    assert "_local_scalar_dense" in operators.names
 
 
 def test_nothing_of_a_step_outlives_it(config: TrialConfig) -> None:

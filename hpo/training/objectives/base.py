@@ -1,0 +1,43 @@
+"""What a training minimizes: a number that is made of one or more forward passes through the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import nn
+
+from hpo.training.batches import Batch
+from hpo.training.losses import Loss
+
+if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic
+    from hpo.spec import TrainingSpec
+
+# The logits of a batch, or of what an objective makes of it.
+Forward = Callable[[Batch], torch.Tensor]
+
+
+class Objective(Protocol):
+    """One thing to minimize. Each member that can be had beside others wraps another one, and calls it."""
+
+    @property
+    def capturable(self) -> bool:
+        """Whether it asks nothing of the device, so that a CUDA graph can hold it."""
+        ...
+
+    def __call__(self, forward: Forward, part: Batch, whole: Batch) -> torch.Tensor:
+        """What `part` adds to the loss of the `whole` batch: that of all parts is the sum of theirs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """What objectives are made from."""
+
+    loss: Loss
+    training: TrainingSpec
+    model: nn.Module
+    name: str
+    """The model's, for what is said of it."""
