@@ -17,6 +17,8 @@ MEMORY = "memory"
 HEADROOM = 1.2
 # What a trial's memory depends on, beside the size of its batches.
 KIND = ("optimizer", "precision", "activation_checkpointing", "eval_batch_size")
+# And on whether these are on: a second pass that is held beside the first one, a second copy of the weights.
+TWICE = ("r_drop_alpha", "ema_decay")
 
 
 def reserved(place: str, mib: float | None) -> dict[str, Any]:
@@ -71,7 +73,8 @@ def _growth(size: tuple[int, int], wanted: tuple[int, int]) -> float:
 
 
 def _kind(settings: Mapping[str, Any]) -> tuple[Any, ...]:
-    return settings["model"], *(settings["training"][name] for name in KIND)
+    training = settings["training"]  # of trials that are older than some settings too
+    return settings["model"], *(training[name] for name in KIND), *(bool(training.get(name)) for name in TWICE)
 
 
 def _size(settings: Mapping[str, Any]) -> tuple[int, int]:
