@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 ROWS: dict[str, tuple[str, dict[str, str]]] = {
     "ag_news": ("classes", {}),
     "go_emotions": ("label_sets", {}),
+    "methods": ("classes", {}),
     "rotten_tomatoes": ("classes", {}),
     "rte": ("pairs", {"premise": "sentence1", "hypothesis": "sentence2"}),
     "sst2": ("classes", {"text": "sentence"}),
@@ -32,7 +33,7 @@ def test_every_shipped_study_is_tried() -> None:
 def write(study: str, folder: Path) -> Path:
     kind, names = ROWS[study]
     found = [{names.get(name, name): value for name, value in row.items()} for row in rows(kind, 240)]
-    if study in ("rotten_tomatoes", "sst2"):  # whose classes have names
+    if study in ("methods", "rotten_tomatoes", "sst2"):  # whose classes have names
         found = [row | {"label": "positive" if row["label"] == "praise" else "negative"} for row in found]
     if study == "stsb":  # a pair with a number
         draw = random.Random(0)

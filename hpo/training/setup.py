@@ -1,7 +1,6 @@
 """The first four steps of a trial: the pretrained model, the data, the tokens, and what the training needs."""
 
 import functools
-import inspect
 import math
 import shutil
 from collections.abc import Iterable
@@ -26,7 +25,7 @@ from hpo.training.graphs import CudaCapture, GraphedStep
 from hpo.training.layout import layer_scales
 from hpo.training.losses import build_loss
 from hpo.training.methods import METHODS
-from hpo.training.model import Pretrained, load_pretrained
+from hpo.training.model import Pretrained, load_pretrained, takes_token_types
 from hpo.training.objectives import build_objective
 from hpo.training.objectives.base import Context, Objective
 from hpo.training.optimizer import (
@@ -142,9 +141,7 @@ def _tokens(
     cache_dir: Path | None,
     device: Device,
 ) -> DeviceTokens:
-    # An architecture without token types, such as DistilBERT, may come with a tokenizer that makes them.
-    types = "token_type_ids" in inspect.signature(pretrained.model.forward).parameters
-    tokenizer = pretrained.tokenizer
+    tokenizer, types = pretrained.tokenizer, takes_token_types(pretrained.model)
     return _kept_tokens(split, tokenizer, max_length, fingerprint, name, most_lengths, cache_dir, device, types)
 
 
