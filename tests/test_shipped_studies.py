@@ -64,6 +64,8 @@ def test_from_the_command_line_to_the_report(
         "training.learning_rate": 1e-4,
         "finalists": "{n_trials: 1, n_seeds: 1, n_test_seeds: 2}",
     }
+    if "num_trained_layers" in spec.search_space:
+        settings["search_space.num_trained_layers.high"] = 2  # so many has the tiny model
     shown = ["null" if value is None else value for value in settings.values()]
     pairs = zip(settings, shown, strict=True)
     overrides = [part for name, value in pairs for part in ("--set", f"{name}={value}")]
