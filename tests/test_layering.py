@@ -18,6 +18,7 @@ FLOORS: dict[str, int] = {
     "hpo.addresses": 0,
     "hpo.served_model": 0,
     "hpo.cells": 1,
+    "hpo.members": 1,
     "hpo.tasks": 2,
     "hpo.tasks.base": 2,
     "hpo.tasks.class_scores": 2,
