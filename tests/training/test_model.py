@@ -617,7 +617,7 @@ def test_a_byte_level_tokenizer_takes_each_word_with_the_space_before_it(tmp_pat
     """Else `film` as a word would be other pieces than within the texts that the model was pretrained on."""
     trained = ByteLevelBPETokenizer()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    trained.train_from_iterator(["was the film the good"] * 20, vocab_size=300, min_frequency=2, special_tokens=special)
+    trained.train_from_iterator(["a the film was good"] * 20, vocab_size=300, min_frequency=2, special_tokens=special)
     trained.save_model(str(tmp_path))
     vocabulary = json.loads((tmp_path / "vocab.json").read_text("utf-8"))
     merges = [tuple(line.split()) for line in (tmp_path / "merges.txt").read_text("utf-8").splitlines()[1:]]
