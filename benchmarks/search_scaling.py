@@ -224,7 +224,11 @@ def played_setup(config: TrialConfig, cache: Path) -> Setup:
         SimpleNamespace(
             config=config,
             device=SimpleNamespace(name=FACTS.machine.device, precision=FACTS.machine.precision, type="cpu"),
-            pretrained=SimpleNamespace(fingerprint=FACTS.model.fingerprint, num_parameters=FACTS.model.num_parameters),
+            pretrained=SimpleNamespace(
+                fingerprint=FACTS.model.fingerprint,
+                num_parameters=FACTS.model.num_parameters,
+                num_trained_parameters=FACTS.model.num_parameters,
+            ),
             splits=PLAYED_SPLITS,
             num_training_steps=STEPS,
         ),
