@@ -83,9 +83,9 @@ class TestShippedStudies:
             among = distribution(name, spec.search_space[name])
             assert among._contains(among.to_internal_repr(value)), name
 
-    @pytest.mark.parametrize("path", STUDY_FILES, ids=lambda path: path.stem)
-    def test_it_searches_what_the_issue_asks_for(self, path: Path) -> None:
-        space = read_study(path).search_space
+    @pytest.mark.parametrize("name", ["sst2", "rotten_tomatoes"])
+    def test_it_searches_what_the_issue_asks_for(self, name: str) -> None:
+        space = read_study(STUDIES / f"{name}.yaml").search_space
         assert {"learning_rate", "train_batch_size", "dropout", "max_grad_norm"} <= set(space)
         assert {"lr_scheduler_type", "warmup_ratio", "weight_decay"} <= set(space)
         clipping = space["max_grad_norm"]
