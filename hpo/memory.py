@@ -17,6 +17,8 @@ MEMORY = "memory"
 HEADROOM = 1.2
 # What a trial's memory depends on, beside the size of its batches.
 KIND = ("optimizer", "precision", "activation_checkpointing", "eval_batch_size", "method", "num_trained_layers")
+# And on whether these are on: a second pass that is held beside the first one, a second copy of the weights.
+TWICE = ("r_drop_alpha", "ema_decay")
 
 
 def reserved(place: str, mib: float | None) -> dict[str, Any]:
@@ -72,7 +74,8 @@ def _growth(size: tuple[int, int], wanted: tuple[int, int]) -> float:
 
 def _kind(settings: Mapping[str, Any]) -> tuple[Any, ...]:
     training = settings["training"]  # of a trial of an earlier version, perhaps, which had but the default
-    return settings["model"], *(training.get(name, TrainingSpec.model_fields[name].default) for name in KIND)
+    given = {name: training.get(name, TrainingSpec.model_fields[name].default) for name in (*KIND, *TWICE)}
+    return settings["model"], *(given[name] for name in KIND), *(bool(given[name]) for name in TWICE)
 
 
 def _size(settings: Mapping[str, Any]) -> tuple[int, int]:

@@ -279,7 +279,9 @@ def _incomparable(spec: StudySpec, study: optuna.Study) -> list[str]:
     """One line for every setting that makes new trials incomparable with the stored ones."""
     if "spec" not in study.user_attrs:  # its driver died right after creating it
         return []
-    stored, wanted = _comparable(study.user_attrs["spec"]), _comparable(spec.model_dump(mode="json"))
+    known = known_spec(study)  # a setting that the study is older than has its default, which its trials did
+    stored = _comparable(known.model_dump(mode="json") if known else study.user_attrs["spec"])
+    wanted = _comparable(spec.model_dump(mode="json"))
     return [line for key in COMPARABLE for line in _differences(key, stored[key], wanted[key])]
 
 

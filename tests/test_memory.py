@@ -54,6 +54,14 @@ class TestExpected:
         trials = [ran(config(spec, train_batch_size=16, max_length=32), 1000)]
         assert expected_mib(trials, config(spec, **settings)) == pytest.approx(1.2 * 1000 * factor)
 
+    @pytest.mark.parametrize("settings", [{"r_drop_alpha": 1.0}, {"ema_decay": 0.9}])
+    def test_a_second_pass_or_copy_is_of_another_kind(self, spec: StudySpec, settings: dict[str, Any]) -> None:
+        assert expected_mib([ran(config(spec), 1000)], config(spec, **settings)) is None
+        assert expected_mib([ran(config(spec, **settings), 1000)], config(spec)) is None
+        ((name, value),) = settings.items()
+        trials = [ran(config(spec, **settings), 1000)]
+        assert expected_mib(trials, config(spec, **{name: value / 2})) == pytest.approx(1.2 * 1000)
+
     def test_the_nearest_size_says_most(self, spec: StudySpec) -> None:
         trials = [ran(config(spec, train_batch_size=size), mib) for size, mib in ((8, 1000), (32, 1400), (128, 3000))]
         assert expected_mib(trials, config(spec, train_batch_size=64)) == pytest.approx(1.2 * 2800)

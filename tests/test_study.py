@@ -118,6 +118,19 @@ class TestOpening:
         assert stored_spec(load_study(storage, "tiny")) == spec  # nothing lost
         assert len(open_study(spec, storage).trials) == 1
 
+    def test_a_study_that_is_older_than_a_setting_goes_on(self, make_spec: MakeSpec, storage: BaseStorage) -> None:
+        """With its default, by which its trials were made; with another value it is refused as any other change."""
+        spec = make_spec()
+        study = open_study(spec, storage)
+        run(study, spec, 1)
+        older = study.user_attrs["spec"]
+        del older["training"]["label_smoothing"], older["training"]["ema_decay"]
+        study.set_user_attr("spec", older)
+        assert len(open_study(spec, storage).trials) == 1
+        study.set_user_attr("spec", older)
+        with pytest.raises(StorageError, match=r"training\.label_smoothing: was 0\.0, is 0\.1"):
+            open_study(make_spec(training=TRAINING | {"label_smoothing": 0.1}), storage)
+
     @pytest.mark.parametrize(
         "data",
         [
