@@ -236,6 +236,19 @@ class TrainingSpec(Settings):
     them. Its score is then what every trial's is: that of its last evaluation, and its weights are those of that
     moment. The best evaluation's are not brought back, for the best of many looks at validation is the luckiest. The
     learning rate's schedule is that of the whole budget. `null`: every trial that is not pruned spends it."""
+    augment_method: Literal["none", "deletion", "swap", "neighbour", "masked_model", "mixup"] = "none"
+    """Changes the train split's texts anew in every epoch. `deletion` leaves words out, `swap` has words change places
+    (EDA: Wei and Zou 2019), `neighbour` puts one of the five words there whose embeddings in the model are nearest
+    (words of like use, opposites among them), `masked_model` one of the five that the model's own masked-language-model
+    head finds likeliest, if it was saved with it. A text that would be empty stays as it is. `mixup` (Zhang et al.
+    2018, Guo et al. 2019) mixes the embeddings of two texts, and what is learned of them. In `token_classification`
+    only words tagged `O` are changed, and `swap` and `mixup` are not for it."""
+    augment_probability: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Of `augment_method`: how probable it is for each word, of `mixup` for each text. 0 is without it."""
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The share of the train split that is learned from, drawn by the study's seed and stratified by label; a smaller
+    one is contained in a larger one. Searched, it makes a study of what more data would bring: with `choices`, the
+    sampler `grid`, `random` or `qmc`, and no pruner. The winner is of the trials with all of it."""
     train_batch_size: Annotated[int, Field(ge=1)] = 32
     """Examples per optimizer step."""
     eval_batch_size: Annotated[int, Field(ge=1)] = 128
