@@ -42,7 +42,7 @@ NOT_SEARCHED = {
 # Of the study's whole, which would make its trials incomparable.
 APART = {"data": "trials are compared on the same rows", "seed": "the search would choose the luckiest one"}
 # Those that do not look at the scores.
-EVEN_SAMPLERS = ("grid", "random", "qmc")
+EVEN_SAMPLERS = ("random", "grid")
 # Optuna holds all of them in memory, and looks through them before every trial.
 MAX_GRID = 100_000
 MODEL = "model."

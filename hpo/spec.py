@@ -248,7 +248,7 @@ class TrainingSpec(Settings):
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """The share of the train split that is learned from, drawn by the study's seed and stratified by label; a smaller
     one is contained in a larger one. Searched, it makes a study of what more data would bring: with `choices`, the
-    sampler `grid`, `random` or `qmc`, and no pruner. The winner is of the trials with all of it."""
+    sampler `random` (several trials a size) or `grid` (one), and no pruner. The winner is of the trials with all."""
     train_batch_size: Annotated[int, Field(ge=1)] = 32
     """Examples per optimizer step."""
     eval_batch_size: Annotated[int, Field(ge=1)] = 128

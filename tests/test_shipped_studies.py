@@ -16,7 +16,9 @@ ROOT = Path(__file__).parent.parent
 # By study, the kind of rows that its columns get, and what these are called here.
 ROWS: dict[str, tuple[str, dict[str, str]]] = {
     "ag_news": ("classes", {}),
+    "few_rows": ("classes", {}),
     "go_emotions": ("label_sets", {}),
+    "more_rows": ("classes", {}),
     "rotten_tomatoes": ("classes", {}),
     "rte": ("pairs", {"premise": "sentence1", "hypothesis": "sentence2"}),
     "sst2": ("classes", {"text": "sentence"}),
@@ -32,7 +34,7 @@ def test_every_shipped_study_is_tried() -> None:
 def write(study: str, folder: Path) -> Path:
     kind, names = ROWS[study]
     found = [{names.get(name, name): value for name, value in row.items()} for row in rows(kind, 240)]
-    if study in ("rotten_tomatoes", "sst2"):  # whose classes have names
+    if study in ("few_rows", "more_rows", "rotten_tomatoes", "sst2"):  # whose classes have names
         found = [row | {"label": "positive" if row["label"] == "praise" else "negative"} for row in found]
     if study == "stsb":  # a pair with a number
         draw = random.Random(0)

@@ -403,7 +403,7 @@ def test_a_study_of_more_data() -> None:
     [
         ({"pruner": {"name": "median"}}, "a pruner would stop the trials with few rows", "Set `pruner: {name: none}`."),
         ({"pruner": None}, "a pruner would stop the trials with few rows", "Set `pruner: {name: none}`."),
-        ({"sampler": {"name": "tpe"}}, "the sampler tpe goes where the score is best", "Set `sampler: {name: grid}`"),
+        ({"sampler": {"name": "tpe"}}, "the sampler tpe goes where the score is best", "Set `sampler: {name: random}`"),
         ({"search_space": {"train_fraction": {"low": 0.1, "high": 1.0}}}, "but got a range", "Give it `choices`."),
         ({"training": {"train_fraction": 0.5}}, "the untuned default learns from all rows", "Remove it"),
         (

@@ -154,8 +154,8 @@ def _sentences(view: View, found: Sequence[Size]) -> Iterator[str]:
         )
         yield told + (" It may as well bring nothing." if gain.low <= 0 else "")
         yield (
-            f"That is a line through {len(found)} sizes in logarithms, and its interval is from how far they are off it. "
-            "It has no floor, and foretells too much where wrong labels make one."
+            f"That is a line through {len(found)} sizes in logarithms, its interval from how far they are off it. It "
+            "has no floor, and foretells too much where wrong labels make one."
         )
     others = [name for name in (view.spec.search_space if view.spec else {}) if name != TRAIN_FRACTION]
     drew = f", whatever they drew for {formats.listed(others)}" if others else ""
