@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from hpo.errors import Problem
 from hpo.search_spec import ChoiceParameter, Parameter, RangeParameter, setting_of
 from hpo.settings import Settings, Value
-from hpo.spec import ModelSpec, TrainingSpec
+from hpo.spec import AUGMENT_METHODS, ModelSpec, TrainingSpec
 
 # Settings that do something only beside certain values of another one. Searching them elsewhere would be a no-op.
 APPLIES_WHEN: dict[str, tuple[str, tuple[Value, ...]]] = {
@@ -31,7 +31,7 @@ APPLIES_WHEN: dict[str, tuple[str, tuple[Value, ...]]] = {
     "lora_alpha": ("method", ("lora",)),
     "lora_dropout": ("method", ("lora",)),
     "lora_target_modules": ("method", ("lora",)),
-    "augment_probability": ("augment_method", ("deletion", "swap", "neighbour", "masked_model", "mixup")),
+    "augment_probability": ("augment_method", tuple(name for name in AUGMENT_METHODS if name != "none")),
 }
 BUILT_ON = {parent for parent, _ in APPLIES_WHEN.values()}
 # `eval_batch_size` changes no result, and `num_evaluations` is the pruner's clock, which must be one for all trials.

@@ -9,9 +9,10 @@ import itertools
 from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
 from pydantic_core import PydanticKnownError
 
+from hpo.members import AUGMENTATIONS, METHODS, OPTIMIZERS
 from hpo.references import COMMIT
 from hpo.search_spec import ChoiceParameter, MedianPruner, Pruner, Sampler, SearchSpace, TpeSampler
 from hpo.settings import NonEmpty, Settings, rule_broken
@@ -21,18 +22,23 @@ METRICS = list(dict.fromkeys(itertools.chain.from_iterable(task.metrics for task
 """Of all tasks."""
 
 
-def _one_of(names: Collection[str]) -> AfterValidator:
+def _one_of(names: Collection[str]) -> BeforeValidator:
     """A name of a registry, refused as pydantic refuses what is none of a `Literal`."""
 
-    def check(name: str) -> str:
-        if name not in names:
+    def check(name: Any) -> Any:
+        if not isinstance(name, str) or name not in names:
             raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, names))})
         return name
 
-    return AfterValidator(check)
+    return BeforeValidator(check)
 
 
 TaskName = Annotated[str, _one_of(TASKS), WithJsonSchema({"type": "string", "enum": list(TASKS)})]
+MethodName = Annotated[str, _one_of(METHODS), WithJsonSchema({"type": "string", "enum": [*METHODS]})]
+OptimizerName = Annotated[str, _one_of(OPTIMIZERS), WithJsonSchema({"type": "string", "enum": [*OPTIMIZERS]})]
+# Mixup changes no words, but what the model makes of them: it is an objective.
+AUGMENT_METHODS = ("none", *AUGMENTATIONS, "mixup")
+AugmentMethod = Annotated[str, _one_of(AUGMENT_METHODS), WithJsonSchema({"type": "string", "enum": [*AUGMENT_METHODS]})]
 Metric = Annotated[str, _one_of(METRICS), WithJsonSchema({"type": "string", "enum": METRICS})]
 SchedulerType = Literal[
     "linear",
@@ -174,7 +180,7 @@ class ModelSpec(Settings):
 class TrainingSpec(Settings):
     """One fine-tuning run. What the search space does not name stays as it stands here."""
 
-    method: Literal["full", "head_only", "last_layers", "lora"] = "full"
+    method: MethodName = "full"
     """What is trained: all of the model; its head; its last layers and the head; or low-rank adapters and the head."""
     num_trained_layers: Annotated[int, Field(ge=1)] = 2
     """Of `last_layers`: how many, from the last one on."""
@@ -189,7 +195,7 @@ class TrainingSpec(Settings):
     lora_target_modules: NonEmpty = "query_value"
     """Of `lora`: what has an adapter. `query_value` are these projections of the attention, `all_linear` every linear
     layer, in any architecture; or the architecture's own names, with commas between: `query,key,value`."""
-    optimizer: Literal["adamw", "adam", "sgd", "adafactor", "muon"] = "adamw"
+    optimizer: OptimizerName = "adamw"
     """`adamw` decouples weight decay, `adam` adds it to the gradient, `sgd` uses `momentum`. `adafactor` keeps hardly
     any state; it moves a matrix by `learning_rate` times its root mean square, and needs some 20 times the rate that
     `adamw` does. `muon` makes the updates of hidden layers' matrices orthogonal and takes `adamw` for all else, both
@@ -236,7 +242,7 @@ class TrainingSpec(Settings):
     them. Its score is then what every trial's is: that of its last evaluation, and its weights are those of that
     moment. The best evaluation's are not brought back, for the best of many looks at validation is the luckiest. The
     learning rate's schedule is that of the whole budget. `null`: every trial that is not pruned spends it."""
-    augment_method: Literal["none", "deletion", "swap", "neighbour", "masked_model", "mixup"] = "none"
+    augment_method: AugmentMethod = "none"
     """Changes the train split's texts anew in every epoch. `deletion` leaves words out, `swap` has words change places
     (EDA: Wei and Zou 2019), `neighbour` puts one of the five words there whose embeddings in the model are nearest
     (words of like use, opposites among them), `masked_model` one of the five that the model's own masked-language-model

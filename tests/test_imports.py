@@ -34,7 +34,7 @@ def loaded(code: str, *arguments: str) -> tuple[int | None, set[str], str]:
     return exit_code, set(modules), done.stderr
 
 
-@pytest.mark.parametrize("module", ["hpo.run", "hpo.train", "hpo.ui", "hpo.schema", "hpo.init"])
+@pytest.mark.parametrize("module", ["hpo.run", "hpo.train", "hpo.ui", "hpo.schema", "hpo.init", "hpo.predict"])
 def test_help_loads_nothing_heavy(module: str) -> None:
     code, modules, _ = loaded(PROBE, module, "--help")
     assert code in (0, None)
@@ -44,7 +44,7 @@ def test_help_loads_nothing_heavy(module: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--study", "sst"], "Choose one of ag_news, go_emotions, rotten_tomatoes, rte, sst2, stsb, wnut17"),
+        (["--study", "sst"], "Choose one of ag_news, go_emotions, methods, rotten_tomatoes, rte, sst2, stsb, wnut17"),
         (["--study", "nowhere/study.yaml"], "a study file must exist"),
         (["--study", "rotten_tomatoes", "--set", "training.dropuot=0.1"], "Did you mean `dropout`?"),
         (["--study", "sst2", "--set", "fallback.training.dropout=2"], "fallback.training.dropout"),

@@ -18,6 +18,7 @@ ROWS: dict[str, tuple[str, dict[str, str]]] = {
     "ag_news": ("classes", {}),
     "few_rows": ("classes", {}),
     "go_emotions": ("label_sets", {}),
+    "methods": ("classes", {}),
     "more_rows": ("classes", {}),
     "rotten_tomatoes": ("classes", {}),
     "rte": ("pairs", {"premise": "sentence1", "hypothesis": "sentence2"}),
@@ -34,7 +35,7 @@ def test_every_shipped_study_is_tried() -> None:
 def write(study: str, folder: Path) -> Path:
     kind, names = ROWS[study]
     found = [{names.get(name, name): value for name, value in row.items()} for row in rows(kind, 240)]
-    if study in ("few_rows", "more_rows", "rotten_tomatoes", "sst2"):  # whose classes have names
+    if study in ("few_rows", "methods", "more_rows", "rotten_tomatoes", "sst2"):  # whose classes have names
         found = [row | {"label": "positive" if row["label"] == "praise" else "negative"} for row in found]
     if study == "stsb":  # a pair with a number
         draw = random.Random(0)
@@ -65,6 +66,8 @@ def test_from_the_command_line_to_the_report(
         "training.learning_rate": 1e-4,
         "finalists": "{n_trials: 1, n_seeds: 1, n_test_seeds: 2}",
     }
+    if "num_trained_layers" in spec.search_space:
+        settings["search_space.num_trained_layers.high"] = 2  # so many has the tiny model
     shown = ["null" if value is None else value for value in settings.values()]
     pairs = zip(settings, shown, strict=True)
     overrides = [part for name, value in pairs for part in ("--set", f"{name}={value}")]

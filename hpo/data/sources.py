@@ -60,7 +60,7 @@ def read_rows(task: Task, source: SplitSource, split: str, data: DataSpec) -> Ro
         *((column, "data.label_column") for column in data.label_columns),
         *((column, f"data.{split}.where") for column in source.where),
     ):
-        _require_column(frame, column, key, origin)
+        require_column(frame, column, key, origin)
     for column, value in source.where.items():
         frame = frame[[str(plain(cell)) == str(value) for cell in frame[column]]]
         if frame.empty:
@@ -73,13 +73,7 @@ def read_rows(task: Task, source: SplitSource, split: str, data: DataSpec) -> Ro
     def cells(column: str) -> Cells:
         return Cells(list(frame[column]), numbers, column, origin)
 
-    inputs: Sequence[Input]
-    if task.words:
-        inputs = _words(cells(data.text_columns[0]))
-    elif len(data.text_columns) == 1:
-        inputs = _texts(cells(data.text_columns[0]))
-    else:
-        inputs = list(zip(*(_texts(cells(column)) for column in data.text_columns), strict=True))
+    inputs = inputs_of_columns([cells(column) for column in data.text_columns], words=task.words)
     columns = data.label_columns
     of_labels = cells(columns[0])
     if len(columns) > 1:
@@ -120,7 +114,8 @@ def _read_hub(
     return rows.to_pandas(), tuple(names) if names else None
 
 
-def _require_column(frame: pd.DataFrame, column: str, key: str, origin: str) -> None:
+def require_column(frame: pd.DataFrame, column: str, key: str, origin: str) -> None:
+    """Raises `DataError`, with the way out, where a table has no such column; `key` is where it was named."""
     there = [str(name) for name in frame.columns]
     if column not in there:
         close = difflib.get_close_matches(column, there, n=1)
@@ -129,6 +124,18 @@ def _require_column(frame: pd.DataFrame, column: str, key: str, origin: str) -> 
             f"the column `{column}` ({key}) must exist in {origin}, "
             f"but got the columns {', '.join(f'`{name}`' for name in there) or '(none)'}. {hint}"
         )
+
+
+def inputs_of_columns(columns: Sequence[Cells], *, words: bool) -> Sequence[Input]:
+    """What a model reads of each row: a text, a pair of them, or words.
+
+    Raises:
+        DataError: a cell is no text, or no list of words.
+    """
+    if words:
+        return _words(columns[0])
+    texts = [_texts(cells) for cells in columns]
+    return texts[0] if len(texts) == 1 else list(zip(*texts, strict=True))
 
 
 def _texts(cells: Cells) -> list[str]:

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from hpo.errors import Diverged
-from hpo.training.batches import DeviceTokens, evaluation_order, inputs_of
+from hpo.training.batches import DeviceTokens
+from hpo.training.inference import outputs_of
 
 if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic
     from hpo.training.setup import Setup
@@ -187,23 +188,8 @@ def predict(
     return tokens.in_order(outputs, seen)
 
 
-@torch.inference_mode()
 def _predict(
     setup: Setup, tokens: DeviceTokens, between_batches: Callable[[], None]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The outputs in the order in which they were computed, and of which rows they are."""
-    model = setup.pretrained.model.eval()
-
-    def compute(batch_size: int) -> tuple[torch.Tensor, NDArray[np.int64]]:
-        logits, order = [], evaluation_order(tokens.padded, batch_size)
-        for rows in tokens.rows(order):
-            between_batches()
-            batch = tokens.gather(rows)
-            with setup.averages.evaluated(), setup.device.autocast():
-                output = model(**inputs_of(batch))
-            logits.append(tokens.outputs(output.logits.float(), rows))
-        return torch.cat(logits).cpu(), np.concatenate(order)
-
-    (logits, seen), _ = setup.device.largest_that_fits(setup.config.training.eval_batch_size, compute)
-    assert len(seen) == len(tokens)
-    return logits.numpy(), seen
+    model, most = setup.pretrained.model, setup.config.training.eval_batch_size
+    return outputs_of(model, tokens, most, setup.device, between_batches, setup.averages.evaluated)

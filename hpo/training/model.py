@@ -3,6 +3,7 @@
 import copy
 import functools
 import hashlib
+import inspect
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -326,6 +327,11 @@ def set_dropout(config: PretrainedConfig, probability: float) -> None:
         )
     for field in fields:
         setattr(config, field, probability)
+
+
+def takes_token_types(model: PreTrainedModel) -> bool:
+    """Whether it tells the texts of a pair apart by ids; one without, such as DistilBERT, may have a tokenizer with."""
+    return "token_type_ids" in inspect.signature(model.forward).parameters
 
 
 def hub_snapshot(spec: ModelSpec) -> Path:

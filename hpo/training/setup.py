@@ -1,7 +1,6 @@
 """The first four steps of a trial: the pretrained model, the data, the tokens, and what the training needs."""
 
 import functools
-import inspect
 import math
 import shutil
 from collections.abc import Iterable
@@ -28,7 +27,7 @@ from hpo.training.graphs import CudaCapture, GraphedStep
 from hpo.training.layout import layer_scales
 from hpo.training.losses import build_loss
 from hpo.training.methods import METHODS
-from hpo.training.model import Pretrained, load_pretrained
+from hpo.training.model import Pretrained, load_pretrained, takes_token_types
 from hpo.training.objectives import build_objective
 from hpo.training.objectives.base import Context, Objective
 from hpo.training.optimizer import (
@@ -154,13 +153,8 @@ def _tokens(
     cache_dir: Path | None,
     device: Device,
 ) -> DeviceTokens:
-    tokenizer, types = pretrained.tokenizer, _has_types(pretrained)
+    tokenizer, types = pretrained.tokenizer, takes_token_types(pretrained.model)
     return _kept_tokens(split, tokenizer, max_length, fingerprint, name, most_lengths, cache_dir, device, types)
-
-
-def _has_types(pretrained: Pretrained) -> bool:
-    """An architecture without token types, such as DistilBERT, may come with a tokenizer that makes them."""
-    return "token_type_ids" in inspect.signature(pretrained.model.forward).parameters
 
 
 def _augmented(
@@ -173,7 +167,7 @@ def _augmented(
 ) -> AugmentedTokens:
     """The train split in memory of this trial's own, which every epoch writes over."""
     training, tokenizer, (name, split) = config.training, pretrained.tokenizer, learned
-    types = _has_types(pretrained)
+    types = takes_token_types(pretrained.model)
     tokens = _host_tokens(split, tokenizer, training.max_length, fingerprint, name, cache_dir, types)
     source = Source(config.model, pretrained.fingerprint, device.type, pretrained.embeddings)
     how = build_augmentation(training.augment_method, split, tokens, tokenizer, training.max_length, source)

@@ -11,6 +11,7 @@ import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import ByteLevelBPETokenizer
 from torch import nn
 from torch.nn import functional
 from transformers import (
@@ -18,17 +19,22 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BertForSequenceClassification,
     OPTConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    RobertaTokenizer,
     ViTConfig,
     ViTModel,
 )
 
+from hpo.data.inputs import encode
 from hpo.errors import DataError
 from hpo.spec import ModelSpec
+from hpo.tasks.base import Task
 from hpo.tasks.sequence_classification import SEQUENCE_CLASSIFICATION
+from hpo.tasks.token_classification import TOKEN_CLASSIFICATION
 from hpo.training import attention as attention_module
 from hpo.training import dropout as dropout_module
 from hpo.training.model import (
@@ -179,10 +185,11 @@ def load(
     max_length: int = 16,
     device: str = "cpu",
     seed: int = 0,
+    task: Task = SEQUENCE_CLASSIFICATION,
 ) -> Pretrained:
     return load_pretrained(
         ModelSpec(name=str(name)),
-        SEQUENCE_CLASSIFICATION,
+        task,
         labels,
         dropout=dropout,
         max_length=max_length,
@@ -604,3 +611,23 @@ def test_the_fingerprint_of_a_folder_that_changes(copy: Path) -> None:
 
 def test_the_loaded_class_has_the_tasks_head(model_folder: Path) -> None:
     assert isinstance(load(model_folder).model, BertForSequenceClassification)
+
+
+def test_a_byte_level_tokenizer_takes_each_word_with_the_space_before_it(tmp_path: Path) -> None:
+    """Else `film` as a word would be other pieces than within the texts that the model was pretrained on."""
+    trained = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trained.train_from_iterator(["a the film was good"] * 20, vocab_size=300, min_frequency=2, special_tokens=special)
+    trained.save_model(str(tmp_path))
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text("utf-8"))
+    merges = [tuple(line.split()) for line in (tmp_path / "merges.txt").read_text("utf-8").splitlines()[1:]]
+    made: Any = RobertaTokenizer  # its types know no pairs
+    made(vocab=vocabulary, merges=merges).save_pretrained(tmp_path / "model")
+    sizes = SIZES | {"vocab_size": len(vocabulary), "pad_token_id": 1}
+    tiny_model(AutoConfig.for_model("roberta", **sizes)).save_pretrained(tmp_path / "model")
+    tokenizer = load(tmp_path / "model", task=TOKEN_CLASSIFICATION).tokenizer
+    encoded = encode(tokenizer, [("the", "film", "was")], "words", max_length=None)
+    assert tokenizer.convert_ids_to_tokens(encoded["input_ids"][0]) == ["<s>", "Ġthe", "Ġfilm", "Ġwas", "</s>"]
+    tokenizer.save_pretrained(tmp_path / "exported")
+    again = AutoTokenizer.from_pretrained(tmp_path / "exported")
+    assert again("the film", add_special_tokens=False)["input_ids"] == encoded["input_ids"][0][1:3]
