@@ -26,7 +26,15 @@ from hpo.training.setup import Setup, set_up
 
 # Settings of which the largest value may be more than the model has, and those of which any choice may be.
 ENDS = ("max_length", "num_trained_layers", "dropout")
-KINDS = ("model.name", "model.revision", "precision", "method", "lora_target_modules", "augment_method")
+KINDS = (
+    "model.name",
+    "model.revision",
+    "precision",
+    "method",
+    "lora_target_modules",
+    "augment_method",
+    "train_fraction",
+)
 
 
 @dataclass(frozen=True)
