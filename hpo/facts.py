@@ -26,7 +26,15 @@ from hpo.training.setup import Setup, set_up
 
 # Settings of which the largest value may be more than the model has, and those of which any choice may be.
 ENDS = ("max_length", "num_trained_layers", "dropout")
-KINDS = ("model.name", "model.revision", "precision", "method", "lora_target_modules")
+KINDS = (
+    "model.name",
+    "model.revision",
+    "precision",
+    "method",
+    "lora_target_modules",
+    "augment_method",
+    "train_fraction",
+)
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,7 @@ def _facts(setup: Setup, models: dict[str, str], cache: Path) -> StudyFacts:
             rows={name: len(getattr(splits, name)) for name in ("train", "validation", "test")},
             labels=list(splits.labels),
             fingerprint=splits.fingerprint,
-            notes=[*splits.notes, *_truncation(setup), *quality_notes(quality, setup.config.metric)],
+            notes=[*splits.notes, *_fraction(setup), *_truncation(setup), *quality_notes(quality, setup.config.metric)],
             quality=quality.model_dump(),
         ),
         ModelFacts(
@@ -139,6 +147,11 @@ def _facts(setup: Setup, models: dict[str, str], cache: Path) -> StudyFacts:
         MachineFacts(setup.device.name, setup.device.precision, versions()),
         models,
     )
+
+
+def _fraction(setup: Setup) -> Iterator[str]:
+    if (learned := len(setup.train)) < (there := len(setup.splits.train)):
+        yield f"train: {learned:,} of {there:,} rows are learned from (training.train_fraction)."
 
 
 def _truncation(setup: Setup) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The members of the extension points whose code needs torch, by the names that a study file uses.
+"""The members of the extension points whose code loads what a study file need not, by the names that it uses.
 
 A line here adds one. The member is a module of that name in its folder, which holds it as a constant of that name in
 capitals. So a study file is checked against these names before anything heavy is imported.
@@ -22,6 +22,14 @@ OPTIMIZERS = (
     "muon",
 )
 """`hpo/training/optimizers/`: how the gradient is followed."""
+
+AUGMENTATIONS = (
+    "deletion",
+    "swap",
+    "neighbour",
+    "masked_model",
+)
+"""`hpo/data/augment/`: how the words of the train split are changed."""
 
 
 def load_members(folder: str, names: tuple[str, ...]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from hpo.errors import Problem
 from hpo.search_spec import ChoiceParameter, Parameter, RangeParameter, setting_of
 from hpo.settings import Settings, Value
-from hpo.spec import ModelSpec, TrainingSpec
+from hpo.spec import AUGMENT_METHODS, ModelSpec, TrainingSpec
 
 # Settings that do something only beside certain values of another one. Searching them elsewhere would be a no-op.
 APPLIES_WHEN: dict[str, tuple[str, tuple[Value, ...]]] = {
@@ -31,6 +31,7 @@ APPLIES_WHEN: dict[str, tuple[str, tuple[Value, ...]]] = {
     "lora_alpha": ("method", ("lora",)),
     "lora_dropout": ("method", ("lora",)),
     "lora_target_modules": ("method", ("lora",)),
+    "augment_probability": ("augment_method", tuple(name for name in AUGMENT_METHODS if name != "none")),
 }
 BUILT_ON = {parent for parent, _ in APPLIES_WHEN.values()}
 # `eval_batch_size` changes no result, and `num_evaluations` is the pruner's clock, which must be one for all trials.
@@ -40,6 +41,8 @@ NOT_SEARCHED = {
 }
 # Of the study's whole, which would make its trials incomparable.
 APART = {"data": "trials are compared on the same rows", "seed": "the search would choose the luckiest one"}
+# Those that do not look at the scores.
+EVEN_SAMPLERS = ("random", "grid")
 # Optuna holds all of them in memory, and looks through them before every trial.
 MAX_GRID = 100_000
 MODEL = "model."
@@ -137,6 +140,7 @@ def search_space_problems(raw: Mapping[str, Any]) -> list[Problem]:
             found = list(_default_problems(setting, parameter, defaults[setting]))
         problems += [Problem(path, f"{name}: {rule}", way_out) for rule, way_out in found]
     problems += _effect_problems(space, defaults, raw.get("finalists"))
+    problems += _fraction_problems(space, defaults, raw)
     sampler = raw.get("sampler")
     if isinstance(sampler, Mapping) and sampler.get("name") == "grid":
         problems += _grid_problems(space)
@@ -184,7 +188,7 @@ def _label_problems(name: str, space: Mapping[str, Parameter]) -> Iterator[Findi
             f"a label behind the @ is made of letters, digits, _ and -, but got `{label}`",
             f"Write for instance `{setting}@lora`.",
         )
-    if marked and (setting.startswith(MODEL) or setting in BUILT_ON):
+    if marked and (setting.startswith(MODEL) or setting in BUILT_ON or setting == "train_fraction"):
         yield (
             "only a setting that no other one builds on may have several ranges",
             f"Search `{setting}` under its own name.",
@@ -312,6 +316,9 @@ def _effect_problems(
     def at(name: str) -> str:
         return f"search_space.{name}" if name in space else f"training.{name}"
 
+    if "mixup" in of_trials("augment_method") and any(of_trials("r_drop_alpha")):
+        rule = "r_drop_alpha: compares two passes of the same texts, but augment_method mixup mixes them anew in each"
+        yield Problem(at("r_drop_alpha"), rule, "Remove one of them, or make a study of each.")
     if (
         any(of_trials("r_drop_alpha"))
         and (dropouts := of_trials("dropout"))
@@ -330,6 +337,29 @@ def _effect_problems(
     if patience and isinstance(finalists, Mapping) and finalists.get("refit") is True:
         rule = f"{name}: `finalists.refit` trains on validation too, whose scores cannot stop a training then"
         yield Problem(at(name), rule, "Remove one of them.")
+
+
+def _fraction_problems(
+    space: Mapping[str, Parameter], defaults: Mapping[str, Value], raw: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """What would tell nothing of more data, or hide that a trial had less of it than another."""
+    name = "train_fraction"
+    parameter = space.get(name)
+    if parameter is None:
+        return
+    path, sampler, pruner = f"search_space.{name}", raw.get("sampler"), raw.get("pruner")
+    if not isinstance(parameter, ChoiceParameter):
+        yield Problem(path, f"{name}: needs several trials of each share, but got a range", "Give it `choices`.")
+    if defaults.get(name, 1.0) != 1.0:
+        rule = f"{name}: the untuned default learns from all rows, but got training.{name}={defaults[name]}"
+        yield Problem(path, rule, "Remove it from `training`.")
+    drawn = sampler.get("name", "tpe") if isinstance(sampler, Mapping) else "tpe"
+    if drawn not in EVEN_SAMPLERS:
+        rule = f"{name}: is to be drawn evenly, but the sampler {drawn} goes where the score is best, to the most rows"
+        yield Problem(path, rule, f"Set `sampler: {{name: {EVEN_SAMPLERS[0]}}}`, or {' or '.join(EVEN_SAMPLERS[1:])}.")
+    if not isinstance(pruner, Mapping) or pruner.get("name") != "none":
+        rule = f"{name}: a pruner would stop the trials with few rows, which have fewer steps at each evaluation"
+        yield Problem(path, rule, "Set `pruner: {name: none}`.")
 
 
 def _default_problems(name: str, parameter: Parameter, value: Value) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
 from pydantic_core import PydanticKnownError
 
-from hpo.members import METHODS, OPTIMIZERS
+from hpo.members import AUGMENTATIONS, METHODS, OPTIMIZERS
 from hpo.references import COMMIT
 from hpo.search_spec import ChoiceParameter, MedianPruner, Pruner, Sampler, SearchSpace, TpeSampler
 from hpo.settings import NonEmpty, Settings, rule_broken
@@ -36,6 +36,9 @@ def _one_of(names: Collection[str]) -> BeforeValidator:
 TaskName = Annotated[str, _one_of(TASKS), WithJsonSchema({"type": "string", "enum": list(TASKS)})]
 MethodName = Annotated[str, _one_of(METHODS), WithJsonSchema({"type": "string", "enum": [*METHODS]})]
 OptimizerName = Annotated[str, _one_of(OPTIMIZERS), WithJsonSchema({"type": "string", "enum": [*OPTIMIZERS]})]
+# Mixup changes no words, but what the model makes of them: it is an objective.
+AUGMENT_METHODS = ("none", *AUGMENTATIONS, "mixup")
+AugmentMethod = Annotated[str, _one_of(AUGMENT_METHODS), WithJsonSchema({"type": "string", "enum": [*AUGMENT_METHODS]})]
 Metric = Annotated[str, _one_of(METRICS), WithJsonSchema({"type": "string", "enum": METRICS})]
 SchedulerType = Literal[
     "linear",
@@ -239,6 +242,19 @@ class TrainingSpec(Settings):
     them. Its score is then what every trial's is: that of its last evaluation, and its weights are those of that
     moment. The best evaluation's are not brought back, for the best of many looks at validation is the luckiest. The
     learning rate's schedule is that of the whole budget. `null`: every trial that is not pruned spends it."""
+    augment_method: AugmentMethod = "none"
+    """Changes the train split's texts anew in every epoch. `deletion` leaves words out, `swap` has words change places
+    (EDA: Wei and Zou 2019), `neighbour` puts one of the five words there whose embeddings in the model are nearest
+    (words of like use, opposites among them), `masked_model` one of the five that the model's own masked-language-model
+    head finds likeliest, if it was saved with it. A text that would be empty stays as it is. `mixup` (Zhang et al.
+    2018, Guo et al. 2019) mixes the embeddings of two texts, and what is learned of them. In `token_classification`
+    only words tagged `O` are changed, and `swap` and `mixup` are not for it."""
+    augment_probability: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Of `augment_method`: how probable it is for each word, of `mixup` for each text. 0 is without it."""
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The share of the train split that is learned from, drawn by the study's seed and stratified by label; a smaller
+    one is contained in a larger one. Searched, it makes a study of what more data would bring: with `choices`, the
+    sampler `random` (several trials a size) or `grid` (one), and no pruner. The winner is of the trials with all."""
     train_batch_size: Annotated[int, Field(ge=1)] = 32
     """Examples per optimizer step."""
     eval_batch_size: Annotated[int, Field(ge=1)] = 128

@@ -36,6 +36,8 @@ COSTS = (
     *("seconds", "training_seconds", "evaluation_seconds", "cpu_seconds", "gpu_seconds"),
     *("examples_per_second", "peak_memory_mib", "trained_parameters"),
 )
+# The parameter by which some trials learn from fewer rows than others.
+TRAIN_FRACTION = "train_fraction"
 # The attribute of a search that holds its `Finals`.
 FINALS = "finals"
 ABSENT = object()
@@ -245,6 +247,8 @@ def _ended(trial: FrozenTrial) -> bool:
 
 def is_best(study: optuna.Study, trial: optuna.Trial | FrozenTrial, score: float) -> bool:
     """Whether a trial is better than every complete one that it competes with."""
+    if not learns_from_all(trial):
+        return False
     own = rank(study.direction, score, trial.number)
     return all(own < rank(study.direction, other.value or 0.0, other.number) for other in rivals(study, trial)[:1])
 
@@ -256,13 +260,24 @@ def rivals(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> list[Froze
 
 
 def best_first(direction: StudyDirection, trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """The complete ones of which a score is known; of equal ones the first trial is better, as for Optuna."""
+    """The complete ones of which a score is known; of equal ones the first trial is better, as for Optuna.
+
+    Where a study looks at what more data would bring, only those with all of it: the others are not for comparison.
+    """
     complete = [
         (rank(direction, trial.value, trial.number), trial)
         for trial in trials
-        if trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value)
+        if trial.state == TrialState.COMPLETE
+        and trial.value is not None
+        and math.isfinite(trial.value)
+        and learns_from_all(trial)
     ]
     return [trial for _, trial in sorted(complete, key=lambda ranked: ranked[0])]
+
+
+def learns_from_all(trial: optuna.Trial | FrozenTrial) -> bool:
+    """Whether a trial drew no share of the train split, or all of it."""
+    return bool(trial.params.get(TRAIN_FRACTION, 1.0) == 1.0)
 
 
 def rank(direction: StudyDirection, score: float, number: int) -> tuple[float, int]:

@@ -15,6 +15,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from hpo.data.augment import AUGMENTATIONS
 from hpo.errors import Problem, SpecError
 from hpo.output import is_taken
 from hpo.plain_yaml import MAX_DEPTH, parse_yaml, read_yaml
@@ -27,6 +28,8 @@ STUDIES = Path("studies")
 # With room for what is put behind it, within the pattern of `StudySpec.name`: its fallback's suffix, its finalists'.
 MAX_NAME = 80
 FALLBACK_SUFFIX = "-fallback"
+# Augmentations that do not keep a word's label with it. Mixup is none of the registry: it mixes what the model sees.
+WORDS_APART = ["mixup", *(name for name, kind in AUGMENTATIONS.items() if not kind.keeps_words)]
 # What a fallback has of its own: overrides of these hold for the study, those of all others for its stand-in as well.
 OWN_SECTIONS = ("data", "model")
 
@@ -133,6 +136,8 @@ def _task_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:
     if isinstance(metric, str) and metric in METRICS and metric not in task.metrics:
         rule = f"metric must be one that {name} has ({', '.join(task.metrics)}), but got {metric!r}"
         yield Problem("metric", rule, did_you_mean(metric, list(task.metrics)))
+    if task.words:
+        yield from _augmentation_problems(name, raw)
     data = raw.get("data")
     if not isinstance(data, Mapping):
         return
@@ -146,6 +151,19 @@ def _task_problems(raw: Mapping[str, Any]) -> Iterator[Problem]:
     if task.labels.numeric and data.get("labels") is not None:
         rule = f"{name} has numbers and no classes, but got data.labels={data['labels']}"
         yield Problem("data.labels", rule, "Remove `labels`, or choose another task.")
+
+
+def _augmentation_problems(task: str, raw: Mapping[str, Any]) -> Iterator[Problem]:
+    """What would tear words and their labels apart."""
+    key, suits = "augment_method", ["none", *(name for name, kind in AUGMENTATIONS.items() if kind.keeps_words)]
+    for section in ("training", "search_space"):
+        given = raw.get(section)
+        value = given.get(key) if isinstance(given, Mapping) else None
+        values = value.get("choices") if isinstance(value, Mapping) else [value]
+        for each in values if isinstance(values, list) else []:
+            if each in WORDS_APART:
+                rule = f"{key}: {task} has a label for each word, which {each} tears apart from it"
+                yield Problem(f"{section}.{key}", rule, f"Choose from {', '.join(suits)}.")
 
 
 def _override(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

@@ -3,8 +3,11 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from conftest import StudyMaker
 from hpo.data.splits import load_splits
+from hpo.errors import DataError
 from hpo.facts import study_facts
 from hpo.results import DataQuality
 from hpo.study_file import parse_study
@@ -35,3 +38,27 @@ def test_what_matters_is_among_the_notes(raw_study: StudyMaker, tmp_path: Path) 
     training = raw_study()["training"] | {"max_length": 6}
     facts = study_facts(parse_study(raw_study(training=training), "tiny.yaml"), tmp_path).data
     assert any("of its tokens are cut at training.max_length=6" in note for note in facts.notes)
+
+
+def test_what_is_learned_from_is_among_the_notes(raw_study: StudyMaker, tmp_path: Path) -> None:
+    training = raw_study()["training"] | {"train_fraction": 0.5}
+    facts = study_facts(parse_study(raw_study(training=training), "tiny.yaml"), tmp_path).data
+    assert "train: 120 of 240 rows are learned from (training.train_fraction)." in facts.notes
+
+
+def test_a_searched_augmentation_that_the_model_cannot_do_is_found_before_the_first_trial(
+    raw_study: StudyMaker, tmp_path: Path
+) -> None:
+    space = {"augment_method": {"choices": ["none", "masked_model"]}}
+    with pytest.raises(DataError, match="was saved without it"):
+        study_facts(parse_study(raw_study(search_space=space), "tiny.yaml"), tmp_path)
+
+
+def test_the_smallest_share_of_the_rows_is_tried_before_the_first_trial(raw_study: StudyMaker, tmp_path: Path) -> None:
+    sections = {
+        "search_space": {"train_fraction": {"choices": [0.001, 1.0]}},
+        "sampler": {"name": "random"},
+        "pruner": {"name": "none"},
+    }
+    with pytest.raises(DataError, match="must leave a row of every class"):
+        study_facts(parse_study(raw_study(**sections), "tiny.yaml"), tmp_path)

@@ -16,8 +16,10 @@ ROOT = Path(__file__).parent.parent
 # By study, the kind of rows that its columns get, and what these are called here.
 ROWS: dict[str, tuple[str, dict[str, str]]] = {
     "ag_news": ("classes", {}),
+    "few_rows": ("classes", {}),
     "go_emotions": ("label_sets", {}),
     "methods": ("classes", {}),
+    "more_rows": ("classes", {}),
     "rotten_tomatoes": ("classes", {}),
     "rte": ("pairs", {"premise": "sentence1", "hypothesis": "sentence2"}),
     "sst2": ("classes", {"text": "sentence"}),
@@ -33,7 +35,7 @@ def test_every_shipped_study_is_tried() -> None:
 def write(study: str, folder: Path) -> Path:
     kind, names = ROWS[study]
     found = [{names.get(name, name): value for name, value in row.items()} for row in rows(kind, 240)]
-    if study in ("methods", "rotten_tomatoes", "sst2"):  # whose classes have names
+    if study in ("few_rows", "methods", "more_rows", "rotten_tomatoes", "sst2"):  # whose classes have names
         found = [row | {"label": "positive" if row["label"] == "praise" else "negative"} for row in found]
     if study == "stsb":  # a pair with a number
         draw = random.Random(0)

@@ -384,3 +384,77 @@ def test_several_ranges_of_one_setting(space: dict[str, Any]) -> None:
 def test_mistakes_in_several_ranges(space: dict[str, Any], message: str, way_out: str) -> None:
     (found,) = problems(space)
     assert message in found.rule and found.way_out.startswith(way_out)
+
+
+SHARES = {"train_fraction": {"choices": [0.25, 0.5, 1.0]}}
+EVENLY = {"sampler": {"name": "random"}, "pruner": {"name": "none"}}
+
+
+def of_study(**raw: Any) -> list[tuple[str, str, str]]:
+    return [(found.path, found.rule, found.way_out) for found in search_space_problems(raw)]
+
+
+def test_a_study_of_more_data() -> None:
+    assert of_study(search_space=SHARES, training={}, **EVENLY) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "rule", "way_out"),
+    [
+        ({"pruner": {"name": "median"}}, "a pruner would stop the trials with few rows", "Set `pruner: {name: none}`."),
+        ({"pruner": None}, "a pruner would stop the trials with few rows", "Set `pruner: {name: none}`."),
+        ({"sampler": {"name": "tpe"}}, "the sampler tpe goes where the score is best", "Set `sampler: {name: random}`"),
+        ({"search_space": {"train_fraction": {"low": 0.1, "high": 1.0}}}, "but got a range", "Give it `choices`."),
+        ({"training": {"train_fraction": 0.5}}, "the untuned default learns from all rows", "Remove it"),
+        (
+            {"search_space": {"train_fraction@a": {"choices": [0.5, 1.0]}}},
+            "only a setting that no other one builds on",
+            "Search `train_fraction`",
+        ),
+        ({"search_space": {"train_fraction": {"choices": [1.5, 1.0]}}}, "less than or equal to 1", "Change it."),
+    ],
+)
+def test_a_study_of_more_data_that_would_not_tell(changed: dict[str, Any], rule: str, way_out: str) -> None:
+    ((_, found, out),) = of_study(**{"search_space": SHARES, "training": {}} | EVENLY | changed)
+    assert rule in found and out.startswith(way_out)
+
+
+PROBABILITY = {"low": 0.05, "high": 0.5}
+METHODS_AND_NONE = {"choices": ["none", "swap"]}
+
+
+@pytest.mark.parametrize(
+    ("space", "training", "rule", "way_out"),
+    [
+        ({"augment_probability": PROBABILITY}, {}, "but got augment_method=none", "Set `training.augment_method`."),
+        (
+            {"augment_method": METHODS_AND_NONE, "augment_probability": PROBABILITY},
+            {},
+            "it is searched beside others too",
+            "Add `when: {augment_method: [deletion, swap",
+        ),
+        (
+            {"augment_probability": {"low": 0.05, "high": 1.0}},
+            {"augment_method": "swap"},
+            "high must be less than 1, but got 1.0",
+            "Change it.",
+        ),
+        (
+            {"augment_method": {"choices": ["none", "mixup"]}},
+            {"r_drop_alpha": 1.0},
+            "augment_method mixup mixes them anew",
+            "Remove one of them",
+        ),
+    ],
+)
+def test_augmentation(space: dict[str, Any], training: dict[str, Any], rule: str, way_out: str) -> None:
+    ((_, found, out),) = of_study(search_space=space, training=training)
+    assert rule in found and out.startswith(way_out)
+
+
+def test_the_probability_beside_the_methods_that_have_it() -> None:
+    space = {
+        "augment_method": METHODS_AND_NONE,
+        "augment_probability": {**PROBABILITY, "when": {"augment_method": ["swap"]}},
+    }
+    assert of_study(search_space=space, training={}) == []

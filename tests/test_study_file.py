@@ -499,6 +499,27 @@ class TestTasks:
                 "data.text_column",
                 "text_column of token_classification is one column, of words",
             ),
+            (
+                ["task=token_classification", "metric=eval/f1", "training.augment_method=mixup"],
+                "training.augment_method",
+                "token_classification has a label for each word, which mixup tears apart from it",
+            ),
+            (
+                [
+                    "task=token_classification",
+                    "metric=eval/f1",
+                    "search_space.augment_method={choices: [none, deletion, swap]}",
+                ],
+                "search_space.augment_method",
+                "token_classification has a label for each word, which swap tears apart from it",
+            ),
+            (["training.augment_method=synonym"], "training.augment_method", "must be one of none, deletion, swap,"),
+            (
+                ["training.augment_probability=1.5"],
+                "training.augment_probability",
+                "must be less than 1, but got augment_probability=1.5",
+            ),
+            (["training.train_fraction=0"], "training.train_fraction", "must be greater than 0"),
             (["task=regression", "metric=eval/mae"], "data.labels", "regression has numbers and no classes"),
         ],
     )

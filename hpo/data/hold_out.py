@@ -13,7 +13,14 @@ from hpo.spec import DataSpec
 
 DEFAULT_SHARE = 0.1  # of train, held out for a split that is neither given nor sized
 # Each draw has a stream of its own, so that what one split is given or capped at leaves the others' draws alone.
-_STREAMS = {"hold out test": 0, "hold out validation": 1, "cap train": 2, "cap validation": 3, "cap test": 4}
+_STREAMS = {
+    "hold out test": 0,
+    "hold out validation": 1,
+    "cap train": 2,
+    "cap validation": 3,
+    "cap test": 4,
+    "sample train": 5,
+}
 
 Indices = NDArray[np.int64]
 
@@ -77,6 +84,20 @@ def stratified_sample(labels: NDArray[np.int64], size: int, generator: np.random
         for label, number in zip(present, take, strict=True)
     ]
     return np.sort(np.concatenate(drawn))
+
+
+def nested_sample(labels: NDArray[np.int64], size: int, generator: np.random.Generator) -> Indices:
+    """Draw `size` row numbers, in ascending order, with each class's share as in `labels`: of one generator's state the
+    smaller sample is contained in every larger one.
+
+    Rows are taken in the order of their place within their class, as a share of it, and so the first of every class
+    comes before all others.
+    """
+    shuffled = generator.permutation(len(labels))
+    order = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    _, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    place = (np.arange(len(order)) - np.repeat(starts, counts)) / np.repeat(counts, counts)
+    return np.sort(order[np.argsort(place, kind="stable")][:size])
 
 
 def whole_sentences(rows: Sequence[Words]) -> Indices:

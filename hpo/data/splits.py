@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.data.hold_out import Indices, hold_out, stratified_sample, stream
+from hpo.data.hold_out import Indices, hold_out, nested_sample, stratified_sample, stream
 from hpo.data.inputs import Form, Input, readable
 from hpo.data.overlap import KINDS, kinds, relations, words_of
 from hpo.data.sources import Rows, read_rows
@@ -105,6 +105,25 @@ def load_splits(task: str, data: DataSpec, seed: int) -> Splits:
     # Where a file lies and when it was changed belong to the key: an edited file is another data set.
     stamps = tuple((str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
     return _load(task, data.model_dump_json(), seed, stamps)
+
+
+@functools.lru_cache(maxsize=8)
+def sampled(splits: Splits, fraction: float, seed: int) -> Split:
+    """A share of the train split, stratified as everything that is drawn: the study's own, so that of two shares the
+    smaller one is contained in the larger.
+
+    Raises:
+        DataError: it has no room for a row of every class.
+    """
+    train, labels = splits.train, TASKS[splits.task].labels
+    strata = labels.strata(train.labels, len(splits.labels))
+    size, classes = round(fraction * len(train)), len(np.unique(strata))
+    if size < max(classes, 2):
+        raise DataError(
+            f"training.train_fraction must leave a row of every class, but got {fraction:g} of {len(train):,} rows for "
+            f"{classes} {'groups of numbers' if labels.numeric else 'classes'}. Raise it."
+        )
+    return train.take(nested_sample(strata, size, stream(seed, "sample train")))
 
 
 @functools.lru_cache(maxsize=4)

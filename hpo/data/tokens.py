@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from hpo.data.inputs import Form, encode
 
-if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic
+if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic, and a study file is read without transformers
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
+
     from hpo.data.splits import Split
 
 logger = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from hpo.attempts import FINALIST, is_refit
 from hpo.report import account, answers, expected, formats, tables
 from hpo.report.answers import state_of
 from hpo.report.clean_data import clean_data
+from hpo.report.data_size import more_data
 from hpo.report.importance import importances, unseen_sentence
 from hpo.report.outlook import another_hour
 from hpo.report.parts import Findings, Matrix, Table
@@ -50,6 +51,8 @@ class Contents:
     # how the search went
     length: Findings
     """Was the search long enough."""
+    more_data: Findings
+    """What twice the data would bring, where the study looks at it."""
     expected: str
     """The caption of the figure of the expected best; nothing where there is none."""
     failures: Table
@@ -115,6 +118,7 @@ def contents(view: View, folder: Path) -> Contents:
         method=reading.method if reading else "",
         readings=_readings(finals),
         length=_length(view),
+        more_data=more_data(view),
         expected=expected.caption(view),
         failures=_failures(view.table),
         failed=_failed(view.table),

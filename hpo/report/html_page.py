@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial
 from hpo.plain_text import printable
 from hpo.report import formats, tables
 from hpo.report.answers import LOSSES, state_of
-from hpo.report.charts import finals, outlook, parameters, search
+from hpo.report.charts import data_size, finals, outlook, parameters, search
 from hpo.report.charts.chart import Chart, charts_of, figures_json
 from hpo.report.contents import MOST_EXAMPLES, Contents, score_columns
 from hpo.report.tables import PARAM, View, metric_columns
@@ -39,6 +39,7 @@ def page(view: View, said: Contents) -> str:
             view,
             [search.history, outlook.expected, outlook.expected_by_time, search.learning_curves, search.timeline],
         ),
+        "data_size": charts_of(view, [data_size.data_size]),
         "mattered": charts_of(view, [parameters.importance]),
         "parameters": parameters.parameters(view),
         "cost": charts_of(view, [search.pruning]),

@@ -106,6 +106,7 @@ class DeviceTokens:
             multiple_of: what they must be multiples of.
         """
         self.lengths = tokens.lengths
+        """[examples] In tokens."""
         self.labels = tokens.labels
         """[examples], each as the task encodes it."""
         self.n_truncated = tokens.n_truncated
@@ -128,7 +129,7 @@ class DeviceTokens:
             self._labels = torch.tensor(self.labels, device=device)
         else:
             self.outputs_of = np.array([len(words) for words in self.labels], dtype=np.int64)
-            self._labels = torch.from_numpy(_labels_of_tokens(tokens)).to(device)
+            self._labels = torch.from_numpy(labels_of_tokens(tokens)).to(device)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -208,7 +209,7 @@ def inputs_of(batch: Batch) -> Batch:
     return {name: tensor for name, tensor in batch.items() if name in MODEL_INPUTS}
 
 
-def _labels_of_tokens(tokens: Tokens) -> NDArray[np.int64]:
+def labels_of_tokens(tokens: Tokens) -> NDArray[np.int64]:
     """By token: the label of the word that is read there, or what the loss leaves out."""
     assert tokens.word_of is not None
     lengths = [len(words) for words in tokens.labels]

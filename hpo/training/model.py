@@ -260,6 +260,33 @@ def read_checkpoint(
     return Checkpoint(model, tokenizer, fingerprint, tuple(new))
 
 
+def read_masked_language_model(spec: ModelSpec) -> PreTrainedModel:
+    """A checkpoint with the head that predicts masked words, on the CPU. A model of the Hub was loaded before.
+
+    Raises:
+        DataError: its architecture has no such head, or it was saved without.
+    """
+    source = str(local_path(spec.name) or _snapshots.get(spec) or spec.name)
+    way_out = "Choose augment_method: neighbour, or a model that was saved with the head."
+    try:
+        model, info = AutoModelForMaskedLM.from_pretrained(
+            source, revision=spec.revision, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+        )
+    except ValueError as error:
+        raise DataError(
+            f"augment_method masked_model needs a model that predicts masked words, but `{spec.name}` is of an "
+            f"architecture that does not. {way_out}"
+        ) from error
+    prefix = f"{model.base_model_prefix}."
+    if absent := sorted(key for key in info["missing_keys"] if not key.startswith(prefix)):
+        raise DataError(
+            "augment_method masked_model needs the head that predicted masked words in pretraining, but "
+            f"`{spec.name}` was saved without it: {absent[0]} is missing. {way_out}"
+        )
+    found: PreTrainedModel = model.eval()
+    return found
+
+
 def _require_pretrained(spec: ModelSpec, prefix: str, new: list[str]) -> None:
     """Only the head, and a pooler that pretraining had no use for, may start from random weights."""
     body = [key for key in new if key.startswith(f"{prefix}.") and "pooler" not in key]

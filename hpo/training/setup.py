@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hpo.data.splits import Split, Splits, load_splits
-from hpo.data.tokens import tokenize_split
+from hpo.data.augment import AUGMENTATIONS
+from hpo.data.splits import Split, Splits, load_splits, sampled
+from hpo.data.tokens import Tokens, tokenize_split
 from hpo.errors import DataError
 from hpo.spec import TrainingSpec, TrialConfig
 from hpo.tasks import TASKS
 from hpo.tasks.base import Task
+from hpo.training.augmented import AugmentedTokens, Source, build_augmentation
 from hpo.training.batches import MOST_EVALUATION_LENGTHS, MOST_LENGTHS, DeviceTokens
 from hpo.training.device import Device, choose_device, keep_freed_memory, leave_out_cudnn_attention
 from hpo.training.early_stopping import StoppingRule, stopping_rule
@@ -91,9 +93,7 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
         _checkpoint_activations(pretrained.model, config.model.name)
 
     # 3. Tokenize, once for each text and tokenizer.
-    learned = ("train", splits.train)
-    if config.train_on_validation:
-        learned = ("train+validation", splits.train.joined(splits.validation))
+    learned = _learned(config, splits)
     train, validation = (
         _tokens(split, pretrained, training.max_length, splits.fingerprint, name, lengths, cache_dir, device)
         for name, split, lengths in (
@@ -101,6 +101,8 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
             ("validation", splits.validation, MOST_EVALUATION_LENGTHS),
         )
     )
+    if training.augment_method in AUGMENTATIONS and training.augment_probability > 0.0:
+        train = _augmented(config, pretrained, learned, splits.fingerprint, cache_dir, device)
     if problem := task.needs(config.metric, splits.labels):
         raise DataError(problem)
     _require_embeddings(config, pretrained, [train, validation])
@@ -131,6 +133,16 @@ def may_capture(training: TrainingSpec, pretrained: Pretrained, objective: Objec
     return asks_nothing and not training.activation_checkpointing
 
 
+def _learned(config: TrialConfig, splits: Splits) -> tuple[str, Split]:
+    """What is trained on: a name for its tokens, and its rows."""
+    name, train = "train", splits.train
+    if (fraction := config.training.train_fraction) < 1.0:
+        name, train = f"train {fraction!r} {config.data_seed}", sampled(splits, fraction, config.data_seed)
+    if config.train_on_validation:
+        return f"{name}+validation", train.joined(splits.validation)
+    return name, train
+
+
 def _tokens(
     split: Split,
     pretrained: Pretrained,
@@ -143,6 +155,38 @@ def _tokens(
 ) -> DeviceTokens:
     tokenizer, types = pretrained.tokenizer, takes_token_types(pretrained.model)
     return _kept_tokens(split, tokenizer, max_length, fingerprint, name, most_lengths, cache_dir, device, types)
+
+
+def _augmented(
+    config: TrialConfig,
+    pretrained: Pretrained,
+    learned: tuple[str, Split],
+    fingerprint: str,
+    cache_dir: Path | None,
+    device: Device,
+) -> AugmentedTokens:
+    """The train split in memory of this trial's own, which every epoch writes over."""
+    training, tokenizer, (name, split) = config.training, pretrained.tokenizer, learned
+    types = takes_token_types(pretrained.model)
+    tokens = _host_tokens(split, tokenizer, training.max_length, fingerprint, name, cache_dir, types)
+    source = Source(config.model, pretrained.fingerprint, device.type, pretrained.embeddings)
+    how = build_augmentation(training.augment_method, split, tokens, tokenizer, training.max_length, source)
+    probability, padding = training.augment_probability, tokenizer.pad_token_id
+    return AugmentedTokens(tokens, how, probability, padding, device.type, MOST_LENGTHS, device.multiple_of)
+
+
+@functools.lru_cache(maxsize=2)
+def _host_tokens(
+    split: Split,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    fingerprint: str,
+    name: str,
+    cache_dir: Path | None,
+    types: bool,
+) -> Tokens:
+    tokens = tokenize_split(split, tokenizer, max_length, fingerprint=fingerprint, name=name, cache_dir=cache_dir)
+    return tokens if types else replace(tokens, token_type_ids=None)
 
 
 @functools.lru_cache(maxsize=8)
@@ -158,9 +202,7 @@ def _kept_tokens(
     types: bool,
 ) -> DeviceTokens:
     """On the device, and kept there for the trials to come: splits and tokenizers are the same objects for all."""
-    tokens = tokenize_split(split, tokenizer, max_length, fingerprint=fingerprint, name=name, cache_dir=cache_dir)
-    if not types:
-        tokens = replace(tokens, token_type_ids=None)
+    tokens = _host_tokens(split, tokenizer, max_length, fingerprint, name, cache_dir, types)
     return DeviceTokens(tokens, tokenizer.pad_token_id, device.type, most_lengths, device.multiple_of)
 
 

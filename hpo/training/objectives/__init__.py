@@ -3,11 +3,13 @@
 from collections.abc import Callable
 
 from hpo.training.objectives.base import Context, Objective
+from hpo.training.objectives.mixup import mixup
 from hpo.training.objectives.r_drop import r_drop
 from hpo.training.objectives.supervised import Supervised
 
 # By the setting that asks for each, innermost first. What is not asked for gives back what it was given.
 OBJECTIVES: dict[str, Callable[[Objective, Context], Objective]] = {
+    "augment_method": mixup,
     "r_drop_alpha": r_drop,
 }
 

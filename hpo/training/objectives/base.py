@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from hpo.training.batches import Batch
 from hpo.training.losses import Loss
@@ -38,6 +38,6 @@ class Context:
 
     loss: Loss
     training: TrainingSpec
-    model: nn.Module
+    model: PreTrainedModel
     name: str
     """The model's, for what is said of it."""
