@@ -44,7 +44,10 @@ def test_help_loads_nothing_heavy(module: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--study", "sst"], "Choose one of ag_news, go_emotions, methods, rotten_tomatoes, rte, sst2, stsb, wnut17"),
+        (
+            ["--study", "sst"],
+            "Choose one of ag_news, few_rows, go_emotions, methods, more_rows, rotten_tomatoes, rte,",
+        ),
         (["--study", "nowhere/study.yaml"], "a study file must exist"),
         (["--study", "rotten_tomatoes", "--set", "training.dropuot=0.1"], "Did you mean `dropout`?"),
         (["--study", "sst2", "--set", "fallback.training.dropout=2"], "fallback.training.dropout"),

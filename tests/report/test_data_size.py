@@ -13,7 +13,7 @@ from optuna.trial import TrialState, create_trial
 
 from hpo.report.charts.data_size import data_size
 from hpo.report.contents import contents
-from hpo.report.data_size import gain_of_twice, more_data, power_law, sizes
+from hpo.report.data_size import Size, gain_of_twice, more_data, power_law, sizes
 from hpo.report.page import markdown_page
 from hpo.report.tables import View, view_of
 from hpo.spec import StudySpec
@@ -84,17 +84,15 @@ def test_of_a_loss_it_is_the_same_curve() -> None:
 
 
 def test_the_interval_holds_the_true_exponent_in_95_of_100_studies() -> None:
-    draw, held = np.random.default_rng(0), []
-    for _ in range(300):
-        noise = draw.normal(0, 0.03, len(SHARES))
-        seen = view({share: [1 - EXACT_ERROR[share] * math.exp(e)] for share, e in zip(SHARES, noise, strict=True)})
-        law = power_law(seen, sizes(seen))
+    draw, seen, held = np.random.default_rng(0), view(EXACT), []
+    rows = [1600 * share for share in SHARES]
+    for _ in range(1000):
+        error = [2 / math.sqrt(count) * math.exp(draw.normal(0, 0.03)) for count in rows]
+        found = [Size(rows=round(count), scores=[1 - each]) for count, each in zip(rows, error, strict=True)]
+        law = power_law(seen, found)
         assert law is not None
         held.append(law.low <= 0.5 <= law.high)
-    assert 0.92 <= np.mean(held) <= 0.98
-
-
-EXACT_ERROR = {share: 1 - scores[0] for share, scores in EXACT.items()}
+    assert 0.93 <= np.mean(held) <= 0.97
 
 
 def test_what_is_said() -> None:
@@ -140,4 +138,5 @@ def test_the_figure_and_the_page(tmp_path: Any) -> None:
     points, law = json.loads(chart.json())["data"]
     assert points["x"] == [200, 400, 800, 1600] and law["x"][-1] == 3200
     page = markdown_page(contents(seen, tmp_path), set(), seen.metric)
+    assert "\n\n\n" not in page
     assert "### What twice the data would bring" in page and "| 1,600 | 1 |" in page
