@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
 from hpo.report.charts.data_size import data_size
@@ -38,7 +38,7 @@ def study_of(
     study.set_user_attr("spec", spec.model_dump(mode="json"))
     rows = {"train": 1600, "validation": 500, "test": 500}
     study.set_user_attr("data", {"rows": rows, "labels": ["a", "b"], "notes": [], "fingerprint": "f" * 64})
-    among = {"train_fraction": CategoricalDistribution(SHARES)}
+    among: dict[str, BaseDistribution] = {"train_fraction": CategoricalDistribution(SHARES)}
     for share, of_share in scores.items():
         for score in of_share:
             params = {"train_fraction": share} if searched else {}
@@ -71,7 +71,7 @@ def test_a_power_law_that_is_one() -> None:
     seen = view(EXACT)
     law = power_law(seen, sizes(seen))
     assert law is not None
-    assert (law.exponent, law.low, law.high) == (pytest.approx(0.5), pytest.approx(0.5), pytest.approx(0.5))
+    assert (law.exponent, law.low, law.high) == pytest.approx((0.5, 0.5, 0.5))
     gain = gain_of_twice(seen, sizes(seen), law)
     assert gain.value == pytest.approx(2 / math.sqrt(1600) - 2 / math.sqrt(3200))
 
