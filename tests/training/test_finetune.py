@@ -356,6 +356,9 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "num_train_epochs": ({}, 0.4),
     "max_length": ({}, 6),
     "precision": ({}, "bf16"),
+    "augment_method": ({"augment_probability": 0.5}, "swap"),
+    "augment_probability": ({"augment_method": "swap"}, 0.6),
+    "train_fraction": ({}, 0.5),
 }
 CHANGE_NOTHING = {"eval_batch_size", "activation_checkpointing", "num_evaluations"}
 OTHER_DATA = {"class_weights"}  # the tiny study's classes are as many; a test of its own has others
