@@ -137,8 +137,8 @@ def model_config(model: Path) -> TrialConfig:
 def is_model_of(model: Path, config: TrialConfig) -> bool:
     """Whether a model folder says that this configuration made it."""
     try:
-        return TrialConfig.model_validate_json((model / TRAINING).read_bytes()) == config
-    except (OSError, ValueError):
+        return model_config(model) == config
+    except DataError:
         return False
 
 

@@ -16,7 +16,7 @@ from scipy.special import expit, softmax
 from transformers import AutoTokenizer
 
 from hpo.data.files import first_line
-from hpo.data.inputs import Form, Input
+from hpo.data.inputs import Form, Input, form_of
 from hpo.data.splits import Split
 from hpo.data.tokens import tokenize_split
 from hpo.errors import DataError
@@ -50,9 +50,7 @@ class Labeller:
 
     @property
     def form(self) -> Form:
-        if self.task.words:
-            return "words"
-        return "text" if len(self.config.data.text_columns) == 1 else "pair"
+        return form_of(self.task.words, self.config.data.text_columns)
 
     def outputs(self, inputs: Sequence[Input], between_batches: Callable[[], None] = lambda: None) -> Outputs:
         """What the head says: [rows, classes], or [words, classes], in the order of the rows."""

@@ -59,8 +59,7 @@ def study_note(view: View, page: Path, also: Sequence[str] = ()) -> str:
 def _table(view: View, reading: Reading) -> Iterator[str]:
     yield f"| on {reading.rows:,} test rows | winner, trial {reading.winner} | untuned default | difference |"
     yield "|---|---|---|---|"
-    shown = TASKS[view.spec.task].shown if view.spec else ()
-    for name in dict.fromkeys([headline_metric(view, reading), *shown, *SCORES]):
+    for name in dict.fromkeys([headline_metric(view, reading), *view.task.shown, *SCORES]):
         if name in reading.winner_scores:
             difference = reading.differences.get(name)
             gain = f"{_interval(difference, '+')}, p = {difference.p_value:.2g}" if difference else ""

@@ -14,6 +14,11 @@ Input = str | tuple[str, ...]
 BETWEEN: dict[Form, str] = {"pair": " || ", "words": " "}
 
 
+def form_of(words: bool, columns: Sequence[str]) -> Form:
+    """What stands in these columns: words if the task is one of words, else a text or a pair of them."""
+    return "words" if words else "text" if len(columns) == 1 else "pair"
+
+
 def readable(inputs: Sequence[Any], form: Form) -> tuple[str, ...]:
     """Each input as one text."""
     return tuple(inputs) if form == "text" else tuple(BETWEEN[form].join(parts) for parts in inputs)

@@ -154,14 +154,13 @@ def _overlap(
     others = set().union(*(relatives.others for relatives in related.values()))
     place = {text: row for text, row in zip(reversed(words[later]), reversed(compared[later]), strict=True)}
     near, far = getattr(splits, earlier), getattr(splits, later)
-    near_labels, far_labels = splits.label_texts(near), splits.label_texts(far)
     examples: dict[Kind, list[Relatives]] = {kind: [] for kind in related}
     other_label = 0
     for row, text, kind in zip(compared[earlier], words[earlier], found, strict=True):
         if kind is None:
             continue
         other, similarity = related[kind].rows[text]
-        labels = near_labels[row], far_labels[place[other]]
+        labels = splits.label_text(near, row), splits.label_text(far, place[other])
         other_label += labels[0] != labels[1]
         if len(examples[kind]) < EXAMPLES:
             examples[kind].append(
@@ -195,8 +194,8 @@ def _in_turns(groups: Sequence[Sequence[Relatives]]) -> list[Relatives]:
 def _conflicts(splits: Splits, split: Split) -> Conflicts:
     """Texts that stand in one split with several labels; between splits the repeated row is removed anyway."""
     labels: dict[str, Counter[str]] = {}
-    for text, label in zip(split.texts, splits.label_texts(split), strict=True):
-        labels.setdefault(" ".join(text.split()), Counter())[label] += 1
+    for row, text in enumerate(split.texts):
+        labels.setdefault(" ".join(text.split()), Counter())[splits.label_text(split, row)] += 1
     found = {text: counts for text, counts in labels.items() if len(counts) > 1}
     return Conflicts(
         texts=len(found),

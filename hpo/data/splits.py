@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpo.data.hold_out import Indices, hold_out, nested_sample, stratified_sample, stream
-from hpo.data.inputs import Form, Input, readable
+from hpo.data.inputs import Form, Input, form_of, readable
 from hpo.data.overlap import KINDS, kinds, relations, words_of
 from hpo.data.sources import Rows, read_rows
 from hpo.errors import DataError
@@ -91,9 +91,9 @@ class Splits:
         counts = TASKS[self.task].labels.counts(split.labels, len(self.labels)).tolist()
         return dict(zip(self.labels, counts, strict=True)) if counts else {}
 
-    def label_texts(self, split: Split) -> list[str]:
-        """The labels of a split as a person reads them."""
-        return [TASKS[self.task].labels.text(label, self.labels) for label in split.labels]
+    def label_text(self, split: Split, row: int) -> str:
+        """The label of a row as a person reads it."""
+        return TASKS[self.task].labels.text(split.labels[row], self.labels)
 
 
 def load_splits(task: str, data: DataSpec, seed: int) -> Splits:
@@ -132,7 +132,7 @@ def _load(name: str, data_json: str, seed: int, stamps: tuple[object, ...]) -> S
     rows = {split: read_rows(task, source, split, data) for split, source in data.sources.items()}
     columns = {split: _label_column(read) for split, read in rows.items()}
     classes = task.labels.classes(columns["train"], data.labels)
-    form: Form = "words" if task.words else "text" if len(data.text_columns) == 1 else "pair"
+    form = form_of(task.words, data.text_columns)
     splits = {
         split: Split(tuple(read.inputs), task.labels.encode(split, columns[split], classes, data.labels), form)
         for split, read in rows.items()

@@ -12,7 +12,6 @@ from hpo.report import formats, tables
 from hpo.report.tables import View
 from hpo.results import Difference, Finalist, Finals, Reading
 from hpo.study import total_trials
-from hpo.tasks import TASKS
 
 NO_EVIDENCE: Final = "no evidence that tuning helped"
 # Of a p-value, and of the intervals in `results.py`.
@@ -303,7 +302,7 @@ def standard_error(view: View, row: "pd.Series[Any]") -> float | None:
     With two rows right and two wrong added (Agresti and Coull 1998), or a perfect score would be a certain one.
     """
     rows = _validation_rows(view)
-    if view.spec is None or view.spec.metric != "eval/accuracy" or TASKS[view.spec.task].words or not rows:
+    if view.spec is None or view.spec.metric != "eval/accuracy" or view.task.words or not rows:
         return None
     share = (row["score"] * rows + 2) / (rows + 4)
     return math.sqrt(share * (1 - share) / (rows + 4))

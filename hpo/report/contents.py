@@ -19,8 +19,6 @@ from hpo.report.parts import Findings, Matrix, Table
 from hpo.report.ranges import favourites, pressed_edges
 from hpo.report.tables import PARAM, View
 from hpo.results import Errors, Finals, Group, Reading
-from hpo.spec import DEFAULT_TASK
-from hpo.tasks import TASKS
 
 # Rows of the tables; a longer one is no reading, and all trials are in `trials.csv`.
 MOST_TRIALS: Final = 200
@@ -248,7 +246,7 @@ def trials(view: View) -> Table:
 
 
 def _two_scores(view: View) -> str:
-    names = TASKS[view.spec.task if view.spec else DEFAULT_TASK].shown
+    names = view.task.shown
     return formats.first_up(formats.listed([formats.metric(name) for name in names]))
 
 
@@ -260,7 +258,7 @@ def score_columns(view: View) -> list[str]:
     """The study's own metric, and those that its task shows; of another tool's study only its score."""
     if view.spec is None:
         return ["score"]
-    return list(dict.fromkeys([view.spec.metric.removeprefix("eval/"), *TASKS[view.spec.task].shown]))
+    return list(dict.fromkeys([view.spec.metric.removeprefix("eval/"), *view.task.shown]))
 
 
 def _failures(table: pd.DataFrame) -> Table:
@@ -321,7 +319,7 @@ def _no_errors(view: View) -> str:
             if view.spec.finalists
             else "They are looked at for finalists, and this study trains none."
         )
-    if TASKS[view.spec.task].decisions is None:
+    if view.task.decisions is None:
         return "A number is not simply right or wrong: what the errors come to stands among the scores."
     return "They were not looked at."
 

@@ -19,8 +19,6 @@ from hpo.report import formats, tables
 from hpo.report.expected import expected_best, expected_best_at_random
 from hpo.report.importance import importances, trials_used
 from hpo.report.tables import NONE, PARAM, StepBars, View
-from hpo.spec import DEFAULT_TASK
-from hpo.tasks import TASKS
 
 # Okabe and Ito's palette, which survives colour blindness and grey printing.
 BLUE, ORANGE, RED, GREY, BLACK = "#0072B2", "#E69F00", "#D55E00", "#8C8C8C", "#222222"
@@ -246,7 +244,7 @@ def jittered(rows: pd.DataFrame, column: str, places: dict[str, int]) -> list[fl
 def two_scores(view: View) -> Figure | None:
     """The two scores that a task shows, such as accuracy and macro F1, of each complete trial, the best on top."""
     ranked = tables.leaderboard(view.complete, "score", view.direction)
-    one, other = TASKS[view.spec.task if view.spec else DEFAULT_TASK].shown
+    one, other = view.task.shown
     both = ranked.dropna(subset=[one, other])
     if both.empty:
         return None

@@ -22,6 +22,7 @@ from hpo.results import Finals, Reading
 from hpo.spec import DEFAULT_TASK, StudySpec
 from hpo.study import COSTS, best_first, finalist_trials, known_spec, remaining_of, stored_finals
 from hpo.tasks import TASKS
+from hpo.tasks.base import Task
 
 T = TypeVar("T")
 # What `eval/<name>` is called in words, where these are not its own.
@@ -115,6 +116,11 @@ class View:
     def reading(self) -> Reading | None:
         """The reading of the test split by the winner."""
         return self.finals.reading if self.finals else None
+
+    @property
+    def task(self) -> Task:
+        """What is learned; of another tool's study the usual one."""
+        return _task_of(self.spec)
 
     @property
     def metric(self) -> str:
@@ -214,9 +220,13 @@ def _table(study: optuna.Study, spec: StudySpec | None, trials: Sequence[FrozenT
     return pd.DataFrame(rows, columns=list(dtypes), dtype="object").astype(dtypes)
 
 
+def _task_of(spec: StudySpec | None) -> Task:
+    return TASKS[spec.task if spec else DEFAULT_TASK]
+
+
 def metric_columns(spec: StudySpec | None) -> list[str]:
     """The metrics that trials have, as columns; of another tool's study those of the usual task, which stay empty."""
-    return [name.removeprefix("eval/") for name in TASKS[spec.task if spec else DEFAULT_TASK].metrics]
+    return [name.removeprefix("eval/") for name in _task_of(spec).metrics]
 
 
 def _row(study: optuna.Study, spec: StudySpec | None, trial: FrozenTrial) -> dict[str, Any]:

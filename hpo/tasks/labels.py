@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.cells import Cells
+from hpo.cells import Cells, is_missing
 from hpo.errors import DataError
 
 Label = str | int
@@ -35,9 +35,9 @@ class LabelColumn:
 class Labels(Protocol):
     """The labels of a task. `labels` are arrays of one entry a row, as `encode` makes them."""
 
-    numeric: bool
+    numeric: bool = False
     """They are numbers, and have no classes."""
-    exclusive: bool
+    exclusive: bool = False
     """Every row has exactly one class."""
 
     def read(self, cells: Cells) -> list[Any]:
@@ -68,7 +68,7 @@ class Labels(Protocol):
 
     def kinds(self, classes: Sequence[str]) -> list[str]:
         """By class, what train must have some row of if it stands in another split: the class, or its like."""
-        ...
+        return list(classes)
 
     def text(self, label: Any, classes: Sequence[str]) -> str:
         """One row's label as a person reads it."""
@@ -76,13 +76,13 @@ class Labels(Protocol):
 
     def plain(self, labels: NDArray[Any]) -> list[Any]:
         """As JSON can hold them."""
-        ...
+        found: list[Any] = labels.tolist()
+        return found
 
 
-def refuse_missing(cells: Cells, values: Sequence[object], missing: Sequence[bool]) -> None:
+def refuse_missing(cells: Cells, values: Sequence[object]) -> None:
     """Raises `DataError` where a row has no label."""
-    empty = [is_missing or str(value).strip() == "" for value, is_missing in zip(values, missing, strict=True)]
-    cells.refuse(empty, "have a label", "no value")
+    cells.refuse([is_missing(value) or str(value).strip() == "" for value in values], "have a label", "no value")
 
 
 # Classes

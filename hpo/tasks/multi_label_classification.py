@@ -12,17 +12,14 @@ from hpo.errors import DataError
 from hpo.scores import Score, Scores, require_outputs
 from hpo.tasks.base import Decisions, Outputs, Rows, Task
 from hpo.tasks.counted_scores import counted_scores
-from hpo.tasks.labels import Label, LabelColumn, LabelsBy, class_ids, class_names, found_by, rarest
+from hpo.tasks.labels import Label, LabelColumn, Labels, LabelsBy, class_ids, class_names, found_by, rarest
 
 # What a cell of a label's own column says.
 HAS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
-class LabelSets:
+class LabelSets(Labels):
     """A set of classes for each row: a list of names or integers, names with commas between, or a column for each."""
-
-    numeric = False
-    exclusive = False
 
     def read(self, cells: Cells) -> list[list[Label]]:
         values = [plain(cell) for cell in cells.values]
@@ -75,9 +72,6 @@ class LabelSets:
     def counts(self, labels: NDArray[np.float32], num_classes: int) -> NDArray[np.int64]:
         counts: NDArray[np.int64] = (labels > 0).sum(axis=0)
         return counts
-
-    def kinds(self, classes: Sequence[str]) -> list[str]:
-        return list(classes)
 
     def text(self, label: Any, classes: Sequence[str]) -> str:
         return ", ".join(name for name, has in zip(classes, label, strict=True) if has) or "no label"

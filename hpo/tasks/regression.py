@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.cells import Cells, is_missing, plain
+from hpo.cells import Cells, plain
 from hpo.scores import Reals, Score, Scores, pseudo_values, ratio, require_outputs
 from hpo.tasks.base import Direction, Outputs, Task
-from hpo.tasks.labels import LabelColumn, LabelsBy, refuse_missing
+from hpo.tasks.labels import LabelColumn, Labels, LabelsBy, refuse_missing
 
 # Rows are held out with the same shares of each fifth of the numbers, in parts of this many rows or more.
 STRATA, FEWEST = 5, 10
@@ -18,15 +18,14 @@ STRATA, FEWEST = 5, 10
 BLOCK = 512
 
 
-class Numbers:
+class Numbers(Labels):
     """A number for each row."""
 
     numeric = True
-    exclusive = False
 
     def read(self, cells: Cells) -> list[float]:
         values = [plain(cell) for cell in cells.values]
-        refuse_missing(cells, values, [is_missing(value) for value in values])
+        refuse_missing(cells, values)
         numbers = [_number(value) for value in values]
         cells.refuse([number is None for number in numbers], "be a number", "something else")
         return [number for number in numbers if number is not None]
@@ -52,15 +51,8 @@ class Numbers:
     def counts(self, labels: NDArray[np.float32], num_classes: int) -> NDArray[np.int64]:
         return np.zeros(0, dtype=np.int64)
 
-    def kinds(self, classes: Sequence[str]) -> list[str]:
-        return list(classes)
-
     def text(self, label: Any, classes: Sequence[str]) -> str:
         return f"{float(label):.4g}"
-
-    def plain(self, labels: NDArray[np.float32]) -> list[Any]:
-        found: list[Any] = labels.tolist()
-        return found
 
 
 def _number(value: object) -> float | None:

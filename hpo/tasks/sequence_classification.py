@@ -7,22 +7,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.cells import Cells, is_missing, plain
+from hpo.cells import Cells, plain
 from hpo.tasks.base import Decisions, Outputs, Rows, Task
 from hpo.tasks.class_scores import class_scores
-from hpo.tasks.labels import Label, LabelColumn, LabelsBy, class_ids, class_names, found_by, refuse_missing
+from hpo.tasks.labels import Label, LabelColumn, Labels, LabelsBy, class_ids, class_names, found_by, refuse_missing
 
 
-class ClassLabels:
+class ClassLabels(Labels):
     """A class for each row: its name, or an integer."""
 
-    numeric = False
     exclusive = True
 
     def read(self, cells: Cells) -> list[Label]:
         """Either all integers, or all names."""
         values = [plain(cell) for cell in cells.values]
-        refuse_missing(cells, values, [is_missing(value) for value in values])
+        refuse_missing(cells, values)
         cells.refuse([isinstance(value, float) for value in values], "be a name or an integer", "a fraction")
         compound = [not isinstance(value, str | int) for value in values]
         cells.refuse(compound, "be a name or an integer", "a list or another type")
@@ -54,15 +53,8 @@ class ClassLabels:
     def counts(self, labels: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
         return np.bincount(labels, minlength=num_classes)
 
-    def kinds(self, classes: Sequence[str]) -> list[str]:
-        return list(classes)
-
     def text(self, label: Any, classes: Sequence[str]) -> str:
         return classes[int(label)]
-
-    def plain(self, labels: NDArray[np.int64]) -> list[Any]:
-        found: list[Any] = labels.tolist()
-        return found
 
 
 def classification_metrics(logits: Outputs, labels: NDArray[np.int64], classes: Sequence[str] = ()) -> dict[str, float]:

@@ -12,7 +12,7 @@ from hpo.errors import DataError
 from hpo.scores import Scores, require_outputs
 from hpo.tasks.base import Decisions, Outputs, Rows, Task
 from hpo.tasks.counted_scores import counted_scores, share_score
-from hpo.tasks.labels import Label, LabelColumn, LabelsBy, class_ids, class_names, found_by, quoted, rarest
+from hpo.tasks.labels import Label, LabelColumn, Labels, LabelsBy, class_ids, class_names, found_by, quoted, rarest
 
 OUTSIDE = "O"
 PREFIXES = ("B", "I", "E", "S")
@@ -21,11 +21,8 @@ PREFIXES = ("B", "I", "E", "S")
 AROUND = 8
 
 
-class Tags:
+class Tags(Labels):
     """A tag for each word of a row: `O`, or a prefix and the type of an entity, such as `B-person`."""
-
-    numeric = False
-    exclusive = False
 
     def read(self, cells: Cells) -> list[list[Label]]:
         found = [as_list(cell) for cell in cells.values]

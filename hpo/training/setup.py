@@ -93,16 +93,16 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
         _checkpoint_activations(pretrained.model, config.model.name)
 
     # 3. Tokenize, once for each text and tokenizer.
-    learned = _learned(config, splits)
-    train, validation = (
-        _tokens(split, pretrained, training.max_length, splits.fingerprint, name, lengths, cache_dir, device)
-        for name, split, lengths in (
-            (*learned, MOST_LENGTHS),
-            ("validation", splits.validation, MOST_EVALUATION_LENGTHS),
-        )
+    tokenized = functools.partial(
+        _tokens, pretrained, training.max_length, splits.fingerprint, cache_dir=cache_dir, device=device
     )
+    learned = _learned(config, splits)
+    train: DeviceTokens
     if training.augment_method in AUGMENTATIONS and training.augment_probability > 0.0:
         train = _augmented(config, pretrained, learned, splits.fingerprint, cache_dir, device)
+    else:
+        train = tokenized(*learned, MOST_LENGTHS)
+    validation = tokenized("validation", splits.validation, MOST_EVALUATION_LENGTHS)
     if problem := task.needs(config.metric, splits.labels):
         raise DataError(problem)
     _require_embeddings(config, pretrained, [train, validation])
@@ -144,11 +144,11 @@ def _learned(config: TrialConfig, splits: Splits) -> tuple[str, Split]:
 
 
 def _tokens(
-    split: Split,
     pretrained: Pretrained,
     max_length: int,
     fingerprint: str,
     name: str,
+    split: Split,
     most_lengths: int,
     cache_dir: Path | None,
     device: Device,
@@ -209,11 +209,11 @@ def _kept_tokens(
 def held_back_tokens(setup: Setup, cache_dir: Path | None) -> DeviceTokens:
     """The test split, which no training loads."""
     return _tokens(
-        setup.splits.test,
         setup.pretrained,
         setup.config.training.max_length,
         setup.splits.fingerprint,
         "test",
+        setup.splits.test,
         MOST_EVALUATION_LENGTHS,
         cache_dir,
         setup.device,

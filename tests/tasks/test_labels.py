@@ -27,9 +27,9 @@ def load(task: str, rows: list[dict[str, Any]], folder: Path, suffix: str = "jso
 def labels_of(splits: Splits) -> dict[str, str]:
     """By text, of all splits."""
     return {
-        text: label
+        text: splits.label_text(split, row)
         for split in (splits.train, splits.validation, splits.test)
-        for text, label in zip(split.texts, splits.label_texts(split), strict=True)
+        for row, text in enumerate(split.texts)
     }
 
 

@@ -18,9 +18,8 @@ from hpo.spec import StudySpec, TrainingSpec, TrialConfig
 from hpo.study_file import parse_study
 from hpo.training.augmented import AugmentedTokens
 from hpo.training.batches import IGNORED, Batch
-from hpo.training.checkpoint import Checkpoints
 from hpo.training.dropout import replace_dropouts
-from hpo.training.finetune import Progress, finetune
+from hpo.training.finetune import finetune
 from hpo.training.losses import CrossEntropy, MeanSquaredError
 from hpo.training.model import DROPOUT_FIELDS
 from hpo.training.objectives.mixup import Mixup
@@ -29,6 +28,7 @@ from hpo.training.setup import set_up
 from hpo.training.vocabulary import SeenEmbedding
 from models import tiny_config, tiny_model
 from task_data import task_study
+from trained import restored, stop_and_save
 
 pytestmark = pytest.mark.usefixtures("no_gpu")
 
@@ -125,24 +125,10 @@ def test_a_trial_goes_on_to_the_bit(config: TrialConfig, method: str, stopped_af
     changed = with_training(config, augment_method=method, augment_probability=0.4)
     whole = list(finetune(set_up(changed, None)))
 
-    class Stopped(Exception):
-        pass
-
-    setup, progress, checkpoints = set_up(changed, None), Progress(), Checkpoints(tmp_path / "trial.pt", 0)
-
-    def stop(global_step: int) -> None:
-        if global_step == stopped_after:
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        list(finetune(setup, stop, progress=progress))
-    checkpoints.save(setup, progress)
-    checkpoints.wait()
-    again = set_up(changed, None)
-    restored = checkpoints.restore(again)
-    assert restored is not None and restored.global_step == stopped_after
-    resumed = list(finetune(again, progress=restored))
-    checkpoints.close(keep=False)
+    stop_and_save(changed, tmp_path / "trial.pt", stopped_after)
+    again, progress = restored(changed, tmp_path / "trial.pt")
+    assert progress.global_step == stopped_after
+    resumed = list(finetune(again, progress=progress))
     assert [each.metrics for each in resumed] == [each.metrics for each in whole]
     assert [point.loss for each in resumed for point in each.curve] == [
         point.loss for each in whole for point in each.curve

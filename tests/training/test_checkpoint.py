@@ -19,13 +19,9 @@ from hpo.training.checkpoint import FORMAT, Checkpoints
 from hpo.training.finetune import Progress, finetune
 from hpo.training.graphs import GraphedStep
 from hpo.training.setup import set_up
-from trained import all_weights, train, what_was_learned
+from trained import all_weights, restored, stop_and_save, train, what_was_learned
 
 pytestmark = pytest.mark.usefixtures("no_gpu")
-
-
-class Stopped(BaseException):
-    """Stands for Ctrl-C, SIGTERM and whatever else ends a training between two steps."""
 
 
 @pytest.fixture
@@ -33,35 +29,11 @@ def config(spec: StudySpec) -> TrialConfig:
     return space.trial_config(spec, {}, seed=7)
 
 
-def stop_and_save(config: TrialConfig, path: Path, at: int, in_evaluation: bool = False) -> None:
-    """Trains up to a step, or into the evaluation after it, and leaves a checkpoint."""
-    setup, progress, checkpoints = set_up(config, None), Progress(), Checkpoints(path, every=3600)
-    if (going_on := checkpoints.restore(setup)) is not None:
-        progress = going_on
-
-    def stop(step: int) -> None:
-        if step == at and not in_evaluation:
-            checkpoints.save(setup, progress)
-            raise Stopped
-
-    def stop_within() -> None:
-        if progress.global_step == at and in_evaluation:
-            checkpoints.save(setup, progress)
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        list(finetune(setup, stop, progress=progress, between_batches=stop_within))
-    checkpoints.wait()
-    checkpoints.close(keep=True)
-
-
 def go_on(config: TrialConfig, path: Path) -> tuple[torch.Tensor, list[Any], list[int]]:
     """Weights and evaluations at the end, and the steps that it took."""
-    setup, checkpoints, steps = set_up(config, None), Checkpoints(path, every=3600), list[int]()
-    progress = checkpoints.restore(setup)
-    assert progress is not None
+    steps = list[int]()
+    setup, progress = restored(config, path)
     evaluations = list(finetune(setup, steps.append, progress=progress))
-    checkpoints.close(keep=False)
     return all_weights(setup), what_was_learned(evaluations), steps
 
 

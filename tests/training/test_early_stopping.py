@@ -14,7 +14,7 @@ from hpo.training.early_stopping import stopping_rule
 from hpo.training.finetune import Progress, finetune
 from hpo.training.setup import set_up, trained_model
 from hpo.training.vocabulary import SeenEmbedding
-from trained import all_weights, train, what_was_learned
+from trained import all_weights, restored, stop_and_save, train, what_was_learned
 
 pytestmark = pytest.mark.usefixtures("no_gpu")
 
@@ -78,22 +78,10 @@ def test_one_that_gets_better_spends_its_budget(spec: StudySpec) -> None:
 
 @pytest.mark.parametrize("at", [13, 18])
 def test_a_checkpoint_before_the_end(config: TrialConfig, tmp_path: Path, at: int) -> None:
-    class Stopped(BaseException):
-        pass
-
     weights, evaluations = train(config)
-    setup, progress, checkpoints = set_up(config, None), Progress(), Checkpoints(tmp_path / "0.pt", every=3600)
-
-    def stop(step: int) -> None:
-        if step == at:
-            checkpoints.save(setup, progress)
-            raise Stopped
-
-    with pytest.raises(Stopped):
-        list(finetune(setup, stop, progress=progress))
-    checkpoints.wait()
-    again = set_up(config, None)
-    assert what_was_learned(list(finetune(again, progress=checkpoints.restore(again)))) == what_was_learned(evaluations)
+    stop_and_save(config, tmp_path / "0.pt", at)
+    again, progress = restored(config, tmp_path / "0.pt")
+    assert what_was_learned(list(finetune(again, progress=progress))) == what_was_learned(evaluations)
     assert torch.equal(all_weights(again), weights)
 
 

@@ -9,12 +9,11 @@ from torch import nn
 
 from hpo import space
 from hpo.spec import StudySpec, TrialConfig
-from hpo.training.checkpoint import Checkpoints
 from hpo.training.ema import Averages, average_of, decay_at
-from hpo.training.finetune import Progress, evaluate, finetune
+from hpo.training.finetune import evaluate, finetune
 from hpo.training.setup import Setup, set_up, trained_model
 from hpo.training.vocabulary import SeenEmbedding
-from trained import all_weights, train, what_was_learned
+from trained import all_weights, restored, stop_and_save, train, what_was_learned
 
 pytestmark = pytest.mark.usefixtures("no_gpu")
 
@@ -95,28 +94,12 @@ def test_what_is_exported_is_what_was_evaluated(config: TrialConfig) -> None:
 
 @pytest.mark.parametrize("at", [1, 8, 20])
 def test_a_checkpoint_keeps_both(config: TrialConfig, tmp_path: Path, at: int) -> None:
-    class Stopped(BaseException):
-        pass
-
     weights, evaluations = train(config)
-    setup, progress, checkpoints = set_up(config, None), Progress(), Checkpoints(tmp_path / "0.pt", every=3600)
-
-    def stop_within() -> None:  # an evaluation, where the averages are in use
-        if progress.global_step == at:
-            checkpoints.save(setup, progress)
-            raise Stopped
-
-    def stop(step: int) -> None:
-        if step != 8:
-            stop_within()
-
-    with pytest.raises(Stopped):
-        list(finetune(setup, stop, progress=progress, between_batches=stop_within))
-    checkpoints.wait()
-    again = set_up(config, None)
-    restored = checkpoints.restore(again)
-    assert restored is not None and torch.equal(raw(again), raw(setup))
-    gone_on = list(finetune(again, progress=restored))
+    # At 8 within an evaluation, where the averages are in use.
+    setup = stop_and_save(config, tmp_path / "0.pt", at, in_evaluation=at == 8)
+    again, progress = restored(config, tmp_path / "0.pt")
+    assert torch.equal(raw(again), raw(setup))
+    gone_on = list(finetune(again, progress=progress))
     assert what_was_learned(gone_on) == what_was_learned(evaluations)
     assert torch.equal(all_weights(again), weights)
 

@@ -14,9 +14,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from hpo import space
 from hpo.errors import DataError
 from hpo.spec import ModelSpec, StudySpec, TrainingSpec, TrialConfig
-from hpo.training.checkpoint import Checkpoints
 from hpo.training.encoder import replace_layers
-from hpo.training.finetune import Progress, finetune, predict
+from hpo.training.finetune import finetune, predict
 from hpo.training.layout import Layout, layout_of
 from hpo.training.methods import METHODS
 from hpo.training.methods.lora import ALL_LINEAR, QUERY_VALUE, target_modules
@@ -24,7 +23,7 @@ from hpo.training.model import DROPOUT_FIELDS
 from hpo.training.setup import Setup, save_model, set_up
 from hpo.training.vocabulary import SeenEmbedding
 from models import DECODERS, N_LAYERS, save_tiny, tiny_config, tiny_model
-from trained import all_weights, train, what_was_learned
+from trained import all_weights, restored, stop_and_save, train, what_was_learned
 
 pytestmark = pytest.mark.usefixtures("no_gpu")
 
@@ -135,22 +134,11 @@ class TestEveryMethod:
     ) -> None:
         stopped = using(config, method=method, layer_lr_decay=0.8, **SETTINGS[method])
         weights, evaluations = train(stopped)
-        setup, progress, checkpoints = set_up(stopped, None), Progress(), Checkpoints(tmp_path / "0.pt", every=3600)
-
-        def stop(step: int) -> None:
-            if step == 17:
-                checkpoints.save(setup, progress)
-                raise KeyboardInterrupt
-
-        with pytest.raises(KeyboardInterrupt):
-            list(finetune(setup, stop, progress=progress))
-        checkpoints.wait()
+        stop_and_save(stopped, tmp_path / "0.pt", at=17)
         torch.manual_seed(99)
-        again = set_up(stopped, None)
-        restored = checkpoints.restore(again)
-        assert restored is not None and restored.global_step == 17
-        gone_on = list(finetune(again, progress=restored))
-        checkpoints.close(keep=False)
+        again, progress = restored(stopped, tmp_path / "0.pt")
+        assert progress.global_step == 17
+        gone_on = list(finetune(again, progress=progress))
         assert torch.equal(all_weights(again), weights)
         assert what_was_learned(gone_on) == what_was_learned(evaluations)
 

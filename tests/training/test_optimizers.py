@@ -14,8 +14,7 @@ from hpo import space
 from hpo.settings import Value
 from hpo.spec import StudySpec, TrainingSpec, TrialConfig
 from hpo.training.batches import Batch, Rows
-from hpo.training.checkpoint import Checkpoints
-from hpo.training.finetune import Progress, finetune
+from hpo.training.finetune import finetune
 from hpo.training.objectives.base import Forward
 from hpo.training.optimizer import (
     build_optimizer,
@@ -32,7 +31,7 @@ from hpo.training.setup import Setup, may_capture, set_up
 from hpo.training.step import Step
 from hpo.training.vocabulary import SeenEmbedding
 from models import tiny_config, tiny_model
-from trained import all_weights, train, what_was_learned
+from trained import all_weights, restored, stop_and_save, train, what_was_learned
 
 pytestmark = pytest.mark.usefixtures("no_gpu")
 
@@ -80,24 +79,11 @@ class TestContract:
         assert torch.equal(weights, again) and what_was_learned(evaluations) == what_was_learned(others)
 
     def test_a_checkpoint_restores_it_to_the_bit(self, config: TrialConfig, name: str, tmp_path: Path) -> None:
-        class Stopped(BaseException):
-            pass
-
         weights, evaluations = train(config)
-        setup, progress, checkpoints = set_up(config, None), Progress(), Checkpoints(tmp_path / "0.pt", every=3600)
-
-        def stop(step: int) -> None:
-            if step == 13:
-                checkpoints.save(setup, progress)
-                raise Stopped
-
-        with pytest.raises(Stopped):
-            list(finetune(setup, stop, progress=progress))
-        checkpoints.wait()
-        again = set_up(config, None)
-        restored = checkpoints.restore(again)
-        assert restored is not None and restored.global_step == again.step.taken == 13
-        gone_on = list(finetune(again, progress=restored))
+        stop_and_save(config, tmp_path / "0.pt", at=13)
+        again, progress = restored(config, tmp_path / "0.pt")
+        assert progress.global_step == again.step.taken == 13
+        gone_on = list(finetune(again, progress=progress))
         assert torch.equal(all_weights(again), weights)
         assert what_was_learned(gone_on) == what_was_learned(evaluations)
 

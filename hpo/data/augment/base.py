@@ -107,8 +107,8 @@ class Augmentation(Protocol):
 
     @property
     def token_ids(self) -> NDArray[np.int32]:
-        """Those that it may bring in and no row has."""
-        ...
+        """Those that it may bring in and no row has: as a rule none."""
+        return np.array([], dtype=np.int32)
 
     def __call__(self, probability: float, draw: np.random.Generator) -> Tokens:
         """As many rows, in their order, none longer than it was and none without a word.

@@ -3,21 +3,16 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hpo.data.augment.base import AugmentationKind, Request
+from hpo.data.augment.base import Augmentation, AugmentationKind, Request
 from hpo.data.tokens import Tokens
 
 
 @dataclass(frozen=True)
-class Swap:
+class Swap(Augmentation):
     """Swaps words, one pair after the other."""
 
     request: Request
-
-    @property
-    def token_ids(self) -> NDArray[np.int32]:
-        return np.array([], dtype=np.int32)
 
     def __call__(self, probability: float, draw: np.random.Generator) -> Tokens:
         words = self.request.words
