@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 from pydantic import Field, ValidationError
 
 from hpo.attempts import finalist_of
-from hpo.errors import DataError, Problem, SpecError
+from hpo.errors import Problem, SpecError
 from hpo.output import FINALISTS, write_atomically
 from hpo.plain_text import shell_word
 from hpo.plain_yaml import read_yaml
@@ -26,8 +26,6 @@ HEADER = """\
 # {caveat}
 """
 BEST_YAML = "best.yaml"
-# In a model folder: the configuration that gives this model again.
-TRAINING = "training.json"
 BEST, WINNER = "The best trial", "The winner"
 SEARCHED = "The score is the best of {n} complete trials on the validation split that chose it: an optimistic number."
 FRESH = "Of its fresh seeds this one is the best on validation; what to expect of it stands under `claim`."
@@ -111,35 +109,6 @@ def exported_config(trial: FrozenTrial) -> TrialConfig:
     """Everything that gives a trial's model again, with the commit of a model of the Hub."""
     config = stored_config(trial)
     return config.model_copy(update={"model": config.model.pinned(trial.user_attrs["model_fingerprint"])})
-
-
-def tell_config(model: Path, config: TrialConfig) -> None:
-    """Writes into a model folder which configuration made it."""
-    write_atomically(model / TRAINING, config.model_dump_json(indent=1).encode())
-
-
-def model_config(model: Path) -> TrialConfig:
-    """The configuration that a model folder says that it was made by.
-
-    Raises:
-        DataError: it is no model folder of ours.
-    """
-    try:
-        return TrialConfig.model_validate_json((model / TRAINING).read_bytes())
-    except (OSError, ValueError) as error:
-        there = sorted(str(path.parent) for path in model.parent.glob(f"*/{TRAINING}"))
-        way_out = (
-            f"There is {', '.join(there)}." if there else "`hpo.run` leaves one in mlruns/STUDY/model, `hpo.train` too."
-        )
-        raise DataError(f"a model must be a folder with `{TRAINING}` in it, but got {model}. {way_out}") from error
-
-
-def is_model_of(model: Path, config: TrialConfig) -> bool:
-    """Whether a model folder says that this configuration made it."""
-    try:
-        return model_config(model) == config
-    except DataError:
-        return False
 
 
 def read_exported(path: Path) -> Exported:

@@ -25,7 +25,7 @@ from hpo.spec import StudySpec
 from hpo.training.setup import Setup, set_up
 
 # Settings of which the largest value may be more than the model has, and those of which any choice may be.
-ENDS = ("max_length", "num_trained_layers", "dropout")
+ENDS = ("max_length", "num_trained_layers", "model.num_hidden_layers", "dropout")
 KINDS = (
     "model.name",
     "model.revision",
@@ -75,7 +75,7 @@ class StudyFacts:
     """Of the untuned default."""
     machine: MachineFacts
     models: dict[str, str]
-    """The fingerprint of each model that a trial may draw, by its reference."""
+    """The fingerprint of each model that a trial may draw, and of each teacher, by its reference."""
 
 
 def study_facts(spec: StudySpec, cache: Path) -> StudyFacts:
@@ -86,7 +86,7 @@ def study_facts(spec: StudySpec, cache: Path) -> StudyFacts:
     """
     default = default_params(spec)
     setup = set_up(trial_config(spec, default, seed=0), cache)
-    models = {setup.config.model.reference: setup.pretrained.fingerprint}
+    models = {setup.config.model.reference: setup.pretrained.fingerprint, **setup.teachers}
     for params in _extremes(spec, default):
         extreme = set_up(trial_config(spec, params, seed=0), cache)
         models[extreme.config.model.reference] = extreme.pretrained.fingerprint

@@ -40,8 +40,9 @@ from hpo.conclusion import (
 )
 from hpo.events import Note, OnEvent
 from hpo.executors import Executor
-from hpo.export import BEST_YAML, exported_config, is_model_of, tell_config
+from hpo.export import BEST_YAML, exported_config
 from hpo.interrupt import CtrlC
+from hpo.model_folder import is_model_of, tell_config
 from hpo.output import FINALISTS
 from hpo.plain_text import shell_word
 from hpo.results import Finals

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from hpo.errors import DataError
+from hpo.model_folder import teacher_folder
 from hpo.references import local_path, parse_reference
 from hpo.spec import StudySpec, TrialConfig
 
@@ -52,6 +53,11 @@ def require_local(spec: StudySpec) -> None:
     named = [(f"data.{name}", source.source) for name, source in spec.data.sources.items()]
     named += [("model.name", model.name) for model in spec.models]
     missing = []
+    for text in dict.fromkeys(spec.teachers):
+        try:
+            teacher_folder(text)
+        except DataError as error:
+            missing.append(f"teachers: {error}")
     for key, text in dict.fromkeys(named):
         try:
             local_path(text)

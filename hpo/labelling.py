@@ -20,7 +20,7 @@ from hpo.data.inputs import Form, Input, form_of
 from hpo.data.splits import Split
 from hpo.data.tokens import tokenize_split
 from hpo.errors import DataError
-from hpo.export import model_config
+from hpo.model_folder import config_of
 from hpo.spec import TrialConfig
 from hpo.tasks import TASKS
 from hpo.tasks.base import Outputs, Task
@@ -75,7 +75,7 @@ def read_model(folder: Path) -> Labeller:
     Raises:
         DataError: it is none of ours, or cannot be loaded.
     """
-    config = model_config(folder)
+    config = config_of(folder)
     task, device = TASKS[config.task], choose_device(config.training.precision)
     try:
         auto_model = getattr(transformers, task.auto_model)

@@ -68,6 +68,7 @@ def trial_config(spec: StudySpec, params: Mapping[str, Value], seed: int) -> Tri
         metric=spec.metric,
         data=spec.data,
         model=type(spec.model).model_validate({**spec.model.model_dump(), **model}),
+        teachers=spec.teachers,
         training=type(spec.training).model_validate({**spec.training.model_dump(), **training}),
         seed=seed,
         data_seed=spec.seed,

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
@@ -17,7 +18,8 @@ from pydantic.fields import FieldInfo
 from hpo.errors import Problem
 from hpo.search_spec import ChoiceParameter, Parameter, RangeParameter, setting_of
 from hpo.settings import Settings, Value
-from hpo.spec import AUGMENT_METHODS, ModelSpec, TrainingSpec
+from hpo.spec import AUGMENT_METHODS, DEFAULT_TASK, ModelSpec, TrainingSpec
+from hpo.tasks import TASKS
 
 # Settings that do something only beside certain values of another one. Searching them elsewhere would be a no-op.
 APPLIES_WHEN: dict[str, tuple[str, tuple[Value, ...]]] = {
@@ -55,7 +57,9 @@ _parameter: TypeAdapter[Parameter] = TypeAdapter(Parameter)
 
 def is_integer(name: str) -> bool:
     """Whether the setting that a parameter searches is an integer."""
-    field = TrainingSpec.model_fields.get(setting_of(name))
+    setting = setting_of(name)
+    section: type[Settings] = ModelSpec if setting.startswith(MODEL) else TrainingSpec
+    field = section.model_fields.get(setting.removeprefix(MODEL))
     # `Annotated[int, ...] | None` is one too.
     options = [get_args(option)[0] if get_origin(option) is Annotated else option for option in _options(field)]
     return int in options and float not in options
@@ -141,6 +145,7 @@ def search_space_problems(raw: Mapping[str, Any]) -> list[Problem]:
         problems += [Problem(path, f"{name}: {rule}", way_out) for rule, way_out in found]
     problems += _effect_problems(space, defaults, raw.get("finalists"))
     problems += _fraction_problems(space, defaults, raw)
+    problems += _distillation_problems(space, defaults, raw)
     sampler = raw.get("sampler")
     if isinstance(sampler, Mapping) and sampler.get("name") == "grid":
         problems += _grid_problems(space)
@@ -304,18 +309,7 @@ def _effect_problems(
     space: Mapping[str, Parameter], defaults: Mapping[str, Value], finalists: Any
 ) -> Iterator[Problem]:
     """Settings that would do nothing in any trial, or exclude each other."""
-
-    def of_trials(name: str) -> list[Value]:
-        """What trials may have of a setting: choices or bounds, and the default's."""
-        searched = space.get(name)
-        given: list[Value] = [defaults[name]] if name in defaults else []
-        if isinstance(searched, ChoiceParameter):
-            return [*searched.choices, *given]
-        return given if searched is None else [searched.low, searched.high, *given]
-
-    def at(name: str) -> str:
-        return f"search_space.{name}" if name in space else f"training.{name}"
-
+    of_trials, at = partial(_of_trials, space, defaults), partial(_place, space)
     if "mixup" in of_trials("augment_method") and any(of_trials("r_drop_alpha")):
         rule = "r_drop_alpha: compares two passes of the same texts, but augment_method mixup mixes them anew in each"
         yield Problem(at("r_drop_alpha"), rule, "Remove one of them, or make a study of each.")
@@ -360,6 +354,40 @@ def _fraction_problems(
     if not isinstance(pruner, Mapping) or pruner.get("name") != "none":
         rule = f"{name}: a pruner would stop the trials with few rows, which have fewer steps at each evaluation"
         yield Problem(path, rule, "Set `pruner: {name: none}`.")
+
+
+def _distillation_problems(
+    space: Mapping[str, Parameter], defaults: Mapping[str, Value], raw: Mapping[str, Any]
+) -> Iterator[Problem]:
+    """Teachers that nobody learns from, and what is learned from teachers that are not there."""
+    alpha, temperature = "distillation_alpha", "distillation_temperature"
+    teachers, learned = raw.get("teachers"), any(_of_trials(space, defaults, alpha))
+    if learned and not teachers:
+        rule = f"{alpha}: learns from `teachers`, but the study has none"
+        yield Problem(_place(space, alpha), rule, "Name their model folders: `teachers: [mlruns/STUDY/model]`.")
+    if teachers and not learned and alpha in defaults:
+        rule = "teachers: nothing is learned from them with distillation_alpha=0"
+        yield Problem("teachers", rule, f"Set `training.{alpha}`, such as 0.5, or search it.")
+    if temperature in space and not learned and alpha in defaults:
+        rule = f"{temperature}: does nothing with {alpha}=0"
+        yield Problem(_place(space, temperature), rule, f"Set `training.{alpha}`, or search it.")
+    task = TASKS.get(raw.get("task", DEFAULT_TASK)) if isinstance(raw.get("task", DEFAULT_TASK), str) else None
+    if temperature in space and task and task.labels.numeric:
+        rule = f"{temperature}: is of classes, but {raw['task']} has numbers"
+        yield Problem(_place(space, temperature), rule, "Remove it.")
+
+
+def _of_trials(space: Mapping[str, Parameter], defaults: Mapping[str, Value], name: str) -> list[Value]:
+    """What trials may have of a setting: choices or bounds, and the default's."""
+    searched = space.get(name)
+    given: list[Value] = [defaults[name]] if name in defaults else []
+    if isinstance(searched, ChoiceParameter):
+        return [*searched.choices, *given]
+    return given if searched is None else [searched.low, searched.high, *given]
+
+
+def _place(space: Mapping[str, Parameter], name: str) -> str:
+    return f"search_space.{name}" if name in space else f"training.{name}"
 
 
 def _default_problems(name: str, parameter: Parameter, value: Value) -> Iterator[Finding]:

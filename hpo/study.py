@@ -29,7 +29,7 @@ from hpo.spec import StudySpec, TrialConfig
 from hpo.storage import study_names
 
 # Trials are comparable only while these stand. `n_trials`, `timeout`, sampler and pruner may change on the way.
-COMPARABLE = ("task", "metric", "seed", "data", "model", "training", "search_space")
+COMPARABLE = ("task", "metric", "seed", "data", "model", "teachers", "training", "search_space")
 # What a trial took, in its stored result.
 COSTS = (
     *("optimizer_steps", "total_steps"),

@@ -9,9 +9,10 @@ from rich.progress import Progress
 
 from hpo.command_line import add_verbose, exit_code, importing, quiet
 from hpo.errors import DataError
-from hpo.export import Exported, read_exported, tell_config
+from hpo.export import Exported, read_exported
 from hpo.hub import hub_references, settle
 from hpo.interrupt import CtrlC
+from hpo.model_folder import tell_config
 from hpo.output import prepare_output
 from hpo.plain_text import markup
 

@@ -237,7 +237,7 @@ class _Attempt:
             self.before = replace(self.progress)
         stands_at = self.progress.step  # evaluations before it are told again, and were passed
         fingerprint = setup.pretrained.fingerprint
-        require_unchanged(self.study, setup.splits.fingerprint, {config.model.reference: fingerprint})
+        require_unchanged(self.study, setup.splits.fingerprint, {config.model.reference: fingerprint, **setup.teachers})
         track.set_tags(setup_tags(setup))
         track.log_inputs(datasets(config.data, setup.splits))
         if resumed := self.progress.global_step:

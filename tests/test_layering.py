@@ -44,9 +44,10 @@ FLOORS: dict[str, int] = {
     "hpo.statistics": 3,
     "hpo.score_estimates": 4,
     # what is asked, and of whom
+    "hpo.model_folder": 4,
     "hpo.space_checks": 4,
     "hpo.schema": 4,
-    "hpo.hub": 4,
+    "hpo.hub": 5,
     "hpo.tracking_writer": 3,
     "hpo.tracking_store": 3,
     "hpo.tracking_run": 4,
@@ -96,6 +97,7 @@ FLOORS: dict[str, int] = {
     "hpo.training.ema": 5,
     "hpo.training.objectives": 5,
     "hpo.training.objectives.base": 5,
+    "hpo.training.objectives.distillation": 5,
     "hpo.training.objectives.mixup": 5,
     "hpo.training.objectives.r_drop": 5,
     "hpo.training.objectives.supervised": 5,
@@ -119,6 +121,7 @@ FLOORS: dict[str, int] = {
     "hpo.study": 7,
     # the one training loop, and what is made of stored trials
     "hpo.training.setup": 8,
+    "hpo.training.teachers": 8,
     "hpo.training.finetune": 8,
     "hpo.training.checkpoint": 8,
     "hpo.training.predictions": 8,

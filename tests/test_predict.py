@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from hpo.data.splits import load_splits
-from hpo.export import tell_config
 from hpo.labelling import read_model
+from hpo.model_folder import tell_config
 from hpo.predict import main
 from hpo.space import default_params, trial_config
 from hpo.study_file import parse_study

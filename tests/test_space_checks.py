@@ -261,7 +261,15 @@ def test_the_values_of_a_grid(name: str, parameter: Parameter, values: list[Any]
 
 @pytest.mark.parametrize(
     ("name", "integer"),
-    [("train_batch_size", True), ("max_length", True), ("dropout", False), ("num_train_epochs", False), ("x", False)],
+    [
+        ("train_batch_size", True),
+        ("model.num_hidden_layers", True),
+        ("model.name", False),
+        ("max_length", True),
+        ("dropout", False),
+        ("num_train_epochs", False),
+        ("x", False),
+    ],
 )
 def test_integers_are_known_by_their_setting(name: str, integer: bool) -> None:
     assert is_integer(name) is integer
@@ -458,3 +466,53 @@ def test_the_probability_beside_the_methods_that_have_it() -> None:
         "augment_probability": {**PROBABILITY, "when": {"augment_method": ["swap"]}},
     }
     assert of_study(search_space=space, training={}) == []
+
+
+METHOD = {"method": METHODS}
+TEACHERS = {"teachers": ["mlruns/teacher/model"]}
+SOME_ALPHA = {"distillation_alpha": {"low": 0.0, "high": 1.0}}
+TEMPERATURES = {"distillation_temperature": {"low": 1.0, "high": 8.0}}
+
+
+@pytest.mark.parametrize(
+    ("space", "training"),
+    [
+        (SOME_ALPHA | TEMPERATURES, {}),
+        (TEMPERATURES, {"distillation_alpha": 0.5}),
+        ({"learning_rate": {"low": 1e-5, "high": 1e-2}}, {"distillation_alpha": 1.0}),
+        (SOME_ALPHA | {"model.num_hidden_layers": {"choices": [None, 1, 2]}}, {}),
+    ],
+)
+def test_distillation_with_teachers(space: dict[str, Any], training: dict[str, Any]) -> None:
+    assert problems(space, training, **TEACHERS) == []
+
+
+@pytest.mark.parametrize(
+    ("space", "training", "sections", "path", "rule", "way_out"),
+    [
+        (SOME_ALPHA, {}, {}, "search_space.distillation_alpha", "learns from `teachers`", "Name their model folders"),
+        (
+            METHOD,
+            {"distillation_alpha": 0.5},
+            {},
+            "training.distillation_alpha",
+            "has none",
+            "Name their model folders",
+        ),
+        (METHOD, {}, TEACHERS, "teachers", "nothing is learned from them", "Set `training.distillation_alpha`"),
+        (TEMPERATURES, {}, {}, "search_space.distillation_temperature", "does nothing", "Set `training."),
+        (
+            SOME_ALPHA | TEMPERATURES,
+            {},
+            TEACHERS | {"task": "regression"},
+            "search_space.distillation_temperature",
+            "regression has numbers",
+            "Remove it.",
+        ),
+    ],
+)
+def test_distillation_that_would_do_nothing(
+    space: dict[str, Any], training: dict[str, Any], sections: dict[str, Any], path: str, rule: str, way_out: str
+) -> None:
+    (problem,) = problems(space, training, **sections)
+    assert problem.path == path and rule in problem.rule and problem.way_out.startswith(way_out)

@@ -203,8 +203,8 @@ def _remove_shared(splits: Mapping[str, Split], log: _Log, *, relatives: bool) -
     kept = dict(splits)
     for name, later in EARLIER:
         texts = [text for other in later for text in kept[other].texts]
-        seen = {_squeezed(text) for text in texts}
-        fresh = np.flatnonzero([_squeezed(text) not in seen for text in kept[name].texts])
+        seen = {squeezed(text) for text in texts}
+        fresh = np.flatnonzero([squeezed(text) not in seen for text in kept[name].texts])
         if removed := len(kept[name]) - len(fresh):
             rows = "1 row removed that also stands" if removed == 1 else f"{removed:,} rows removed that also stand"
             log.remove(name, {"repeated": removed}, f"{rows} in {' or '.join(later)}.")
@@ -243,7 +243,8 @@ def _cap(
     return capped
 
 
-def _squeezed(text: str) -> str:
+def squeezed(text: str) -> str:
+    """A text up to white space, by which rows are the same."""
     return " ".join(text.split())
 
 

@@ -3,6 +3,7 @@
 No loader processes and no copies: a batch is gathered where it is needed from an order that is sent once an epoch.
 """
 
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from hpo.data.tokens import Tokens
 
 Batch = dict[str, torch.Tensor]
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# What else is of each example: it goes where its example goes.
+TARGETS = ("labels", "teacher_logits")
 # The label of what is no word's first piece: losses leave it out.
 IGNORED = -100
 # Batches that are cut from one random draw sorted by length. Larger: less padding, less random.
@@ -130,6 +133,15 @@ class DeviceTokens:
         else:
             self.outputs_of = np.array([len(words) for words in self.labels], dtype=np.int64)
             self._labels = torch.from_numpy(labels_of_tokens(tokens)).to(device)
+        self._taught: tuple[torch.Tensor, torch.Tensor] | None = None
+        """[outputs, classes] What teachers say, and [examples] where that of each begins."""
+
+    def taught_by(self, outputs: NDArray[np.float32]) -> "DeviceTokens":
+        """The same, with what teachers say [examples, classes], or of words, in the order of the examples."""
+        taught = copy.copy(self)
+        first, device = torch.from_numpy(np.cumsum(self.outputs_of) - self.outputs_of), self._starts.device
+        taught._taught = torch.from_numpy(outputs).to(device), first.to(device)
+        return taught
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -156,7 +168,8 @@ class DeviceTokens:
 
         Returns:
             `input_ids` and `attention_mask` [batch, length] int64, of pairs also `token_type_ids`, and `labels`, on the
-            device: [batch, ...], or [batch, length] where words are read and -100 elsewhere.
+            device: [batch, ...], or [batch, length] where words are read and -100 elsewhere. With teachers also
+            `teacher_logits`, with classes behind that, and NaN in the place of -100.
         """
         mask, at = self._places(rows)
         labels = self._labels[rows.indices] if self._read is None else torch.where(mask, self._labels[at], IGNORED)
@@ -167,7 +180,19 @@ class DeviceTokens:
         }
         if self._types is not None:
             batch["token_type_ids"] = torch.where(mask, self._types[at], 0).long()
+        if self._taught is not None:
+            batch["teacher_logits"] = self._told(*self._taught, rows, mask, at)
         return batch
+
+    def _told(
+        self, taught: torch.Tensor, firsts: torch.Tensor, rows: Rows, mask: torch.Tensor, at: torch.Tensor
+    ) -> torch.Tensor:
+        """[batch, classes], or [batch, length, classes] where words are read."""
+        first = firsts[rows.indices]
+        if self._read is None:
+            return taught[first]
+        words = torch.where(mask, self._read[at], -1)
+        return torch.where((words >= 0)[..., None], taught[first[:, None] + words.clamp(min=0)], torch.nan)
 
     def outputs(self, logits: torch.Tensor, rows: Rows) -> torch.Tensor:
         """What a head says of these rows: its logits [batch, classes], or those of words, one row after another.

@@ -96,6 +96,7 @@ def _identity(setup: Setup) -> dict[str, Any]:
         "config": setup.config.model_dump(mode="json"),
         "data": setup.splits.fingerprint,
         "model": setup.pretrained.fingerprint,
+        "teachers": dict(setup.teachers),
         "precision": setup.device.precision,
     }
 

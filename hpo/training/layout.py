@@ -62,6 +62,33 @@ def layout_of(model: PreTrainedModel) -> Layout:
     return Layout(base, f"{base}.{layers}", num_layers, (*(f"{base}.{name}" for name in behind), *own))
 
 
+def keep_layers(model: PreTrainedModel, number: int, name: str) -> None:
+    """Leaves so many of a model's layers, evenly spaced from the first one on, as DistilBERT was made of every other
+    one of BERT's (Sanh et al. 2019), and tells its configuration.
+
+    Raises:
+        DataError: it has fewer, or computes one layer many times.
+    """
+    layout, config = layout_of(model), model.config
+    there = config.num_hidden_layers
+    if layout.num_layers != there:
+        raise DataError(
+            f"model.num_hidden_layers needs a model whose layers have weights of their own, but `{name}` is "
+            f"`{config.model_type}`, which has {layout.num_layers} for {there}. Remove it, or choose another model."
+        )
+    if number > there:
+        raise DataError(
+            f"model.num_hidden_layers must be at most the {there} layers of `{name}`, but got {number}. Lower it."
+        )
+    kept = [index * there // number for index in range(number)]
+    parent, _, attribute = layout.layers.rpartition(".")
+    layers = model.get_submodule(layout.layers)
+    setattr(model.get_submodule(parent), attribute, nn.ModuleList(layers[index] for index in kept))  # type: ignore[index]
+    config.num_hidden_layers = number
+    if kinds := getattr(config, "layer_types", None):  # of architectures that have several kinds in turn
+        config.layer_types = [kinds[index] for index in kept]
+
+
 def layer_scales(model: PreTrainedModel, decay: float) -> Callable[[str], float]:
     """What the learning rate of each parameter is multiplied with (Howard and Ruder 2018, Clark et al. 2020).
 

@@ -32,6 +32,18 @@ class Loss(Protocol):
         """What the part adds to the mean of how far two predictions for the same examples are apart."""
         ...
 
+    def distance_to_teacher(self, logits: torch.Tensor, part: Batch, whole: Batch, temperature: float) -> torch.Tensor:
+        """What the part adds to the mean of how far predictions are from the batch's `teacher_logits`.
+
+        Those that are NaN are of words that no teacher has read, and do not count.
+        """
+        ...
+
+    @staticmethod
+    def fused(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The outputs of the mean of several predictions [teachers, ..., classes]."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class CrossEntropy:
@@ -62,6 +74,24 @@ class CrossEntropy:
         first, second = functional.log_softmax(one.float(), -1), functional.log_softmax(other.float(), -1)
         both = ((first.exp() - second.exp()) * (first - second)).sum(-1)
         return (both * (part["labels"] != IGNORED)).sum() / 2 / _labelled(whole["labels"])
+
+    def distance_to_teacher(self, logits: torch.Tensor, part: Batch, whole: Batch, temperature: float) -> torch.Tensor:
+        """Hinton's: the Kullback-Leibler divergence at this temperature, times its square, so that gradients keep their
+        size; class weights and smoothing do not count here."""
+        known = _known(part)
+        told = part["teacher_logits"].float().masked_fill(~known[..., None], 0.0)
+        teacher = functional.log_softmax(told / temperature, -1)
+        student = functional.log_softmax(logits.float() / temperature, -1)
+        divergences = (teacher.exp() * (teacher - student)).sum(-1)
+        return temperature**2 * (divergences * known).sum() / _known(whole).sum().clamp(min=1)
+
+    @staticmethod
+    def fused(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The logarithm of the mean of their probabilities."""
+        from scipy.special import log_softmax, logsumexp  # a GPU benchmark does without
+
+        told = log_softmax(outputs.astype(np.float64), axis=-1)
+        return np.asarray(logsumexp(told, axis=0) - np.log(len(outputs)), dtype=np.float32)
 
     def _weight(self, labels: torch.Tensor) -> torch.Tensor:
         if self.class_weights is None:
@@ -100,6 +130,21 @@ class BinaryCrossEntropy:
         both = (first.sigmoid() - second.sigmoid()) * (first - second)
         return both.sum() / 2 / whole["labels"].numel()
 
+    def distance_to_teacher(self, logits: torch.Tensor, part: Batch, whole: Batch, temperature: float) -> torch.Tensor:
+        """The same as of one class of several, for each class by itself: it is there or not."""
+        told, said = part["teacher_logits"].float() / temperature, logits.float() / temperature
+        there, absent = (functional.logsigmoid(told), functional.logsigmoid(-told))
+        divergences = there.exp() * (there - functional.logsigmoid(said))
+        divergences = divergences + absent.exp() * (absent - functional.logsigmoid(-said))
+        return temperature**2 * divergences.sum() / whole["teacher_logits"].numel()
+
+    @staticmethod
+    def fused(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The log-odds of the mean of their probabilities, class by class."""
+        wide = outputs.astype(np.float64)
+        there, absent = (np.logaddexp.reduce(-np.logaddexp(0.0, sign * wide), axis=0) for sign in (-1, 1))
+        return np.asarray(there - absent, dtype=np.float32)
+
     @staticmethod
     def balanced(labels: NDArray[Any], num_classes: int) -> NDArray[np.float64]:
         """Examples without a class to one with it: both weigh the same then. Where one of them never occurs 1."""
@@ -122,10 +167,25 @@ class MeanSquaredError:
         """The mean squared difference."""
         return functional.mse_loss(one.float(), other.float(), reduction="sum") / whole["labels"].numel()
 
+    def distance_to_teacher(self, logits: torch.Tensor, part: Batch, whole: Batch, temperature: float) -> torch.Tensor:
+        """The mean squared difference; numbers have no temperature."""
+        total = functional.mse_loss(logits.float(), part["teacher_logits"].float(), reduction="sum")
+        return total / whole["teacher_logits"].numel()
+
+    @staticmethod
+    def fused(outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Their mean."""
+        return np.asarray(outputs.astype(np.float64).mean(axis=0), dtype=np.float32)
+
 
 def _labelled(labels: torch.Tensor) -> torch.Tensor:
     """How many there are to learn from; 1 where there are none, for then there is nothing to divide either."""
     return (labels != IGNORED).sum().clamp(min=1)
+
+
+def _known(batch: Batch) -> torch.Tensor:
+    """[batch] or [batch, length] Where the teachers say anything."""
+    return ~batch["teacher_logits"].isnan().any(-1)
 
 
 LOSSES: dict[str, Any] = {

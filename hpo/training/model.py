@@ -30,6 +30,7 @@ from hpo.tasks.base import Task
 from hpo.training.device import return_freed_memory
 from hpo.training.dropout import replace_dropouts
 from hpo.training.encoder import replace_layers
+from hpo.training.layout import keep_layers
 
 _OF_BERT = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 # These have none but in the attention, and in the token classification's head.
@@ -124,6 +125,7 @@ def load_pretrained(
     device: str,
     seed: int,
     prepare: Callable[[PreTrainedModel], None] = lambda model: None,
+    keep: bool = True,
 ) -> Pretrained:
     """A model for one trial: weights in float32, a new head for `labels`, fast layers.
 
@@ -131,14 +133,16 @@ def load_pretrained(
         task: puts the head on.
         seed: of the head's weights.
         prepare: says what of it is trained, by its method.
+        keep: in the process, for the trials to come.
 
     Raises:
         DataError: no such model, no head of this kind for its architecture, no known dropout though one is asked for,
-            positions for fewer than `max_length` tokens, or what `prepare` raises.
+            fewer layers than asked for, positions for fewer than `max_length` tokens, or what `prepare` raises.
     """
     path = local_path(spec.name)
-    stamps = _stamps(path) if path else ()  # what lies under a commit of the Hub does not change
-    checkpoint = read_checkpoint(spec, task.auto_model, task.problem_type, task.words, labels, device, stamps)
+    stamps = folder_stamps(path) if path else ()  # what lies under a commit of the Hub does not change
+    read = read_checkpoint if keep else read_checkpoint.__wrapped__
+    checkpoint = read(spec, task.auto_model, task.problem_type, task.words, labels, device, stamps)
     positions = min(num_positions(checkpoint.model, default=max_length), checkpoint.tokenizer.model_max_length)
     if max_length > positions:
         raise DataError(
@@ -251,6 +255,9 @@ def read_checkpoint(
         ) from error
     new = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     _require_pretrained(spec, architecture.base_model_prefix, new)
+    if spec.num_hidden_layers is not None:
+        keep_layers(model, spec.num_hidden_layers, spec.name)
+        new = sorted(set(new) & {name for name, _ in model.named_parameters(remove_duplicate=False)})
     if local_path(spec.name):
         fingerprint = folder_fingerprint(Path(source))
     else:
@@ -344,13 +351,14 @@ def hub_snapshot(spec: ModelSpec) -> Path:
 def folder_fingerprint(folder: Path) -> str:
     """sha256 over the names and contents of a model folder's files (weights, configuration, vocabulary)."""
     digest = hashlib.sha256()
-    for path, *_ in _stamps(folder):
+    for path, *_ in folder_stamps(folder):
         with path.open("rb") as file:
             digest.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 
 
-def _stamps(folder: Path) -> Stamps:
+def folder_stamps(folder: Path) -> Stamps:
+    """By which an edited folder is told to be another model."""
     if not folder.is_dir():
         return ()
     paths = sorted(path for path in folder.iterdir() if path.suffix in FINGERPRINTED)

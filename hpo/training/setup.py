@@ -3,8 +3,8 @@
 import functools
 import math
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from hpo.training.optimizer import (
 from hpo.training.optimizers import OPTIMIZERS
 from hpo.training.schedule import learning_rates
 from hpo.training.step import Step
+from hpo.training.teachers import fused_outputs, read_teachers
 from hpo.training.vocabulary import SeenEmbedding, keep_seen, whole_embedding
 
 
@@ -60,6 +61,8 @@ class Setup:
     averages: Averages
     """Of the weights: what is evaluated and exported, where the configuration asks for it."""
     stops_early: StoppingRule
+    teachers: Mapping[str, str] = field(default_factory=dict)
+    """The fingerprint of each teacher, by its name."""
 
     @property
     def num_training_steps(self) -> int:
@@ -103,6 +106,12 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
     else:
         train = tokenized(*learned, MOST_LENGTHS)
     validation = tokenized("validation", splits.validation, MOST_EVALUATION_LENGTHS)
+    teachers = read_teachers(config, splits)
+    if teachers:
+        name, split = learned
+        train = train.taught_by(fused_outputs(teachers, splits, split, name, cache_dir))
+    elif training.distillation_alpha > 0:
+        raise DataError("training.distillation_alpha learns from `teachers`, but there are none. Name their folders.")
     if problem := task.needs(config.metric, splits.labels):
         raise DataError(problem)
     _require_embeddings(config, pretrained, [train, validation])
@@ -123,7 +132,20 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
     stepped = GraphedStep(step, CudaCapture()) if graphed else step
     averages = Averages(pretrained.model, training.ema_decay)
     stops_early = stopping_rule(training.early_stopping_patience, config.metric, task.metrics[config.metric])
-    return Setup(config, task, device, pretrained, splits, train, validation, stepped, rates, averages, stops_early)
+    return Setup(
+        config,
+        task,
+        device,
+        pretrained,
+        splits,
+        train,
+        validation,
+        stepped,
+        rates,
+        averages,
+        stops_early,
+        {f"teacher {teacher.name}": teacher.fingerprint for teacher in teachers},
+    )
 
 
 def may_capture(training: TrainingSpec, pretrained: Pretrained, objective: Objective) -> bool:

@@ -1,8 +1,10 @@
 """What a training minimizes: R-Drop by hand, and a batch in parts against the whole of it, for every loss."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from hpo.training.batches import IGNORED, Batch
 from hpo.training.losses import BinaryCrossEntropy, CrossEntropy, Loss, MeanSquaredError
 from hpo.training.objectives import OBJECTIVES, build_objective
 from hpo.training.objectives.base import Context, Objective
+from hpo.training.objectives.distillation import Distillation
 from hpo.training.objectives.r_drop import RDrop, has_dropout
 from hpo.training.objectives.supervised import Supervised
 from hpo.training.setup import set_up
@@ -71,6 +74,14 @@ def batch_of(labels: torch.Tensor) -> Batch:
     return {"features": torch.randn(shape), "labels": labels, **masks}
 
 
+def told_of(batch: Batch, outputs: int) -> torch.Tensor:
+    """What a teacher says, of words only where they are read."""
+    told = 2 * torch.randn(*batch["features"].shape[:-1], outputs)
+    if batch["labels"].dim() == 2 and batch["labels"].dtype == torch.int64:
+        told[batch["labels"] == IGNORED] = torch.nan
+    return told
+
+
 def gradient(model: TwoMasks, objective: Objective, whole: Batch, at_once: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss and the gradient, added up over parts."""
     model.zero_grad()
@@ -83,14 +94,18 @@ def gradient(model: TwoMasks, objective: Objective, whole: Batch, at_once: int) 
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 4, 9])
+@pytest.mark.parametrize("taught", [False, True])
 @pytest.mark.parametrize("r_drop_alpha", [None, 2.0])
 @pytest.mark.parametrize("case", CASES)
-def test_parts_add_up_to_the_whole(case: str, r_drop_alpha: float | None, at_once: int) -> None:
+def test_parts_add_up_to_the_whole(case: str, r_drop_alpha: float | None, taught: bool, at_once: int) -> None:
     loss, make_labels = CASES[case]
     torch.manual_seed(0)
     whole = batch_of(make_labels())
     model = TwoMasks(1 if case == "numbers" else CLASSES)
     objective: Objective = Supervised(loss)
+    if taught:
+        objective = Distillation(objective, loss, alpha=0.7, temperature=3.0)
+        whole["teacher_logits"] = told_of(whole, 1 if case == "numbers" else CLASSES)
     if r_drop_alpha is None:
         whole["mask_1"] = whole["mask_0"]  # a single pass a part
     else:
@@ -122,6 +137,40 @@ def test_r_drop_by_hand() -> None:
     assert objective(lambda _: torch.tensor([[next(passes)]]), batch, batch).item() == 1.0 + 0.5 * 4.0
 
 
+def test_distillation_by_hand() -> None:
+    """At temperature 2 the teacher says 3 to 1 and the student 1 to 1: KL = 3/4 ln(3/2) + 1/4 ln(1/2), times 2^2."""
+    told, said = torch.tensor([[2 * math.log(3.0), 0.0]]), torch.zeros(1, 2)
+    batch = {"labels": torch.tensor([1]), "teacher_logits": told}
+    objective = Distillation(Supervised(CrossEntropy()), CrossEntropy(), alpha=0.25, temperature=2.0)
+    divergence = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    expected = 0.75 * math.log(2.0) + 0.25 * 4 * divergence
+    assert objective(lambda _: said, batch, batch).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_distance_of_two_classes_is_the_same_as_of_one_that_is_there_or_not() -> None:
+    told, said = torch.tensor([[1.3], [-0.2]]), torch.tensor([[0.4], [2.0]])
+    both = {"labels": torch.tensor([0, 1]), "teacher_logits": torch.cat([torch.zeros(2, 1), told], 1)}
+    one = {"labels": torch.zeros(2, 1), "teacher_logits": told}
+    of_two = CrossEntropy().distance_to_teacher(torch.cat([torch.zeros(2, 1), said], 1), both, both, 3.0)
+    torch.testing.assert_close(BinaryCrossEntropy().distance_to_teacher(said, one, one, 3.0), of_two)
+
+
+def test_a_student_that_says_what_its_teacher_says_has_nothing_to_learn() -> None:
+    told = torch.randn(5, CLASSES)
+    for loss in (CrossEntropy(), BinaryCrossEntropy(), MeanSquaredError()):
+        batch = {"labels": torch.zeros(5), "teacher_logits": told}
+        assert loss.distance_to_teacher(told.clone(), batch, batch, 2.0).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_teachers_fuse_to_the_mean_of_their_probabilities() -> None:
+    outputs = np.random.default_rng(0).normal(size=(3, 7, CLASSES)).astype(np.float32) * 4
+    fused = torch.from_numpy(CrossEntropy.fused(outputs)).softmax(-1)
+    torch.testing.assert_close(fused, torch.from_numpy(outputs).softmax(-1).mean(0), rtol=1e-5, atol=1e-6)
+    fused = torch.from_numpy(BinaryCrossEntropy.fused(outputs)).sigmoid()
+    torch.testing.assert_close(fused, torch.from_numpy(outputs).sigmoid().mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(MeanSquaredError.fused(outputs), outputs.mean(0), rtol=1e-5, atol=1e-6)
+
+
 def context(model_type: str = "bert", own: float | None = None, **settings: Any) -> Context:
     config = tiny_config(model_type)
     for name in ("hidden_dropout_prob", "attention_probs_dropout_prob") if own is not None else ():
@@ -134,6 +183,8 @@ def test_what_is_not_asked_for_is_not_there() -> None:
     assert isinstance(build_objective(context()), Supervised)
     asked = build_objective(context(r_drop_alpha=1.5))
     assert isinstance(asked, RDrop) and asked.alpha == 1.5 and asked.capturable
+    both = build_objective(context(r_drop_alpha=1.5, distillation_alpha=0.5, distillation_temperature=4.0))
+    assert isinstance(both, RDrop) and isinstance(both.inner, Distillation) and both.inner.temperature == 4.0
 
 
 def test_no_second_pass_where_it_would_be_the_first_again() -> None:

@@ -87,7 +87,8 @@ def _query_and_value(model_type: str) -> Sequence[str]:
 
 
 def _unload(model: PreTrainedModel, folder: Path, base: ModelSpec) -> None:
-    _save_adapter(model, folder / ADAPTER, base)
+    if base.num_hidden_layers is None:  # or it would be put beside layers that it was not trained with
+        _save_adapter(model, folder / ADAPTER, base)
     for name, adapted in _adapted(model):
         adapted.merge()
         parent, _, attribute = name.rpartition(".")

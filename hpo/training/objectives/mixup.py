@@ -1,4 +1,5 @@
-"""Mixup of embeddings (Zhang et al. 2018, Guo et al. 2019): learns from what lies between two texts, by both labels.
+"""Mixup of embeddings (Zhang et al. 2018, Guo et al. 2019): learns from what lies between two texts, by what is said of
+both: labels, and what teachers say.
 
 The word embeddings of a text are mixed with those of another one of its batch, token by token. The heavier of the two
 gives all else: the length, the positions, the token types. Where the lighter one has ended, the heavier stands alone,
@@ -12,13 +13,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hpo.training.batches import Batch
+from hpo.training.batches import TARGETS, Batch
 from hpo.training.objectives.base import Context, Forward, Objective
 
 
 @dataclass(frozen=True)
 class Mixup:
-    """What `inner` says of the labels of either text, by their weights. One that is not mixed is its own partner."""
+    """What `inner` says by the targets of either text, by their weights. One that is not mixed is its own partner."""
 
     inner: Objective
     model: PreTrainedModel
@@ -37,8 +38,8 @@ class Mixup:
         others = torch.rand(size, device=device).argsort()
         partner = torch.where(torch.rand(size, device=device) < self.probability, others, own)
         logits = self._mixed(forward, part, heavier, partner)
-        theirs = part | {"labels": part["labels"][partner]}
-        loss, other = (self.inner(lambda _: logits, labels, whole) for labels in (part, theirs))
+        theirs = part | {name: part[name][partner] for name in TARGETS if name in part}
+        loss, other = (self.inner(lambda _: logits, targets, whole) for targets in (part, theirs))
         return heavier * loss + (1 - heavier) * other
 
     def _mixed(self, forward: Forward, part: Batch, heavier: torch.Tensor, partner: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,42 @@
+"""Distillation (Hinton et al. 2015): a student learns what teachers say of an example, beside its label."""
+
+from dataclasses import dataclass
+
+import torch
+
+from hpo.training.batches import Batch
+from hpo.training.losses import Loss
+from hpo.training.objectives.base import Context, Forward, Objective
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """`alpha` of the distance to the teachers' predictions, the rest of what is minimized without them; one pass."""
+
+    inner: Objective
+    loss: Loss
+    alpha: float
+    temperature: float
+
+    @property
+    def capturable(self) -> bool:
+        return self.inner.capturable
+
+    def __call__(self, forward: Forward, part: Batch, whole: Batch) -> torch.Tensor:
+        predicted: list[torch.Tensor] = []
+
+        def noted(batch: Batch) -> torch.Tensor:
+            predicted.append(forward(batch))
+            return predicted[-1]
+
+        hard = self.inner(noted, part, whole)
+        soft = self.loss.distance_to_teacher(predicted[-1], part, whole, self.temperature)
+        return (1 - self.alpha) * hard + self.alpha * soft
+
+
+def distillation(inner: Objective, context: Context) -> Objective:
+    """`inner` with distillation, if it is asked for; batches have `teacher_logits` then."""
+    training = context.training
+    if training.distillation_alpha == 0.0:
+        return inner
+    return Distillation(inner, context.loss, training.distillation_alpha, training.distillation_temperature)

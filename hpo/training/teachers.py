@@ -1,0 +1,236 @@
+"""What teachers say of a split: computed once for each teacher and data fingerprint, and cached on disk.
+
+A cache file that cannot be read is computed again, and one that cannot be written is done without.
+"""
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from hpo.data.splits import Split, Splits, load_splits, squeezed
+from hpo.data.tokens import Tokens, tokenize_split
+from hpo.errors import DataError
+from hpo.model_folder import config_of, teacher_folder
+from hpo.spec import ModelSpec, TrialConfig
+from hpo.tasks import TASKS
+from hpo.training.batches import MOST_EVALUATION_LENGTHS, DeviceTokens
+from hpo.training.device import choose_device
+from hpo.training.inference import outputs_of
+from hpo.training.losses import LOSSES
+from hpo.training.model import folder_fingerprint, folder_stamps, load_pretrained, takes_token_types
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # of the cache file; raise it when the outputs or how they are made change
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained model that a student may learn from."""
+
+    name: str
+    """As the study names its folder."""
+    folder: Path
+    config: TrialConfig
+    """That made it."""
+    labels: tuple[str, ...]
+    """Its classes in the order of its outputs."""
+    fingerprint: str
+
+
+def read_teachers(config: TrialConfig, splits: Splits) -> tuple[Teacher, ...]:
+    """The teachers of a trial, checked against its task and its splits.
+
+    Raises:
+        DataError: a folder is no model of ours; one has another task or other labels, or has learned from rows that the
+            trial is measured by.
+    """
+    return tuple(_checked(read_teacher(name), config, splits) for name in config.teachers)
+
+
+def read_teacher(name: str) -> Teacher:
+    """The teacher of that folder. Raises `DataError` if it holds no model of ours."""
+    folder = teacher_folder(name)
+    return Teacher(name, folder, config_of(folder), _labels(folder), _fingerprint(folder, folder_stamps(folder)))
+
+
+def fused_outputs(
+    teachers: Sequence[Teacher], splits: Splits, split: Split, name: str, cache_dir: Path | None
+) -> NDArray[np.float32]:
+    """What all teachers together say of a split: the outputs of their mean prediction.
+
+    Args:
+        name: of the split within the data.
+
+    Returns:
+        [rows, classes], or [words of all rows, classes], in the order of the split's classes. NaN where one of them has
+        not read a word, because it was cut off.
+    """
+    outputs = np.stack([teacher_outputs(teacher, splits, split, name, cache_dir) for teacher in teachers])
+    fused: NDArray[np.float32] = LOSSES[TASKS[splits.task].loss].fused(outputs)
+    return fused
+
+
+def teacher_outputs(
+    teacher: Teacher, splits: Splits, split: Split, name: str, cache_dir: Path | None
+) -> NDArray[np.float32]:
+    """What one teacher says of a split, as `fused_outputs`."""
+    key = [FORMAT, teacher.fingerprint, splits.fingerprint, name]
+    path = None
+    if cache_dir is not None:
+        path = cache_dir / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.safetensors"
+    found = _read(path) if path else None
+    if found is None:
+        found = _compute(teacher, splits, split, name, cache_dir)
+        if path:
+            _write(path, found)
+    if TASKS[splits.task].labels.numeric:
+        return found
+    return found[:, [teacher.labels.index(label) for label in splits.labels]]
+
+
+def _compute(teacher: Teacher, splits: Splits, split: Split, name: str, cache_dir: Path | None) -> NDArray[np.float32]:
+    """In float32, once: in the order of the teacher's own classes."""
+    training, task, device = teacher.config.training, TASKS[splits.task], choose_device("fp32")
+    pretrained = load_pretrained(
+        ModelSpec(name=str(teacher.folder.resolve())),
+        task,
+        teacher.labels,
+        dropout=None,
+        max_length=training.max_length,
+        device=device.type,
+        seed=0,
+        keep=False,
+    )
+    if pretrained.new_weights:
+        raise DataError(
+            f"a teacher must have been trained, head and all, but `{teacher.name}` has no weights of "
+            f"{', '.join(pretrained.new_weights[:3])}. Use the folder as it was saved."
+        )
+    tokens = tokenize_split(
+        split,
+        pretrained.tokenizer,
+        training.max_length,
+        fingerprint=splits.fingerprint,
+        name=name,
+        cache_dir=cache_dir,
+    )
+    if not takes_token_types(pretrained.model):
+        tokens = replace(tokens, token_type_ids=None)
+    on_device = DeviceTokens(
+        tokens, pretrained.tokenizer.pad_token_id, device.type, MOST_EVALUATION_LENGTHS, device.multiple_of
+    )
+    outputs = on_device.in_order(*outputs_of(pretrained.model, on_device, training.eval_batch_size, device))
+    outputs[~_read_by(tokens, len(outputs))] = np.nan
+    return outputs
+
+
+def _read_by(tokens: Tokens, outputs: int) -> NDArray[np.bool_]:
+    """Of words, those whose first piece was not cut off; of texts all."""
+    if tokens.word_of is None:
+        return np.ones(outputs, dtype=bool)
+    counts = np.array([len(words) for words in tokens.labels], dtype=np.int64)
+    starts = np.repeat(np.cumsum(counts) - counts, tokens.lengths)
+    read = np.zeros(outputs, dtype=bool)
+    read[(starts + tokens.word_of)[tokens.word_of >= 0]] = True
+    return read
+
+
+# Checks
+
+
+def _checked(teacher: Teacher, config: TrialConfig, splits: Splits) -> Teacher:
+    theirs = teacher.config
+    if theirs.task != config.task:
+        raise DataError(
+            f"a teacher must have learned the same task, {config.task}, but `{teacher.name}` has learned "
+            f"{theirs.task}. Choose another teacher."
+        )
+    if len(theirs.data.text_columns) != len(config.data.text_columns):
+        raise DataError(
+            f"a teacher must read what its student reads, but `{teacher.name}` reads {len(theirs.data.text_columns)} "
+            f"and this study {len(config.data.text_columns)} text columns. Set data.text_column, or choose another "
+            "teacher."
+        )
+    numeric = TASKS[config.task].labels.numeric
+    if not numeric and sorted(teacher.labels) != sorted(splits.labels):
+        raise DataError(
+            f"a teacher must know the study's labels, {', '.join(splits.labels)}, but `{teacher.name}` has "
+            f"{', '.join(teacher.labels)}. Set data.labels to these names, or choose another teacher."
+        )
+    _require_apart(teacher, config, splits)
+    return teacher
+
+
+def _require_apart(teacher: Teacher, config: TrialConfig, splits: Splits) -> None:
+    """A teacher that has learned a row's label would tell it, and the student's score on that row would say nothing."""
+    theirs = teacher.config
+    same = (theirs.data, theirs.data_seed) == (config.data, config.data_seed)
+    if same and (config.train_on_validation or not theirs.train_on_validation):
+        return
+    learned = splits if same else load_splits(theirs.task, theirs.data, theirs.data_seed)
+    known = [*learned.train.texts, *(learned.validation.texts if theirs.train_on_validation else ())]
+    texts = {squeezed(text) for text in known}
+    measured = {"validation": splits.validation, "test": splits.test}
+    if config.train_on_validation:
+        del measured["validation"]
+    for name, split in measured.items():
+        if shared := sum(squeezed(text) in texts for text in split.texts):
+            raise DataError(
+                f"a teacher may not have learned from rows that its student is measured by, but `{teacher.name}` has "
+                f"from {shared:,} of the {len(split):,} rows of {name}. Give the study the teacher's data and seed, "
+                "and a teacher without finalists.refit."
+            )
+
+
+def _labels(folder: Path) -> tuple[str, ...]:
+    try:
+        named = json.loads((folder / "config.json").read_bytes())["id2label"]
+        return tuple(str(named[str(index)]) for index in range(len(named)))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"a teacher must name its labels, but {folder / 'config.json'} has no `id2label` that can be read. "
+            "Use the folder as it was saved."
+        ) from error
+
+
+@functools.lru_cache(maxsize=16)
+def _fingerprint(folder: Path, stamps: Any) -> str:
+    return folder_fingerprint(folder)
+
+
+# The cache
+
+
+def _read(path: Path) -> NDArray[np.float32] | None:
+    try:
+        outputs: NDArray[np.float32] = load_file(path)["outputs"]
+    except FileNotFoundError:
+        return None
+    except (SafetensorError, KeyError, OSError) as error:
+        logger.warning("teacher cache: %s is damaged (%s) and is computed again", path, error)
+        return None
+    return outputs
+
+
+def _write(path: Path, outputs: NDArray[np.float32]) -> None:
+    """Write beside the place and move there, so that no other process ever reads half a file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            save_file({"outputs": outputs}, Path(folder) / path.name)
+            os.replace(Path(folder) / path.name, path)
+    except (SafetensorError, OSError) as error:
+        logger.warning("teacher cache: %s cannot be written (%s); going on without", path, error)
