@@ -228,7 +228,7 @@ def _errors(finals: Finals, study: optuna.Study, splits: Splits) -> Errors | Non
     if decisions is None:
         return None
     of = [finals.chosen, *([finals.default] if finals.default else [])]
-    outputs = tuple(_logits(study, each, "validation") for each in of)
+    outputs = tuple(logits_of(study, each, "validation") for each in of)
     return find_errors(decisions(split, split.labels, splits.labels, outputs), split.texts)
 
 
@@ -252,8 +252,8 @@ def read_test(finals: Finals, study: optuna.Study, splits: Splits) -> Reading:
     """Holds the predictions of winner and default against the labels of the test split. Nothing else looks at them."""
     labels, classes, winner, default = splits.test.labels, splits.labels, finals.chosen, finals.default
     task = TASKS[splits.task]
-    logits = _logits(study, winner, "test")
-    others = None if default is None else _logits(study, default, "test")
+    logits = logits_of(study, winner, "test")
+    others = None if default is None else logits_of(study, default, "test")
     differences = {}
     if others is not None and default != winner:
         differences = score_differences(task.scores, logits, others, labels, classes)
@@ -278,7 +278,7 @@ def _confusion(task: Task, splits: Splits, outputs: NDArray[np.float32]) -> list
     return mean_confusion(decided.labels, decided.outputs[0])
 
 
-def _logits(study: optuna.Study, finalist: Finalist, split: str) -> NDArray[np.float32]:
+def logits_of(study: optuna.Study, finalist: Finalist, split: str) -> NDArray[np.float32]:
     """[test seeds, ...] What a finalist's head says."""
     trials = study.get_trials(deepcopy=False)
     return np.stack([unpacked(trials[run].user_attrs[PREDICTIONS][split]) for run in finalist.test_runs])

@@ -324,3 +324,37 @@ class DataQuality(Settings):
     conflicts: dict[str, Conflicts]
     """By split."""
     label_order: LabelOrder
+
+
+class Contender(Settings):
+    """One who is held against the others in a distillation: a teacher, an ensemble, or a student."""
+
+    name: str
+    model: str
+    """Its folder, or the study of a student."""
+    seeds: int
+    """Of one, its scores are those of that very model, with intervals over examples only."""
+    scores: dict[str, Estimate]
+    """On the test split, by metric."""
+    num_parameters: int
+    weights_mib: float
+    examples_per_second: float
+    """On this machine."""
+
+
+class Distillation(Settings):
+    """What a distillation came to."""
+
+    metric: str
+    """Of the study, without `eval/`."""
+    rows: int
+    """Of the test split."""
+    device: str
+    """That speeds were measured on."""
+    contenders: list[Contender]
+    """Teachers, their ensemble, the plainly tuned and the distilled student."""
+    distilled_less_plain: dict[str, Difference]
+    """Paired by seed and example."""
+    distilled_less_plain_seeds: int
+    ensemble_less_first: dict[str, Difference]
+    """The ensemble's scores less those of the first teacher, over examples; empty where there is one teacher."""

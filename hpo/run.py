@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
         help="override any key of the study file, such as training.max_length=64; may be repeated",
     )
     made.add_argument("--trials", type=int, metavar="N", help="short for --set n_trials=N: the total wanted")
-    made.add_argument("--workers", type=_positive, default=1, metavar="N", help="how many trials run at once")
+    made.add_argument("--workers", type=positive, default=1, metavar="N", help="how many trials run at once")
     made.add_argument("--executor", choices=EXECUTORS, help="where they run (default: processes, or this one)")
     add_output(made)
     add_storage(made)
@@ -70,7 +70,8 @@ def _call(options: argparse.Namespace) -> list[str]:
     return ["--study", options.study, *overrides, *trials, *workers, *executor, *fallback, *storage]
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A number of things to do, or of those who do them."""
     if (number := int(text)) < 1:
         raise ValueError
     return number

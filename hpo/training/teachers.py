@@ -8,7 +8,9 @@ import hashlib
 import json
 import logging
 import os
+import statistics
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,10 +28,10 @@ from hpo.model_folder import config_of, teacher_folder
 from hpo.spec import ModelSpec, TrialConfig
 from hpo.tasks import TASKS
 from hpo.training.batches import MOST_EVALUATION_LENGTHS, DeviceTokens
-from hpo.training.device import choose_device
+from hpo.training.device import Device, choose_device
 from hpo.training.inference import outputs_of
 from hpo.training.losses import LOSSES
-from hpo.training.model import folder_fingerprint, folder_stamps, load_pretrained, takes_token_types
+from hpo.training.model import Pretrained, folder_fingerprint, folder_stamps, load_pretrained, takes_token_types
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +105,43 @@ def teacher_outputs(
 
 def _compute(teacher: Teacher, splits: Splits, split: Split, name: str, cache_dir: Path | None) -> NDArray[np.float32]:
     """In float32, once: in the order of the teacher's own classes."""
-    training, task, device = teacher.config.training, TASKS[splits.task], choose_device("fp32")
+    device = choose_device("fp32")
+    pretrained, tokens, on_device = _loaded(teacher, splits, split, name, cache_dir, device)
+    batch_size = teacher.config.training.eval_batch_size
+    outputs = on_device.in_order(*outputs_of(pretrained.model, on_device, batch_size, device))
+    outputs[~_read_by(tokens, len(outputs))] = np.nan
+    return outputs
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What it takes to use a trained model on this machine."""
+
+    num_parameters: int
+    weights_mib: float
+    examples_per_second: float
+    """Of the validation split, tokenized: the median of three passes, behind one that nobody times."""
+
+
+def cost_of(teacher: Teacher, splits: Splits, cache_dir: Path | None) -> Cost:
+    """Measures a trained model, a teacher or its student, in the precision of this machine."""
+    device, batch_size = choose_device("auto"), teacher.config.training.eval_batch_size
+    pretrained, _, tokens = _loaded(teacher, splits, splits.validation, "validation", cache_dir, device)
+    seconds = []
+    for _ in range(4):
+        device.synchronize()
+        began = time.perf_counter()
+        outputs_of(pretrained.model, tokens, batch_size, device)
+        seconds.append(time.perf_counter() - began)
+    held = sum(each.numel() * each.element_size() for each in pretrained.model.state_dict().values())
+    return Cost(pretrained.num_parameters, held / 2**20, len(tokens) / statistics.median(seconds[1:]))
+
+
+def _loaded(
+    teacher: Teacher, splits: Splits, split: Split, name: str, cache_dir: Path | None, device: Device
+) -> tuple[Pretrained, Tokens, DeviceTokens]:
+    """A trained model, and what it reads of a split."""
+    training, task = teacher.config.training, TASKS[splits.task]
     pretrained = load_pretrained(
         ModelSpec(name=str(teacher.folder.resolve())),
         task,
@@ -132,9 +170,7 @@ def _compute(teacher: Teacher, splits: Splits, split: Split, name: str, cache_di
     on_device = DeviceTokens(
         tokens, pretrained.tokenizer.pad_token_id, device.type, MOST_EVALUATION_LENGTHS, device.multiple_of
     )
-    outputs = on_device.in_order(*outputs_of(pretrained.model, on_device, training.eval_batch_size, device))
-    outputs[~_read_by(tokens, len(outputs))] = np.nan
-    return outputs
+    return pretrained, tokens, on_device
 
 
 def _read_by(tokens: Tokens, outputs: int) -> NDArray[np.bool_]:

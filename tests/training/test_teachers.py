@@ -18,6 +18,7 @@ from hpo.spec import StudySpec, TrialConfig
 from hpo.study_file import parse_study
 from hpo.training import teachers
 from hpo.training.finetune import finetune
+from hpo.training.layout import layout_of
 from hpo.training.objectives.distillation import Distillation
 from hpo.training.setup import save_model, set_up
 from hpo.training.step import Step
@@ -63,7 +64,7 @@ def test_a_student_is_told_what_its_teacher_says_of_each_row(taught: StudySpec, 
     setup = set_up(config_of(taught), None)
     assert isinstance(setup.step, Step) and isinstance(setup.step.objective, Distillation)
     assert setup.pretrained.model.config.num_hidden_layers == 1
-    assert len(list(setup.pretrained.model.get_submodule("base_model.encoder.layer").children())) == 1
+    assert layout_of(setup.pretrained.model).num_layers == 1
     model = AutoModelForSequenceClassification.from_pretrained(teacher).eval()
     tokenizer = AutoTokenizer.from_pretrained(teacher)
     wanted = np.array([5, 0, 77], dtype=np.int64)
@@ -93,11 +94,11 @@ def test_what_a_teacher_says_is_computed_once(taught: StudySpec, tmp_path: Path,
     computed: list[str] = []
     compute = teachers._compute
 
-    def counted(*given: Any) -> Any:
+    def noted(*given: Any) -> Any:
         computed.append(given[3])
         return compute(*given)
 
-    monkeypatch.setattr(teachers, "_compute", counted)
+    monkeypatch.setattr(teachers, "_compute", noted)
     again = set_up(config_of(taught), cache)
     rows = [np.arange(8)]
     told, told_again = (each.train.gather(next(each.train.rows(rows)))["teacher_logits"] for each in (first, again))

@@ -1,0 +1,60 @@
+"""The best trials of a search, trained again to be kept: together they are a better teacher than the best of them.
+
+A search keeps the weights of its best trial alone. Each is trained as it was, once; its folder says which trial it is.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from hpo.errors import DataError
+from hpo.export import exported_config
+from hpo.model_folder import is_model_of, tell_config
+from hpo.output import study_folder
+from hpo.storage import open_storage
+from hpo.study import best_first, load_study
+from hpo.training.finetune import finetune
+from hpo.training.setup import keep_best, set_up
+
+ENSEMBLE = "ensemble"
+"""The folder of a study that has them."""
+
+
+def train_ensemble(
+    name: str,
+    size: int,
+    output: Path,
+    storage: str | None,
+    say: Callable[[str], None],
+    check: Callable[[], None] = lambda: None,
+) -> list[Path]:
+    """The model folders of the best `size` trials of a study, the best first; trains those that are not there.
+
+    Args:
+        say: told what is trained, and how it scored.
+        check: asked between steps; raises KeyboardInterrupt to stop.
+
+    Raises:
+        DataError: fewer trials are complete.
+        StorageError: there is no such study.
+    """
+    search = load_study(open_storage(output, storage), name)
+    best = best_first(search.direction, search.get_trials(deepcopy=False))[:size]
+    if len(best) < size:
+        raise DataError(
+            f"--top must be at most the complete trials of `{name}`, {len(best)}, but got {size}. Lower it, or run "
+            "more trials."
+        )
+    folders = []
+    for trial in best:
+        config = exported_config(trial)
+        folder = study_folder(output, name) / ENSEMBLE / f"trial-{trial.number:04d}"
+        folders.append(folder)
+        if is_model_of(folder, config):
+            continue
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        setup = set_up(config, output / "cache")
+        *_, last = finetune(setup, lambda step: check(), between_batches=check)
+        keep_best(setup, folder, instead_of=())
+        tell_config(folder, config)
+        say(f"trial {trial.number} of {name} again: {config.metric} {last.metrics[config.metric]:.4f}")
+    return folders

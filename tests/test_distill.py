@@ -1,0 +1,125 @@
+"""Distillation as a user runs it: a one-layer student of a two-layer teacher, from the command line to a page."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.tiny import tiny_study
+from conftest import StudyMaker
+from hpo.distill import main
+from hpo.model_folder import TRAINING, config_of
+from hpo.run import main as run_main
+from hpo.spec import TrainingSpec
+from hpo.storage import open_storage
+from hpo.students import basis_of_study, student_studies
+from hpo.study import load_study, stored_finals
+from hpo.study_file import parse_study
+
+FINALISTS = {"n_trials": 1, "n_seeds": 1, "n_test_seeds": 2}
+
+
+def study_of(make: StudyMaker, **sections: Any) -> dict[str, Any]:
+    study = make(**{"name": "teacher", "finalists": FINALISTS, "n_trials": 3} | sections)
+    study["training"] |= {"learning_rate": 3e-3, "num_evaluations": 2}
+    return study
+
+
+@pytest.fixture
+def searched(raw_study: StudyMaker, tmp_path: Path, output: Path) -> Path:
+    """An output folder with a study that has come to its winner."""
+    path = tmp_path / "teacher.yaml"
+    path.write_text(yaml.safe_dump(study_of(raw_study)), encoding="utf-8")
+    assert run_main(["--study", str(path), "--output", str(output)]) == 0
+    return output
+
+
+@pytest.mark.timeout(400)
+def test_a_student_of_the_two_best_trials(
+    searched: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--teacher", "teacher", "--student", str(model_folder), "--layers", "1", "--output", str(searched)]
+    asked += ["--top", "2", "--trials", "2", "--set", "training.num_evaluations=1"]
+    asked += ["--set", "search_space.distillation_alpha={low: 0.4, high: 0.6}"]
+    assert main(asked) == 0
+    shown = capsys.readouterr().out
+    assert "of teacher again" in shown and "Ensemble of 2" in shown
+
+    # Both students were searched with the same budget, on the same data; one has teachers.
+    storage = open_storage(searched)
+    plain, distilled = (load_study(storage, f"teacher-{each}") for each in ("student", "distilled"))
+    assert len(plain.trials) == len(distilled.trials) == 2
+    assert plain.user_attrs["data"] == distilled.user_attrs["data"] == load_study(storage, "teacher").user_attrs["data"]
+    assert plain.user_attrs["spec"]["teachers"] == []
+    ensemble = sorted((searched / "teacher" / "ensemble").iterdir())
+    assert sorted(map(Path, distilled.user_attrs["spec"]["teachers"])) == ensemble and len(ensemble) == 2
+    assert "distillation_alpha" in distilled.trials[0].params and "distillation_alpha" not in plain.trials[0].params
+    for study in (plain, distilled):
+        finals = stored_finals(study.user_attrs)
+        assert finals and len(finals.readings) == 1
+        model = searched / study.study_name / "model"
+        assert json.loads((model / "config.json").read_text())["num_hidden_layers"] == 1
+
+    # The ensemble's models are those of the search: same configuration, same seed, same score to the bit on a CPU.
+    best = sorted(load_study(storage, "teacher").trials, key=lambda trial: -(trial.value or 0))[0]
+    assert (searched / "teacher" / "ensemble" / f"trial-{best.number:04d}" / TRAINING).is_file()
+    assert (
+        config_of(searched / "teacher" / "ensemble" / f"trial-{best.number:04d}").seed
+        == (best.user_attrs["config"]["seed"])
+    )
+
+    page = (searched / "teacher-distilled" / "comparison.md").read_text()
+    for name in ("Teacher 1", "Teacher 2", "Ensemble of 2", "Student, plainly tuned", "Student, distilled"):
+        assert f"{name} |" in page.replace("**", "")
+    assert "Distilled less plain student | accuracy" in page and "Ensemble less its first teacher" in page
+    assert "Examples/s" in page and "surer there than of new ones" in page
+    assert "<table" in (searched / "teacher-distilled" / "comparison.html").read_text()
+
+    # The same again trains nothing and says the same.
+    times = {path: path.stat().st_mtime_ns for path in (searched / "teacher" / "ensemble").glob("*/*.safetensors")}
+    assert main(asked) == 0
+    again = capsys.readouterr().out
+    assert "of teacher again" not in again and "Nothing is left to run." in again
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+@pytest.mark.timeout(200)
+def test_what_is_no_teacher(searched: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*arguments: object) -> str:
+        asked = ["--student", model_folder, "--output", searched, *arguments]
+        assert main([str(each) for each in asked]) == 2
+        return capsys.readouterr().err
+
+    assert "--teacher must be a study, or a model folder" in told("--teacher", model_folder)
+    assert "a study must have been run before, but got `nobody`" in told("--teacher", "nobody")
+    assert "--top must be at most the complete trials of `teacher`" in told("--teacher", "teacher", "--top", 9)
+    folder = searched / "teacher" / "model"
+    assert "--top takes the best trials of a study" in told("--teacher", folder, "--top", 2)
+    layers = told("--teacher", folder, "--layers", 5, "--trials", 1)
+    assert "model.num_hidden_layers must be at most the 2 layers" in layers
+    (folder / TRAINING).unlink()
+    assert "must have its winner's model on this machine" in told("--teacher", "teacher")
+
+
+def test_the_files_are_valid_and_differ_by_the_teachers(model_folder: Path, data_file: Path) -> None:
+    study = tiny_study(model_folder, data_file, name="teacher", finalists=FINALISTS, sampler={"name": "random"})
+    study["training"] |= {"method": "lora", "lora_rank": 4, "warmup_ratio": 0.2}
+    basis = basis_of_study(parse_study(study, "teacher.yaml"))
+    plain, distilled = student_studies(basis, "mine", str(model_folder), 1, ["./mlruns/teacher/model"])
+    one, other = (parse_study(each, "student.yaml") for each in (plain, distilled))
+    assert one.name == "mine-student" and other.name == "mine-distilled" and other.teachers
+    assert one.data == other.data and one.finalists == other.finalists and one.sampler == other.sampler
+    assert one.training.method == "full" and one.training.lora_rank == TrainingSpec().lora_rank
+    assert one.training.warmup_ratio == 0.2 and one.model.num_hidden_layers == 1
+    assert other.training == one.training.model_copy(update={"distillation_alpha": 0.5})
+    assert set(other.search_space) - set(one.search_space) == {"distillation_alpha", "distillation_temperature"}
+
+
+def test_numbers_have_no_temperature(model_folder: Path, data_file: Path) -> None:
+    study = tiny_study(model_folder, data_file, name="stars", task="regression")
+    del study["data"]["labels"]
+    basis = basis_of_study(parse_study(study, "stars.yaml"))
+    _, distilled = student_studies(basis, "stars", str(model_folder), None, ["./mlruns/stars/model"])
+    assert "distillation_temperature" not in parse_study(distilled, "student.yaml").search_space
