@@ -58,6 +58,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="K",
         help="of each study the K best trials teach together, trained again once and kept in its ensemble/",
     )
+    made.add_argument(
+        "--unlabelled",
+        metavar="SOURCE",
+        help="further texts, a file or a Hub id as data.unlabelled has it, that the teachers label for their student",
+    )
     made.add_argument("--name", help="NAME-distilled and NAME-student are the studies (default: the first teacher's)")
     made.add_argument(
         "--trials", type=int, metavar="N", help="of each of both (default: as many as the teacher's study)"
@@ -91,7 +96,7 @@ def distill(options: argparse.Namespace) -> int:
     prepare_output(options.output)
     basis, teachers = _teachers(options, storage)
     name = options.name or basis.name
-    studies = student_studies(basis, name, options.student, options.layers, teachers)
+    studies = student_studies(basis, name, options.student, options.layers, teachers, options.unlabelled)
     for study in studies:
         path = write_study(study, options.output)
         console.print(f"\n[dim]study file[/]  {markup(str(path))}\n", soft_wrap=True)

@@ -3,7 +3,7 @@
 Of the students it is what their finalists predicted. Nothing is chosen by it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,13 +43,7 @@ def compare_students(name: str, teachers: Sequence[str], output: Path, storage: 
     opened, cache = open_storage(output, storage), output / "cache"
     students = {each: load_study(opened, f"{name}{each}") for each in (PLAIN, DISTILLED)}
     spec = stored_spec(students[DISTILLED])
-    splits = load_splits(spec.task, spec.data, spec.seed)
-    for study in students.values():
-        if study.user_attrs["data"]["fingerprint"] != splits.fingerprint:
-            raise DataError(
-                f"both students must have the same data, but that of `{study.study_name}` has changed. Restore the "
-                "files, or begin anew with --fresh."
-            )
+    splits = _same_splits(students)
     task, labels = TASKS[spec.task], splits.test.labels
     read = [read_teacher(each) for each in teachers]
     costs = [cost_of(each, splits, cache) for each in read]
@@ -84,6 +78,26 @@ def compare_students(name: str, teachers: Sequence[str], output: Path, storage: 
         distilled_less_plain_seeds=len(seeds),
         ensemble_less_first=ensemble_less_first,
     )
+
+
+def _same_splits(students: Mapping[str, optuna.Study]) -> Splits:
+    """Those of the distilled student. Raises `DataError` if they are not what both were measured by."""
+    read = {}
+    for which, study in students.items():
+        spec = stored_spec(study)
+        read[which] = load_splits(spec.task, spec.data, spec.seed)
+        if study.user_attrs["data"]["fingerprint"] != read[which].fingerprint:
+            raise DataError(
+                f"the data of `{study.study_name}` must be as it was, but has changed. Restore the files, or begin "
+                "anew with --fresh."
+            )
+    one, other = read[PLAIN], read[DISTILLED]
+    same = all(getattr(one, each).inputs == getattr(other, each).inputs for each in ("validation", "test"))
+    if not same or one.labels != other.labels:  # beside the same train split there may be texts without labels
+        raise DataError(
+            "both students must be measured by the same rows, but their data differ. Give both the same with --set."
+        )
+    return other
 
 
 def _finals(study: optuna.Study) -> Finals:

@@ -50,7 +50,7 @@ class HubState:
 
 def require_local(spec: StudySpec) -> None:
     """Raises `DataError` with every file, folder and package that a study names and that is not there."""
-    named = [(f"data.{name}", source.source) for name, source in spec.data.sources.items()]
+    named = [(f"data.{name}", source.source) for name, source in spec.data.all_sources.items()]
     named += [("model.name", model.name) for model in spec.models]
     missing = []
     for text in dict.fromkeys(spec.teachers):
@@ -73,7 +73,7 @@ def hub_references(spec: StudySpec | TrialConfig) -> list[HubReference]:
         *(HubReference("model", model.name, model.revision) for model in spec.models),
         *(
             HubReference("dataset", source.source, source.revision, source.subset)
-            for source in spec.data.sources.values()
+            for source in spec.data.all_sources.values()
         ),
     ]
     return [reference for reference in dict.fromkeys(references) if parse_reference(reference.name).kind == "hub"]

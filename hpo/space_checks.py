@@ -368,6 +368,10 @@ def _distillation_problems(
     if teachers and not learned and alpha in defaults:
         rule = "teachers: nothing is learned from them with distillation_alpha=0"
         yield Problem("teachers", rule, f"Set `training.{alpha}`, such as 0.5, or search it.")
+    data = raw.get("data")
+    if isinstance(data, Mapping) and data.get("unlabelled") is not None and not teachers:
+        rule = "unlabelled: nobody but `teachers` says what such a text is, but the study has none"
+        yield Problem("data.unlabelled", rule, "Name their model folders, or remove it.")
     if temperature in space and not learned and alpha in defaults:
         rule = f"{temperature}: does nothing with {alpha}=0"
         yield Problem(_place(space, temperature), rule, f"Set `training.{alpha}`, or search it.")

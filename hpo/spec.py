@@ -101,6 +101,10 @@ class DataSpec(Settings):
     """Labelled validation rows. Not given: held out of train (`validation_size`)."""
     test: Source | None = None
     """Labelled test rows, never seen by the search. Not given: held out of train (`test_size`)."""
+    unlabelled: Source | None = None
+    """Further texts to learn from, whose only target is what the study's `teachers` say of them: a source with
+    `text_column`, or of pairs and words as those of train. What also stands in a split is left out; `max_rows` does not
+    count them. The Hub's own split is `train`."""
     validation_size: Size | None = None
     """Rows (an integer) or share (a fraction) of train, or of its whole sentences, held out as validation where none
     is given. Default: a tenth."""
@@ -144,6 +148,11 @@ class DataSpec(Settings):
         """The splits that are given, by their names."""
         given = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: source for name, source in given.items() if source is not None}
+
+    @property
+    def all_sources(self) -> dict[str, SplitSource]:
+        """The same, and that of texts without labels."""
+        return self.sources | ({} if self.unlabelled is None else {"unlabelled": self.unlabelled})
 
     @model_validator(mode="after")
     def _one_way_to_each_split(self) -> "DataSpec":

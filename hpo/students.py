@@ -18,7 +18,7 @@ from hpo.tasks import TASKS
 DISTILLED, PLAIN = "-distilled", "-student"
 STUDY_FILE = "distill.yaml"
 """In the folder of each of both."""
-OF_TEACHING = ("teachers", "training.distillation_", "search_space.distillation_")
+OF_TEACHING = ("teachers", "data.unlabelled", "training.distillation_", "search_space.distillation_")
 """How the settings begin that a student without teachers has not."""
 # How a teacher was tuned says nothing of how its student shall be.
 OF_METHOD = ("method", "num_trained_layers", "layer_lr_decay", *(n for n in TrainingSpec.model_fields if "lora" in n))
@@ -41,6 +41,7 @@ def basis_of_study(spec: StudySpec) -> Basis:
     kept += ["finalists"] if spec.finalists else []
     stored = spec.model_dump(mode="json", exclude_defaults=True)
     sections = {name: stored[name] for name in kept if name in stored} | {"metric": spec.metric}
+    sections["data"].pop("unlabelled", None)
     for tagged in ("sampler", "pruner"):  # their names are defaults of their own
         if tagged in sections:
             sections[tagged] = {"name": getattr(spec, tagged).name, **sections[tagged]}
@@ -51,13 +52,23 @@ def basis_of_config(name: str, config: TrialConfig) -> Basis:
     """Of a model folder alone: the data and the settings that it was trained with."""
     stored = config.model_dump(mode="json", exclude_defaults=True)
     sections = {"task": config.task, "metric": config.metric, "seed": config.data_seed, "data": stored["data"]}
+    sections["data"].pop("unlabelled", None)
     return Basis(name, sections, config.training)
 
 
 def student_studies(
-    basis: Basis, name: str, student: str, layers: int | None, teachers: Sequence[str]
+    basis: Basis,
+    name: str,
+    student: str,
+    layers: int | None,
+    teachers: Sequence[str],
+    unlabelled: str | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The study files of the plainly tuned and of the distilled student, as plain data."""
+    """The study files of the plainly tuned and of the distilled student, as plain data.
+
+    Args:
+        unlabelled: where further texts are that the teachers tell the distilled one of.
+    """
     given = basis.training.model_dump(mode="json", exclude_defaults=True)
     left_out = (*OF_METHOD, "distillation_alpha", "distillation_temperature")
     training = {key: value for key, value in given.items() if key not in left_out}
@@ -86,6 +97,7 @@ def student_studies(
         **plain,
         "name": f"{name}{DISTILLED}",
         "description": f"The student of {basis.name}, distilled: it learns from its teachers beside the labels.",
+        "data": plain["data"] | ({"unlabelled": unlabelled} if unlabelled else {}),
         "teachers": list(teachers),
         "training": training | {"distillation_alpha": 0.5},
         "search_space": space | taught_space,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.tiny import tiny_study
+from benchmarks.tiny import sentences, tiny_study
 from conftest import StudyMaker
 from hpo.distill import main
 from hpo.model_folder import TRAINING, config_of
@@ -38,11 +38,13 @@ def searched(raw_study: StudyMaker, tmp_path: Path, output: Path) -> Path:
 
 @pytest.mark.timeout(400)
 def test_a_student_of_the_two_best_trials(
-    searched: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+    searched: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    texts = tmp_path / "texts.csv"
+    texts.write_text("text\n" + "".join(f"{text}\n" for text, _ in sentences(60, seed=5)), encoding="utf-8")
     asked = ["--teacher", "teacher", "--student", str(model_folder), "--layers", "1", "--output", str(searched)]
     asked += ["--top", "2", "--trials", "2", "--set", "training.num_evaluations=1"]
-    asked += ["--set", "search_space.distillation_alpha={low: 0.4, high: 0.6}"]
+    asked += ["--unlabelled", str(texts), "--set", "search_space.distillation_alpha={low: 0.4, high: 0.6}"]
     assert main(asked) == 0
     shown = capsys.readouterr().out
     assert "of teacher again" in shown and "Ensemble of 2" in shown
@@ -51,7 +53,9 @@ def test_a_student_of_the_two_best_trials(
     storage = open_storage(searched)
     plain, distilled = (load_study(storage, f"teacher-{each}") for each in ("student", "distilled"))
     assert len(plain.trials) == len(distilled.trials) == 2
-    assert plain.user_attrs["data"] == distilled.user_attrs["data"] == load_study(storage, "teacher").user_attrs["data"]
+    prints = {each.user_attrs["data"]["fingerprint"] for each in (plain, load_study(storage, "teacher"))}
+    assert len(prints) == 1 and plain.user_attrs["data"]["rows"] == distilled.user_attrs["data"]["rows"]
+    assert any(note.startswith("unlabelled: 60 texts") for note in distilled.user_attrs["data"]["notes"])
     assert plain.user_attrs["spec"]["teachers"] == []
     ensemble = sorted((searched / "teacher" / "ensemble").iterdir())
     assert sorted(map(Path, distilled.user_attrs["spec"]["teachers"])) == ensemble and len(ensemble) == 2

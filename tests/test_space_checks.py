@@ -502,6 +502,14 @@ def test_distillation_with_teachers(space: dict[str, Any], training: dict[str, A
         (METHOD, {}, TEACHERS, "teachers", "nothing is learned from them", "Set `training.distillation_alpha`"),
         (TEMPERATURES, {}, {}, "search_space.distillation_temperature", "does nothing", "Set `training."),
         (
+            METHOD,
+            {},
+            {"data": {"unlabelled": "./texts.csv"}},
+            "data.unlabelled",
+            "nobody but `teachers` says",
+            "Name their model folders, or remove it.",
+        ),
+        (
             SOME_ALPHA | TEMPERATURES,
             {},
             TEACHERS | {"task": "regression"},

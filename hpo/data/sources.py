@@ -35,10 +35,39 @@ class Rows:
 
 def read_rows(task: Task, source: SplitSource, split: str, data: DataSpec) -> Rows:
     """Read the rows of `source`, which is to be our `split` (`train`, `validation` or `test`)."""
+    columns = data.label_columns
+    frame, label_names, origin = _read_frame(task, source, split, split, data, columns)
+    inputs = _inputs(task, frame, data, origin)
+    of_labels = _cells(frame, columns[0], origin)
+    if len(columns) > 1:
+        together = list(zip(*(frame[column] for column in columns), strict=True))
+        of_labels, label_names = Cells(together, of_labels.numbers, ", ".join(columns), origin, columns), columns
+    labels = task.labels.read(of_labels)
+    if task.words:
+        differ = [len(words) != len(tags) for words, tags in zip(inputs, labels, strict=True)]
+        of_labels.refuse(differ, f"have as many tags as words in `{data.text_columns[0]}`", "more or fewer")
+    return Rows(inputs, labels, label_names, origin, of_labels.column)
+
+
+def read_inputs(task: Task, source: SplitSource, data: DataSpec) -> list[Input]:
+    """Read the inputs of `data.unlabelled`."""
+    frame, _, origin = _read_frame(task, source, "unlabelled", "train", data, ())
+    return _inputs(task, frame, data, origin)
+
+
+def _read_frame(
+    task: Task, source: SplitSource, split: str, hub_split: str, data: DataSpec, label_columns: Sequence[str]
+) -> tuple[pd.DataFrame, tuple[str, ...] | None, str]:
+    """The rows that `where` keeps, with the columns that are needed; the names of a Hub set's integer labels; the
+    source in words.
+
+    Args:
+        hub_split: of a Hub data set, where the source names none.
+    """
     path = local_path(source.source)
     label_names = None
     if path is None:
-        hub_split = source.split or split
+        hub_split = source.split or hub_split
         subset = f", subset {source.subset}" if source.subset else ""
         origin = f"the Hub's {source.source}{subset}, split {hub_split}"
         frame, label_names = _read_hub(source, hub_split, data.label_columns[0], origin, f"data.{split}")
@@ -57,7 +86,7 @@ def read_rows(task: Task, source: SplitSource, split: str, data: DataSpec) -> Ro
         raise DataError(f"{split} must have rows, but {origin} has none. Give a source with rows.")
     for column, key in (
         *((column, "data.text_column") for column in data.text_columns),
-        *((column, "data.label_column") for column in data.label_columns),
+        *((column, "data.label_column") for column in label_columns),
         *((column, f"data.{split}.where") for column in source.where),
     ):
         require_column(frame, column, key, origin)
@@ -68,22 +97,16 @@ def read_rows(task: Task, source: SplitSource, split: str, data: DataSpec) -> Ro
                 f"`where` must keep some rows, but got {dict(source.where)} for {origin} (data.{split}), "
                 f"and no row is left at `{column}: {value}`. Correct the value."
             )
-    numbers = [int(number) + 1 for number in frame.index]
+    return frame, label_names, origin
 
-    def cells(column: str) -> Cells:
-        return Cells(list(frame[column]), numbers, column, origin)
 
-    inputs = inputs_of_columns([cells(column) for column in data.text_columns], words=task.words)
-    columns = data.label_columns
-    of_labels = cells(columns[0])
-    if len(columns) > 1:
-        together = list(zip(*(frame[column] for column in columns), strict=True))
-        of_labels, label_names = Cells(together, numbers, ", ".join(columns), origin, columns), columns
-    labels = task.labels.read(of_labels)
-    if task.words:
-        differ = [len(words) != len(tags) for words, tags in zip(inputs, labels, strict=True)]
-        of_labels.refuse(differ, f"have as many tags as words in `{data.text_columns[0]}`", "more or fewer")
-    return Rows(list(inputs), labels, label_names, origin, of_labels.column)
+def _inputs(task: Task, frame: pd.DataFrame, data: DataSpec, origin: str) -> list[Input]:
+    """What a model reads of each row."""
+    return list(inputs_of_columns([_cells(frame, column, origin) for column in data.text_columns], words=task.words))
+
+
+def _cells(frame: pd.DataFrame, column: str, origin: str) -> Cells:
+    return Cells(list(frame[column]), [int(number) + 1 for number in frame.index], column, origin)
 
 
 def _read_hub(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hpo.data.hold_out import Indices, hold_out, nested_sample, stratified_sample, stream
 from hpo.data.inputs import Form, Input, form_of, readable
 from hpo.data.overlap import KINDS, kinds, relations, words_of
-from hpo.data.sources import Rows, read_rows
+from hpo.data.sources import Rows, read_inputs, read_rows
 from hpo.errors import DataError
 from hpo.references import local_path
 from hpo.spec import DataSpec
@@ -81,6 +81,8 @@ class Splits:
     labels_by: LabelsBy = "name"
     """How the labels of the rows found their classes."""
     task: str = "sequence_classification"
+    unlabelled: Split | None = None
+    """Further texts to learn from, whose labels nobody knows."""
 
     @property
     def class_counts(self) -> dict[str, dict[str, int]]:
@@ -101,20 +103,34 @@ def load_splits(task: str, data: DataSpec, seed: int) -> Splits:
 
     The result is kept in the process, so that every trial but the first has it at once.
     """
-    paths = [path for source in data.sources.values() if (path := local_path(source.source)) is not None]
+    paths = [path for source in data.all_sources.values() if (path := local_path(source.source)) is not None]
     # Where a file lies and when it was changed belong to the key: an edited file is another data set.
     stamps = tuple((str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
     return _load(task, data.model_dump_json(), seed, stamps)
 
 
 @functools.lru_cache(maxsize=8)
-def sampled(splits: Splits, fraction: float, seed: int) -> Split:
-    """A share of the train split, stratified as everything that is drawn: the study's own, so that of two shares the
-    smaller one is contained in the larger.
+def learned_from(splits: Splits, fraction: float, seed: int, *, with_validation: bool) -> tuple[str, Split]:
+    """All that a training learns from: a name for it within the data, and its rows.
+
+    Args:
+        fraction: of the train split. Stratified as everything that is drawn, and the study's own, so that of two shares
+            the smaller one is contained in the larger.
 
     Raises:
-        DataError: it has no room for a row of every class.
+        DataError: the share has no room for a row of every class.
     """
+    name, learned = "train", splits.train
+    if fraction < 1.0:
+        name, learned = f"train {fraction!r} {seed}", _sampled(splits, fraction, seed)
+    if with_validation:
+        name, learned = f"{name}+validation", learned.joined(splits.validation)
+    if splits.unlabelled is not None:
+        name, learned = f"{name}+unlabelled", learned.joined(splits.unlabelled)
+    return name, learned
+
+
+def _sampled(splits: Splits, fraction: float, seed: int) -> Split:
     train, labels = splits.train, TASKS[splits.task].labels
     strata = labels.strata(train.labels, len(splits.labels))
     size, classes = round(fraction * len(train)), len(np.unique(strata))
@@ -142,17 +158,19 @@ def _load(name: str, data_json: str, seed: int, stamps: tuple[object, ...]) -> S
     splits = _remove_shared(splits, log, relatives=data.leaks == "drop")
     splits = _cap(splits, task, len(classes), data.max_rows, seed, log)
     _check(splits, task, classes, data, log.notes)
+    unlabelled = _unlabelled(splits, task, len(classes), data, log)
     return Splits(
         train=splits["train"],
         validation=splits["validation"],
         test=splits["test"],
         labels=classes,
-        fingerprint=_fingerprint(splits, task, classes),
+        fingerprint=_fingerprint(splits, task, classes, unlabelled),
         notes=tuple(log.notes),
         removed=log.removed,
         source_labels={split: read.label_names for split, read in rows.items() if read.label_names},
         labels_by=task.labels.labels_by(columns, data.labels),
         task=name,
+        unlabelled=unlabelled,
     )
 
 
@@ -243,16 +261,39 @@ def _cap(
     return capped
 
 
+def _unlabelled(splits: Mapping[str, Split], task: Task, num_classes: int, data: DataSpec, log: _Log) -> Split | None:
+    """The texts without labels that stand in no split, each once."""
+    if data.unlabelled is None:
+        return None
+    read, form = read_inputs(task, data.unlabelled, data), splits["train"].form
+    seen = {squeezed(text) for split in splits.values() for text in split.texts}
+    rows = []
+    for row, text in enumerate(readable(read, form)):
+        if (plain := squeezed(text)) not in seen:
+            seen.add(plain)
+            rows.append(row)
+    if not rows:
+        raise DataError(
+            f"some text of data.unlabelled must stand in no split, but all {len(read):,} do. Give others, or remove it."
+        )
+    known = f", {len(read) - len(rows):,} others stand there before or in a split" if len(rows) < len(read) else ""
+    log.notes.append(f"unlabelled: {len(rows):,} texts of which only the teachers say what they are{known}.")
+    inputs = tuple(read[row] for row in rows)
+    return Split(inputs, task.labels.unknown(inputs, num_classes), form)
+
+
 def squeezed(text: str) -> str:
     """A text up to white space, by which rows are the same."""
     return " ".join(text.split())
 
 
-def _fingerprint(splits: Mapping[str, Split], task: Task, classes: Sequence[str]) -> str:
+def _fingerprint(splits: Mapping[str, Split], task: Task, classes: Sequence[str], unlabelled: Split | None) -> str:
     digest = hashlib.sha256(json.dumps(classes).encode())
     for name in SPLITS:
         content: list[Any] = [name, splits[name].inputs, task.labels.plain(splits[name].labels)]
         digest.update(json.dumps(content).encode())
+    if unlabelled is not None:
+        digest.update(json.dumps(["unlabelled", unlabelled.inputs]).encode())
     return digest.hexdigest()
 
 

@@ -15,6 +15,8 @@ from hpo.cells import Cells, is_missing
 from hpo.errors import DataError
 
 Label = str | int
+# The id of a class that nobody knows, as torch's losses pass over it. Of numbers, and of several labels, it is NaN.
+UNKNOWN = -100
 LabelsBy = Literal["position", "name", "source", "sorted"]
 """The declared names by the position of integers, the declared names by name, the Hub data set's own names, or the
 distinct values in sorted order."""
@@ -52,6 +54,10 @@ class Labels(Protocol):
         self, split: str, column: LabelColumn, classes: tuple[str, ...], declared: tuple[str, ...] | None
     ) -> NDArray[Any]:
         """The labels of one split as an array. Raises `DataError` for a class that is none of `classes`."""
+        ...
+
+    def unknown(self, inputs: Sequence[Any], num_classes: int) -> NDArray[Any]:
+        """The labels of inputs of which nobody knows any, as `encode` would have them: losses leave them out."""
         ...
 
     def labels_by(self, columns: Mapping[str, LabelColumn], declared: tuple[str, ...] | None) -> LabelsBy:

@@ -62,6 +62,9 @@ class LabelSets(Labels):
         encoded[rows, class_ids(split, flat, column, classes, declared)] = 1.0
         return encoded
 
+    def unknown(self, inputs: Sequence[Any], num_classes: int) -> NDArray[np.float32]:
+        return np.full((len(inputs), num_classes), np.nan, dtype=np.float32)
+
     def labels_by(self, columns: Mapping[str, LabelColumn], declared: tuple[str, ...] | None) -> LabelsBy:
         firsts = {split: next(chain.from_iterable(column.labels)) for split, column in columns.items()}
         return found_by(columns, firsts, declared)

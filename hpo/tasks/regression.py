@@ -40,6 +40,9 @@ class Numbers(Labels):
         """[rows]"""
         return np.array(column.labels, dtype=np.float32)
 
+    def unknown(self, inputs: Sequence[Any], num_classes: int) -> NDArray[np.float32]:
+        return np.full(len(inputs), np.nan, dtype=np.float32)
+
     def labels_by(self, columns: Mapping[str, LabelColumn], declared: tuple[str, ...] | None) -> LabelsBy:
         return "sorted"
 

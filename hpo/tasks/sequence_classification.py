@@ -10,7 +10,17 @@ from numpy.typing import NDArray
 from hpo.cells import Cells, plain
 from hpo.tasks.base import Decisions, Outputs, Rows, Task
 from hpo.tasks.class_scores import class_scores
-from hpo.tasks.labels import Label, LabelColumn, Labels, LabelsBy, class_ids, class_names, found_by, refuse_missing
+from hpo.tasks.labels import (
+    UNKNOWN,
+    Label,
+    LabelColumn,
+    Labels,
+    LabelsBy,
+    class_ids,
+    class_names,
+    found_by,
+    refuse_missing,
+)
 
 
 class ClassLabels(Labels):
@@ -43,6 +53,9 @@ class ClassLabels(Labels):
     ) -> NDArray[np.int64]:
         """[rows]"""
         return np.array(class_ids(split, column.labels, column, classes, declared), dtype=np.int64)
+
+    def unknown(self, inputs: Sequence[Any], num_classes: int) -> NDArray[np.int64]:
+        return np.full(len(inputs), UNKNOWN, dtype=np.int64)
 
     def labels_by(self, columns: Mapping[str, LabelColumn], declared: tuple[str, ...] | None) -> LabelsBy:
         return found_by(columns, {split: column.labels[0] for split, column in columns.items()}, declared)

@@ -12,7 +12,18 @@ from hpo.errors import DataError
 from hpo.scores import Scores, require_outputs
 from hpo.tasks.base import Decisions, Outputs, Rows, Task
 from hpo.tasks.counted_scores import counted_scores, share_score
-from hpo.tasks.labels import Label, LabelColumn, Labels, LabelsBy, class_ids, class_names, found_by, quoted, rarest
+from hpo.tasks.labels import (
+    UNKNOWN,
+    Label,
+    LabelColumn,
+    Labels,
+    LabelsBy,
+    class_ids,
+    class_names,
+    found_by,
+    quoted,
+    rarest,
+)
 
 OUTSIDE = "O"
 PREFIXES = ("B", "I", "E", "S")
@@ -51,6 +62,12 @@ class Tags(Labels):
         encoded = np.empty(len(column.labels), dtype=object)
         encoded[:] = np.split(np.array(flat, dtype=np.int64), ends)
         return encoded
+
+    def unknown(self, inputs: Sequence[Any], num_classes: int) -> NDArray[Any]:
+        labels = np.empty(len(inputs), dtype=object)
+        for row, words in enumerate(inputs):
+            labels[row] = np.full(len(words), UNKNOWN, dtype=np.int64)
+        return labels
 
     def labels_by(self, columns: Mapping[str, LabelColumn], declared: tuple[str, ...] | None) -> LabelsBy:
         return found_by(columns, {split: column.labels[0][0] for split, column in columns.items()}, declared)

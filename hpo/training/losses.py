@@ -108,7 +108,10 @@ class CrossEntropy:
 
 @dataclass(frozen=True, eq=False)
 class BinaryCrossEntropy:
-    """Logits [batch, classes] against labels of 0 and 1 of that shape: each class is there or not. A mean over all."""
+    """Logits [batch, classes] against labels of 0 and 1 of that shape: each class is there or not.
+
+    A mean over all that are not NaN, which nobody knows.
+    """
 
     offers: ClassVar[frozenset[str]] = frozenset({"label_smoothing", "class_weights"})
 
@@ -118,11 +121,12 @@ class BinaryCrossEntropy:
     """[classes] Of a class that is there."""
 
     def __call__(self, logits: torch.Tensor, part: Batch, whole: Batch) -> torch.Tensor:
+        known = ~part["labels"].isnan()
         targets = part["labels"].float() * (1 - self.label_smoothing) + self.label_smoothing / 2
-        total = functional.binary_cross_entropy_with_logits(
-            logits.float(), targets, pos_weight=self.class_weights, reduction="sum"
+        losses = functional.binary_cross_entropy_with_logits(
+            logits.float(), targets.masked_fill(~known, 0.0), pos_weight=self.class_weights, reduction="none"
         )
-        return total / whole["labels"].numel()
+        return (losses * known).sum() / _not_nan(whole["labels"])
 
     def divergence(self, one: torch.Tensor, other: torch.Tensor, part: Batch, whole: Batch) -> torch.Tensor:
         """The mean of the Kullback-Leibler divergences in both directions, of each class."""
@@ -148,6 +152,7 @@ class BinaryCrossEntropy:
     @staticmethod
     def balanced(labels: NDArray[Any], num_classes: int) -> NDArray[np.float64]:
         """Examples without a class to one with it: both weigh the same then. Where one of them never occurs 1."""
+        labels = labels[~np.isnan(labels).any(axis=1)]
         there = (labels > 0).sum(axis=0)
         absent = len(labels) - there
         return np.where((there > 0) & (absent > 0), absent / np.maximum(there, 1), 1.0)
@@ -155,13 +160,14 @@ class BinaryCrossEntropy:
 
 @dataclass(frozen=True)
 class MeanSquaredError:
-    """Logits [batch, 1] against labels [batch] that are numbers."""
+    """Logits [batch, 1] against labels [batch] that are numbers, or NaN, which does not count."""
 
     offers: ClassVar[frozenset[str]] = frozenset()
 
     def __call__(self, logits: torch.Tensor, part: Batch, whole: Batch) -> torch.Tensor:
-        total = functional.mse_loss(logits.float().squeeze(-1), part["labels"].float(), reduction="sum")
-        return total / whole["labels"].numel()
+        known, labels = ~part["labels"].isnan(), part["labels"].float()
+        losses = functional.mse_loss(logits.float().squeeze(-1), labels.masked_fill(~known, 0.0), reduction="none")
+        return (losses * known).sum() / _not_nan(whole["labels"])
 
     def divergence(self, one: torch.Tensor, other: torch.Tensor, part: Batch, whole: Batch) -> torch.Tensor:
         """The mean squared difference."""
@@ -181,6 +187,11 @@ class MeanSquaredError:
 def _labelled(labels: torch.Tensor) -> torch.Tensor:
     """How many there are to learn from; 1 where there are none, for then there is nothing to divide either."""
     return (labels != IGNORED).sum().clamp(min=1)
+
+
+def _not_nan(labels: torch.Tensor) -> torch.Tensor:
+    """How many there are, or 1."""
+    return (~labels.isnan()).sum().clamp(min=1)
 
 
 def _known(batch: Batch) -> torch.Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hpo.data.augment import AUGMENTATIONS
-from hpo.data.splits import Split, Splits, load_splits, sampled
+from hpo.data.splits import Split, Splits, learned_from, load_splits
 from hpo.data.tokens import Tokens, tokenize_split
 from hpo.errors import DataError
 from hpo.spec import TrainingSpec, TrialConfig
@@ -99,7 +99,8 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
     tokenized = functools.partial(
         _tokens, pretrained, training.max_length, splits.fingerprint, cache_dir=cache_dir, device=device
     )
-    learned = _learned(config, splits)
+    fraction, with_validation = training.train_fraction, config.train_on_validation
+    learned = learned_from(splits, fraction, config.data_seed, with_validation=with_validation)
     train: DeviceTokens
     if training.augment_method in AUGMENTATIONS and training.augment_probability > 0.0:
         train = _augmented(config, pretrained, learned, splits.fingerprint, cache_dir, device)
@@ -110,8 +111,10 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
     if teachers:
         name, split = learned
         train = train.taught_by(fused_outputs(teachers, splits, split, name, cache_dir))
-    elif training.distillation_alpha > 0:
-        raise DataError("training.distillation_alpha learns from `teachers`, but there are none. Name their folders.")
+    elif training.distillation_alpha > 0 or splits.unlabelled is not None:
+        raise DataError(
+            "training.distillation_alpha and data.unlabelled need `teachers`, but there are none. Name their folders."
+        )
     if problem := task.needs(config.metric, splits.labels):
         raise DataError(problem)
     _require_embeddings(config, pretrained, [train, validation])
@@ -153,16 +156,6 @@ def may_capture(training: TrainingSpec, pretrained: Pretrained, objective: Objec
     optimizer = OPTIMIZERS[training.optimizer]
     asks_nothing = pretrained.capturable and objective.capturable and optimizer.capturable
     return asks_nothing and not training.activation_checkpointing
-
-
-def _learned(config: TrialConfig, splits: Splits) -> tuple[str, Split]:
-    """What is trained on: a name for its tokens, and its rows."""
-    name, train = "train", splits.train
-    if (fraction := config.training.train_fraction) < 1.0:
-        name, train = f"train {fraction!r} {config.data_seed}", sampled(splits, fraction, config.data_seed)
-    if config.train_on_validation:
-        return f"{name}+validation", train.joined(splits.validation)
-    return name, train
 
 
 def _tokens(

@@ -1,5 +1,6 @@
 """What a student is taught: by whom it may be, in which order of classes, word by word, and from the cache on disk."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,17 @@ from hpo.model_folder import tell_config
 from hpo.space import trial_config
 from hpo.spec import StudySpec, TrialConfig
 from hpo.study_file import parse_study
+from hpo.tasks.labels import UNKNOWN
 from hpo.training import teachers
+from hpo.training.batches import IGNORED, inputs_of
 from hpo.training.finetune import finetune
 from hpo.training.layout import layout_of
+from hpo.training.losses import BinaryCrossEntropy, build_loss
 from hpo.training.objectives.distillation import Distillation
 from hpo.training.setup import save_model, set_up
 from hpo.training.step import Step
 from hpo.training.teachers import fused_outputs, read_teacher, teacher_outputs
-from task_data import task_study
+from task_data import rows, task_study
 
 TEACHER = {"learning_rate": 3e-3, "num_train_epochs": 3, "num_evaluations": 1, "dropout": 0.0, "max_length": 32}
 
@@ -161,6 +165,63 @@ def test_words_that_a_teacher_did_not_read(model_folder: Path, tmp_path: Path) -
     assert unread[:, 4:].sum() == (batch["labels"][:, 4:] != -100).sum() > 0 and not unread[:, :4].any()
     *_, last = finetune(setup)
     assert np.isfinite(last.metrics["eval/loss"])
+
+
+# Texts without labels
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("kind", ["classes", "pairs", "label_sets", "numbers", "tags"])
+def test_texts_of_which_only_the_teacher_says_what_they_are(kind: str, model_folder: Path, tmp_path: Path) -> None:
+    """In a batch of these alone the labels' loss is 0, and in a mixed one it is that of the labelled rows."""
+    study = task_study(kind, model_folder, tmp_path)
+    study["training"] |= {"num_train_epochs": 1, "num_evaluations": 1}
+    plain = set_up(config_of(parse_study(study, "teacher.yaml")), None)
+    folder = trained(plain.config, tmp_path / "teacher")
+    columns = [study["data"].get("text_column", "text")] if kind != "pairs" else ["premise", "hypothesis"]
+    texts = [{column: row[column] for column in columns} for row in rows(kind, 40, seed=9)]
+    file = tmp_path / "texts.jsonl"
+    known = [dict(zip(columns, [plain.splits.test.inputs[0]], strict=False))] if kind == "classes" else []
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in [*texts, *texts[:3], *known]), encoding="utf-8")
+    study["data"] |= {"unlabelled": str(file)}
+    study |= {"teachers": [str(folder)]}
+    study["training"] |= {"distillation_alpha": 0.5}
+    setup = set_up(config_of(parse_study(study, "student.yaml")), None)
+    labelled, new = len(plain.train), len(setup.train) - len(plain.train)
+    assert 30 < new <= 40 and setup.splits.fingerprint != plain.splits.fingerprint
+    assert any(note.startswith(f"unlabelled: {new} texts") for note in setup.splits.notes)
+
+    loss = build_loss(
+        setup.task.loss, setup.config.training, setup.train.learned_labels, len(setup.splits.labels), "cpu"
+    )
+    model = setup.pretrained.model.eval()
+
+    def losses(numbers: list[int]) -> tuple[float, float]:
+        batch = setup.train.gather(next(setup.train.rows([np.array(numbers)])))
+        logits = model(**inputs_of(batch)).logits
+        return loss(logits, batch, batch).item(), loss.distance_to_teacher(logits, batch, batch, 1.0).item()
+
+    alone, distance = losses([labelled, labelled + 3])
+    assert alone == 0.0 and distance > 0.0
+    assert losses([0, 1, labelled])[0] == pytest.approx(losses([0, 1])[0], rel=1e-4)
+    *_, last = finetune(setup)
+    assert np.isfinite(last.metrics["eval/loss"])
+    assert all(np.isfinite(point.loss) for point in last.curve)
+
+
+def test_weights_of_classes_are_those_of_the_labelled_rows() -> None:
+    labels = np.array([[1, 0], [0, 0], [1, 1], [np.nan, np.nan]], dtype=np.float32)
+    assert np.array_equal(BinaryCrossEntropy.balanced(labels, 2), BinaryCrossEntropy.balanced(labels[:3], 2))
+
+
+def test_losses_pass_over_what_tasks_do_not_know() -> None:
+    assert UNKNOWN == IGNORED
+
+
+def test_texts_that_are_known_already(raw_study: StudyMaker, teacher: Path, data_file: Path) -> None:
+    study = of_alpha(raw_study(teachers=[str(teacher)]))
+    study["data"]["unlabelled"] = str(data_file)
+    assert "some text of data.unlabelled must stand in no split, but all 400 do" in refused(study)
 
 
 # Who may not teach
