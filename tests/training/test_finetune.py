@@ -361,7 +361,8 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "train_fraction": ({}, 0.5),
 }
 CHANGE_NOTHING = {"eval_batch_size", "activation_checkpointing", "num_evaluations"}
-OTHER_DATA = {"class_weights"}  # the tiny study's classes are as many; a test of its own has others
+# The tiny study's classes are as many, and it has no teachers; tests of their own have others.
+OTHER_DATA = {"class_weights", "distillation_alpha", "distillation_temperature"}
 
 
 def short(make_config: ConfigMaker, **changed: Any) -> TrialConfig:

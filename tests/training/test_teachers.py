@@ -1,5 +1,6 @@
 """What a student is taught: by whom it may be, in which order of classes, word by word, and from the cache on disk."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -28,6 +29,7 @@ from hpo.training.setup import save_model, set_up
 from hpo.training.step import Step
 from hpo.training.teachers import fused_outputs, read_teacher, teacher_outputs
 from task_data import rows, task_study
+from trained import train
 
 TEACHER = {"learning_rate": 3e-3, "num_train_epochs": 3, "num_evaluations": 1, "dropout": 0.0, "max_length": 32}
 
@@ -90,6 +92,27 @@ def test_a_teacher_alone_can_teach(taught: StudySpec, teacher: Path) -> None:
     told = teacher_outputs(read_teacher(str(teacher)), setup.splits, setup.splits.validation, "validation", None)
     of_teacher = (told.argmax(1) == setup_of_teacher.splits.validation.labels).mean()
     assert of_teacher > 0.9 and last.metrics["eval/accuracy"] > of_teacher - 0.1
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_each_setting_changes_what_is_learned_and_no_teacher_is_alpha_0(
+    taught: StudySpec, raw_study: StudyMaker
+) -> None:
+    short = {"num_train_epochs": 0.2, "num_evaluations": 1}
+    plain = raw_study()
+    plain["model"]["num_hidden_layers"] = 1
+    alone, *others = (
+        train(config_of(spec, **short, **params))[0]
+        for spec, params in (
+            (parse_study(plain, "plain.yaml"), {}),
+            (taught, {"distillation_alpha": 0.0}),
+            (taught, {}),
+            (taught, {"distillation_alpha": 0.9}),
+            (taught, {"distillation_temperature": 5.0}),
+        )
+    )
+    assert torch.equal(alone, others[0])
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(others, 2))
 
 
 def test_what_a_teacher_says_is_computed_once(taught: StudySpec, tmp_path: Path, monkeypatch: Any) -> None:
