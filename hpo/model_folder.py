@@ -11,6 +11,8 @@ from hpo.spec import TrialConfig
 
 # In a model folder: the configuration that gives this model again.
 TRAINING = "training.json"
+# And, where it was exported to be served, the folder of that.
+ONNX = "onnx"
 
 
 def tell_config(model: Path, config: TrialConfig) -> None:

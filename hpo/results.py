@@ -358,3 +358,55 @@ class Distillation(Settings):
     distilled_less_plain_seeds: int
     ensemble_less_first: dict[str, Difference]
     """The ensemble's scores less those of the first teacher, over examples; empty where there is one teacher."""
+
+
+class ServedModel(Settings):
+    """A model in one form, and how it does on the validation split."""
+
+    name: str
+    """`PyTorch`, `ONNX` or `ONNX int8`."""
+    file: str
+    """In the model folder."""
+    mib: float
+    """The size of its file."""
+    metrics: dict[str, float]
+    """As the task names them."""
+    equal: float | None
+    """The share of decisions that are those of PyTorch; None where a task decides nothing, as with numbers."""
+    largest_difference: float
+    """Of a logit from that of PyTorch."""
+    latency_ms: float
+    """Of a text alone, the median."""
+    examples_per_second: float
+    """In batches."""
+
+
+class Serving(Settings):
+    """A trained model before and after it was made cheaper to serve, measured on one machine."""
+
+    at: str
+    """When, as ISO 8601 has it."""
+    trial: int | None
+    """Its number in the search; None where the study does not know the model."""
+    metric: str
+    """The study's."""
+    shown: list[str]
+    """The metrics that say most, that one first."""
+    rows: int
+    """Of the validation split."""
+    unit: str
+    """What is decided: a row, a word of it, or a label."""
+    learned: bool
+    """The model learned from the validation split: its scores on it say nothing."""
+    reduced_range: bool
+    """int8 weights have 7 bits, for processors without VNNI."""
+    threads: int
+    latency_texts: int
+    latency_tokens: int
+    """The median of their lengths."""
+    batch_size: int
+    repeats: int
+    processor: str
+    versions: dict[str, str]
+    models: list[ServedModel]
+    """PyTorch first."""

@@ -22,7 +22,7 @@ from hpo.attempts import contest_of, is_retried, is_superseded, requeue, unqueue
 from hpo.errors import StorageError
 from hpo.lease import OWNER, is_alive
 from hpo.output import FINALISTS
-from hpo.results import Finals
+from hpo.results import Finals, Serving
 from hpo.search import build_pruner
 from hpo.search_spec import GridSampler
 from hpo.spec import StudySpec, TrialConfig
@@ -40,6 +40,8 @@ COSTS = (
 TRAIN_FRACTION = "train_fraction"
 # The attribute of a search that holds its `Finals`.
 FINALS = "finals"
+# And of one whose model was exported to be served: its `Serving`.
+SERVING = "serving"
 ABSENT = object()
 
 
@@ -61,6 +63,17 @@ def stored_finals(attributes: Mapping[str, Any]) -> Finals | None:
 def store_finals(search: optuna.Study, finals: Finals) -> None:
     """Keeps it with the search."""
     search.set_user_attr(FINALS, finals.model_dump(mode="json"))
+
+
+def stored_serving(attributes: Mapping[str, Any]) -> Serving | None:
+    """How a model of a study with these attributes is served; None where that was not measured."""
+    stored = attributes.get(SERVING)
+    return None if stored is None else Serving.model_validate_json(json.dumps(stored))
+
+
+def store_serving(search: optuna.Study, serving: Serving) -> None:
+    """Keeps it with the search."""
+    search.set_user_attr(SERVING, serving.model_dump(mode="json"))
 
 
 def standing_finals(search: optuna.Study, spec: StudySpec) -> Finals | None:

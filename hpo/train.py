@@ -1,6 +1,7 @@
 """`python -m hpo.train --config best.yaml`: runs an exported configuration again and saves the model."""
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hpo.errors import DataError
 from hpo.export import Exported, read_exported
 from hpo.hub import hub_references, settle
 from hpo.interrupt import CtrlC
-from hpo.model_folder import tell_config
+from hpo.model_folder import ONNX, tell_config
 from hpo.output import prepare_output
 from hpo.plain_text import markup
 
@@ -61,6 +62,7 @@ def train(exported: Exported, folder: Path, console: Console) -> int:
             score = evaluation.metrics[config.metric]
             console.print(f"{evaluation.step:3}/{config.training.num_evaluations}  {config.metric} {score:.4f}")
 
+    shutil.rmtree(folder / ONNX, ignore_errors=True)  # of the model that was here before
     save_model(setup, folder)
     tell_config(folder, config)
     console.print(f"model   {markup(str(folder))}", soft_wrap=True)

@@ -17,8 +17,10 @@ from hpo.report.importance import importances, unseen_sentence
 from hpo.report.outlook import another_hour
 from hpo.report.parts import Findings, Matrix, Table
 from hpo.report.ranges import favourites, pressed_edges
+from hpo.report.serving import serving
 from hpo.report.tables import PARAM, View
 from hpo.results import Errors, Finals, Group, Reading
+from hpo.study import stored_serving
 
 # Rows of the tables; a longer one is no reading, and all trials are in `trials.csv`.
 MOST_TRIALS: Final = 200
@@ -72,6 +74,8 @@ class Contents:
     # data
     facts: Sequence[tuple[str, str]]
     quality: Findings
+    serving: Findings
+    """What its model takes to serve, where that was measured."""
     # how to reproduce
     commands: Sequence[tuple[str, str]]
     """A comment and its command."""
@@ -130,6 +134,7 @@ def contents(view: View, folder: Path) -> Contents:
         no_errors=_no_errors(view),
         facts=list(account.facts(view)),
         quality=clean_data(view.attributes.get("data", {}).get("quality")),
+        serving=serving(stored_serving(view.attributes), winner),
         commands=account.commands(view, folder),
         configuration=account.configuration(view, winner),
         configured=winner,
