@@ -34,7 +34,10 @@ def loaded(code: str, *arguments: str) -> tuple[int | None, set[str], str]:
     return exit_code, set(modules), done.stderr
 
 
-@pytest.mark.parametrize("module", ["hpo.run", "hpo.train", "hpo.ui", "hpo.schema", "hpo.init", "hpo.predict"])
+@pytest.mark.parametrize(
+    "module",
+    ["hpo.run", "hpo.train", "hpo.ui", "hpo.schema", "hpo.init", "hpo.predict", "hpo.distill", "hpo.onnx"],
+)
 def test_help_loads_nothing_heavy(module: str) -> None:
     code, modules, _ = loaded(PROBE, module, "--help")
     assert code in (0, None)

@@ -48,7 +48,7 @@ MODEL, QUANTIZED = "model.onnx", "model.int8.onnx"
 NAMES = ("PyTorch", "ONNX", "ONNX int8")
 BATCH_SIZE = 32
 # What is timed: so many texts alone, of lengths from the shortest to the longest, and so many batches, each so often.
-LATENCY_TEXTS, BATCHES, REPEATS = 40, 4, 7
+LATENCY_TEXTS, BATCHES, REPEATS = 25, 4, 5
 # Of a logit, absolute and as a part of it: float32 in another order of summation, and no more.
 TOLERANCE = 1e-3
 

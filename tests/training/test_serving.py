@@ -53,7 +53,7 @@ def test_every_architecture_answers_the_same_whatever_the_batch(
     model = ModelSpec(name=str(save_tiny(architecture, tmp_path / "pretrained")))
     trained = saved(config.model_copy(update={"model": model}), tmp_path / "model")
     with torch.no_grad():  # of random weights all texts look alike
-        trained.model.get_parameter(_head(trained)).mul_(20)
+        trained.model.get_parameter(_head(trained)).mul_(100)
     write_onnx(trained, tmp_path, reduce_range=True)
     exact = torch_runtime(trained.model, trained.names)
     exported, small = onnx_runtime(tmp_path / MODEL), onnx_runtime(tmp_path / QUANTIZED)
@@ -62,10 +62,10 @@ def test_every_architecture_answers_the_same_whatever_the_batch(
     for lengths in ([1], [6], [1, 1], [7, 5, 2], [13, 1, 2, 7, 9], [longest, 3]):
         batch = batch_of(trained, lengths)
         expected = exact(batch)
-        torch.testing.assert_close(exported(batch), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(exported(batch), expected, rtol=1e-3, atol=1e-3)
         assert small(batch).shape == expected.shape and torch.isfinite(small(batch)).all()
         spread.append(expected)
-    assert torch.cat(spread).std(dim=0).min() > 1e-2  # or equality would say nothing
+    assert torch.cat(spread).std(dim=0).min() > 3e-2  # or equality would say nothing
 
 
 def _head(trained: Trained) -> str:
