@@ -38,7 +38,7 @@ from hpo.storage import open_storage, study_names
 from hpo.study import finalist_trials, load_study, store_serving
 
 if TYPE_CHECKING:
-    from hpo.training.serving import Trained
+    from hpo.training.serving import Measured
 
 COMPARISON = "comparison.json"
 
@@ -83,7 +83,7 @@ def serve(model: Path, output: Path, storage: str | None, console: Console, *, r
         from hpo.data.splits import load_splits
         from hpo.report import write_report
         from hpo.training.onnx_export import require_onnx
-        from hpo.training.serving import load_trained
+        from hpo.training.serving import load_measured
 
     require_onnx()
     prepare_output(model)
@@ -94,8 +94,8 @@ def serve(model: Path, output: Path, storage: str | None, console: Console, *, r
             f"the data must be that of the study `{study.study_name}`, but its fingerprint has changed. Restore the "
             "files, or run the study again."
         )
-    trained = load_trained(model, config, splits)
-    serving = _made(trained, model, trial, console, reduce_range=reduce_range)
+    measured = load_measured(model, splits)
+    serving = _made(measured, model, trial, console, reduce_range=reduce_range)
     _show(serving, model / ONNX, console)
     if study:
         store_serving(study, serving)
@@ -124,7 +124,7 @@ def _study_of(
     return None, None
 
 
-def _made(trained: "Trained", model: Path, trial: int | None, console: Console, *, reduce_range: bool) -> Serving:
+def _made(measured: "Measured", model: Path, trial: int | None, console: Console, *, reduce_range: bool) -> Serving:
     """Writes all files, whole or not at all, in place of those of an earlier call."""
     from hpo.training.serving import compare, write_onnx
 
@@ -132,9 +132,9 @@ def _made(trained: "Trained", model: Path, trial: int | None, console: Console, 
         making = Path(folder) / ONNX
         making.mkdir()
         with console.status("exporting"):
-            write_onnx(trained, making, reduce_range=reduce_range)
+            write_onnx(measured, making, reduce_range=reduce_range)
         with console.status("comparing on the validation split"):
-            serving = compare(trained, making, reduce_range=reduce_range).model_copy(update={"trial": trial})
+            serving = compare(measured, making, reduce_range=reduce_range).model_copy(update={"trial": trial})
         write_atomically(making / COMPARISON, serving.model_dump_json(indent=1).encode())
         shutil.rmtree(model / ONNX, ignore_errors=True)
         making.rename(model / ONNX)

@@ -21,7 +21,8 @@ from hpo.plain_text import markup
 if TYPE_CHECKING:  # pandas takes a second
     import pandas as pd
 
-    from hpo.labelling import Answers, Labeller
+    from hpo.labelling import Answers
+    from hpo.training.trained import TrainedModel
 
 LABELLED = ".labelled"
 # Labels that are counted for the terminal.
@@ -53,36 +54,37 @@ def predict(options: argparse.Namespace, console: Console) -> int:
     with importing():
         from hpo.data.files import is_conll, read_conll, read_table
         from hpo.data.sources import require_column
-        from hpo.labelling import read_model
+        from hpo.labelling import label
+        from hpo.training.trained import read_trained
 
     if not source.is_file():
         raise DataError(f"a data file must exist, but got {source}. Check the path.")
-    labeller = read_model(options.model)
-    columns = tuple(options.text) or labeller.config.data.text_columns
-    if len(columns) != len(labeller.config.data.text_columns):
-        wanted = "two columns" if labeller.form == "pair" else "one column"
+    trained = read_trained(options.model)
+    columns = tuple(options.text) or trained.config.data.text_columns
+    if len(columns) != len(trained.config.data.text_columns):
+        wanted = "two columns" if trained.form == "pair" else "one column"
         raise DataError(f"the model reads {wanted}, but got --text {' '.join(columns)}. Name as many.")
-    conll = labeller.task.words and is_conll(source)
+    conll = trained.task.words and is_conll(source)
     frame = read_conll(source, (columns[0], "tag"), str(source)) if conll else read_table(source, str(source))
     for column in columns:
         require_column(frame, column, "--text", str(source))
     with CtrlC() as ctrl_c, Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         progress.add_task("labelling", total=None)
-        answers = labeller.label(_inputs(frame, columns, labeller, str(source)), ctrl_c.check)
+        answers = label(trained, _inputs(frame, columns, trained, str(source)), ctrl_c.check)
     _write(frame, answers, target)
-    console.print(f"model   {markup(str(options.model))}: {markup(labeller.config.model.name)}")
+    console.print(f"model   {markup(str(options.model))}: {markup(trained.config.model.name)}")
     console.print(f"rows    {len(frame):,} of {markup(str(source))}")
     console.print(f"labels  {markup(_counted(answers['prediction']))}")
     console.print(f"wrote   {markup(str(target))}", soft_wrap=True)
     return 0
 
 
-def _inputs(frame: pd.DataFrame, columns: tuple[str, ...], labeller: Labeller, origin: str) -> list[Any]:
+def _inputs(frame: pd.DataFrame, columns: tuple[str, ...], trained: TrainedModel, origin: str) -> list[Any]:
     from hpo.data.sources import inputs_of_columns
 
     numbers = range(1, len(frame) + 1)
     cells = [Cells(list(frame[column]), numbers, column, origin) for column in columns]
-    return list(inputs_of_columns(cells, words=labeller.task.words))
+    return list(inputs_of_columns(cells, words=trained.task.words))
 
 
 def _suffix(source: Path) -> str:

@@ -123,6 +123,7 @@ FLOORS: dict[str, int] = {
     "hpo.study": 7,
     # the one training loop, and what is made of stored trials
     "hpo.training.setup": 8,
+    "hpo.training.trained": 7,
     "hpo.training.teachers": 8,
     "hpo.training.finetune": 8,
     "hpo.training.checkpoint": 8,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpo.export import ONNX
+from hpo.model_folder import ONNX
 from hpo.onnx import COMPARISON, main
 from hpo.results import Serving
 from hpo.run import main as run
@@ -72,4 +72,4 @@ def test_without_the_extra_it_says_how_to_install_it(
 
 def test_a_folder_that_is_none_of_ours_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--model", str(tmp_path)]) == 2
-    assert "has no training.json" in capsys.readouterr().err
+    assert "with `training.json` in it, but got" in capsys.readouterr().err

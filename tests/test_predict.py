@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from hpo.data.splits import load_splits
-from hpo.labelling import read_model
+from hpo.labelling import ANSWERS, label
 from hpo.model_folder import tell_config
 from hpo.predict import main
 from hpo.space import default_params, trial_config
@@ -18,6 +18,7 @@ from hpo.study_file import parse_study
 from hpo.tasks import TASKS
 from hpo.training.finetune import finetune, predict
 from hpo.training.setup import save_model, set_up
+from hpo.training.trained import read_trained
 from task_data import KINDS, rows, task_study
 
 
@@ -38,10 +39,11 @@ def folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_outputs_are_those_of_the_evaluation(kind: str, folder: Path) -> None:
-    labeller = read_model(folder / kind)
-    config = labeller.config
+    trained = read_trained(folder / kind)
+    config = trained.config
     split = load_splits(config.task, config.data, config.data_seed).validation
-    assert np.allclose(labeller.outputs(split.inputs), np.load(folder / f"{kind}.npy"), atol=1e-5)
+    outputs = trained.outputs(trained.on_device(trained.tokens(split)))
+    assert np.allclose(outputs, np.load(folder / f"{kind}.npy"), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -57,9 +59,9 @@ def test_a_file_gets_its_predictions_row_by_row(
     assert "rows    30 of" in capsys.readouterr().out
     labelled = [json.loads(line) for line in (tmp_path / "new.labelled.jsonl").read_text("utf-8").splitlines()]
     assert [{name: row[name] for name in unlabelled[0]} for row in labelled] == unlabelled
-    labeller = read_model(folder / kind)
     inputs = [tuple(row.values()) if kind == "pairs" else next(iter(row.values())) for row in unlabelled]
-    expected = labeller.label([tuple(each) if isinstance(each, list) else each for each in inputs])
+    trained = read_trained(folder / kind)
+    expected = label(trained, [tuple(each) if isinstance(each, list) else each for each in inputs])
     for name, values in expected.items():
         found = [row[name] for row in labelled]
         assert found == values if not isinstance(values[0], float) else found == pytest.approx(values, abs=1e-6)
@@ -106,7 +108,7 @@ class TestMistakes:
     ) -> None:
         damaged = shutil.copytree(folder / "classes", tmp_path / "damaged")
         (damaged / "model.safetensors").write_bytes(b"no weights")
-        assert "must hold a whole model, but got" in self.told(capsys, "--model", damaged, file)
+        assert "must have weights that can be read into it" in self.told(capsys, "--model", damaged, file)
 
     def test_no_file(self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert "a data file must exist" in self.told(capsys, "--model", folder / "classes", tmp_path / "none.csv")
@@ -129,6 +131,4 @@ class TestMistakes:
 
 
 def test_every_task_has_its_answers() -> None:
-    from hpo.labelling import ANSWERS
-
     assert {task.serves for task in TASKS.values()} == set(ANSWERS)

@@ -125,7 +125,6 @@ def load_pretrained(
     device: str,
     seed: int,
     prepare: Callable[[PreTrainedModel], None] = lambda model: None,
-    keep: bool = True,
 ) -> Pretrained:
     """A model for one trial: weights in float32, a new head for `labels`, fast layers.
 
@@ -133,7 +132,6 @@ def load_pretrained(
         task: puts the head on.
         seed: of the head's weights.
         prepare: says what of it is trained, by its method.
-        keep: in the process, for the trials to come.
 
     Raises:
         DataError: no such model, no head of this kind for its architecture, no known dropout though one is asked for,
@@ -141,8 +139,7 @@ def load_pretrained(
     """
     path = local_path(spec.name)
     stamps = folder_stamps(path) if path else ()  # what lies under a commit of the Hub does not change
-    read = read_checkpoint if keep else read_checkpoint.__wrapped__
-    checkpoint = read(spec, task.auto_model, task.problem_type, task.words, labels, device, stamps)
+    checkpoint = read_checkpoint(spec, task.auto_model, task.problem_type, task.words, labels, device, stamps)
     positions = min(num_positions(checkpoint.model, default=max_length), checkpoint.tokenizer.model_max_length)
     if max_length > positions:
         raise DataError(

@@ -1,11 +1,10 @@
 """A trained model as PyTorch, ONNX and ONNX int8 side by side: the same answers, and what they take, on this CPU."""
 
-import json
 import platform
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -15,24 +14,18 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from hpo.data.splits import Split, Splits
-from hpo.data.tokens import tokenize_split
 from hpo.errors import DataError
 from hpo.provenance import versions
 from hpo.results import ServedModel, Serving
-from hpo.spec import ModelSpec, TrialConfig
-from hpo.tasks import TASKS
-from hpo.tasks.base import Task
 from hpo.training.batches import (
     MODEL_INPUTS,
-    MOST_EVALUATION_LENGTHS,
     Batch,
     DeviceTokens,
     Rows,
     evaluation_order,
     inputs_of,
 )
-from hpo.training.device import num_threads
-from hpo.training.model import read_checkpoint
+from hpo.training.device import Device, num_threads
 from hpo.training.onnx_export import (
     Runtime,
     export,
@@ -43,6 +36,7 @@ from hpo.training.onnx_export import (
     require_onnx,
     torch_runtime,
 )
+from hpo.training.trained import TrainedModel, read_trained
 
 MODEL, QUANTIZED = "model.onnx", "model.int8.onnx"
 NAMES = ("PyTorch", "ONNX", "ONNX int8")
@@ -54,109 +48,75 @@ TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
-    """A model folder, with the split that it is measured on."""
+class Measured:
+    """A trained model, with the split that it is measured on."""
 
-    folder: Path
-    config: TrialConfig
-    task: Task
-    model: PreTrainedModel
-    """With eager attention, for evaluation."""
+    trained: TrainedModel
+    """On the CPU, with eager attention."""
     tokens: DeviceTokens
     names: Sequence[str]
     """What it takes."""
     split: Split
-    classes: tuple[str, ...]
 
 
-def load_trained(folder: Path, config: TrialConfig, splits: Splits) -> Trained:
+def load_measured(folder: Path, splits: Splits) -> Measured:
     """A folder as `hpo` saved it, on the CPU in float32, and the validation split as tokens.
 
     Raises:
-        DataError: what lies there is not a model of this configuration.
+        DataError: what lies there is no trained model, or one of other labels than the data have.
     """
-    task = TASKS[config.task]
-    found = _labels(folder)
-    if found != list(splits.labels):
+    trained = read_trained(folder, Device("cpu", "CPU", torch.float32), fast=False)
+    if trained.classes != splits.labels:
         raise DataError(
-            f"the model must have the labels of its data, but `{folder}` has {', '.join(found)}, and the data "
-            f"{', '.join(splits.labels)}. Restore the data, or train it again."
+            f"the model must have the labels of its data, but `{folder}` has {', '.join(trained.classes)}, and the "
+            f"data {', '.join(splits.labels)}. Restore the data, or train it again."
         )
-    spec = ModelSpec(name=str(folder.resolve()))
-    checkpoint = read_checkpoint(spec, task.auto_model, task.problem_type, task.words, splits.labels, "cpu", ())
-    if checkpoint.new_weights:
-        raise DataError(
-            f"`{folder}` must hold a whole trained model, but got no {checkpoint.new_weights[0]}. Save it anew with "
-            "`python -m hpo.train`."
-        )
-    model = checkpoint.copy(None, "cpu", config.seed)
-    tokens = tokenize_split(
-        splits.validation,
-        checkpoint.tokenizer,
-        config.training.max_length,
-        fingerprint=splits.fingerprint,
-        name="validation",
-        cache_dir=None,
-    )
-    names = input_names(model, types=tokens.token_type_ids is not None)
-    if "token_type_ids" not in names:
-        tokens = replace(tokens, token_type_ids=None)
-    on_cpu = DeviceTokens(tokens, checkpoint.tokenizer.pad_token_id, "cpu", MOST_EVALUATION_LENGTHS)
-    return Trained(folder, config, task, model, on_cpu, names, splits.validation, splits.labels)
+    tokens = trained.tokens(splits.validation)
+    names = input_names(trained.model, types=tokens.token_type_ids is not None)
+    return Measured(trained, trained.on_device(tokens), names, splits.validation)
 
 
-def _labels(folder: Path) -> list[str]:
-    try:
-        by_id = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"]
-        return [str(by_id[str(number)]) for number in range(len(by_id))]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"--model must be a model folder with a config.json that names its labels, but got `{folder}` ({error!r}). "
-            "Give one that hpo saved."
-        ) from error
-
-
-def write_onnx(trained: Trained, folder: Path, *, reduce_range: bool) -> None:
+def write_onnx(measured: Measured, folder: Path, *, reduce_range: bool) -> None:
     """Both files into a folder that exists.
 
     Raises:
         DataError: the architecture cannot be exported, or what comes out computes something else.
     """
     require_onnx()
-    export(trained.model, trained.names, folder / MODEL)
-    _require_same_longest(trained, onnx_runtime(folder / MODEL))
+    export(measured.trained.model, measured.names, folder / MODEL)
+    _require_same_longest(measured, onnx_runtime(folder / MODEL))
     quantize(folder / MODEL, folder / QUANTIZED, reduce_range=reduce_range)
 
 
-def compare(trained: Trained, folder: Path, *, reduce_range: bool) -> Serving:
+def compare(measured: Measured, folder: Path, *, reduce_range: bool) -> Serving:
     """All three on the validation split.
 
     Raises:
         DataError: the float32 file says anything else than PyTorch.
     """
-    _use_fast_attention(trained.model)
+    _use_fast_attention(measured.trained.model)
     runtimes = {
-        NAMES[0]: torch_runtime(trained.model, trained.names),
+        NAMES[0]: torch_runtime(measured.trained.model, measured.names),
         NAMES[1]: onnx_runtime(folder / MODEL),
         NAMES[2]: onnx_runtime(folder / QUANTIZED),
     }
-    outputs = {name: predict(runtime, trained.tokens) for name, runtime in runtimes.items()}
-    _require_same(trained, outputs[NAMES[0]], outputs[NAMES[1]], "the validation split")
-    texts = _texts_alone(trained.tokens)
+    outputs = {name: predict(runtime, measured.tokens) for name, runtime in runtimes.items()}
+    _require_same(measured, outputs[NAMES[0]], outputs[NAMES[1]], "the validation split")
+    texts = _texts_alone(measured.tokens)
     for batch in texts:
         alone = [runtimes[name](batch).numpy() for name in NAMES[:2]]
-        _require_same(trained, alone[0], alone[1], "a text alone")
+        _require_same(measured, alone[0], alone[1], "a text alone")
     latencies = _latencies(runtimes, texts)
-    speeds = _speeds(runtimes, trained.tokens)
-    files = {NAMES[0]: _weights(trained.folder), NAMES[1]: [folder / MODEL], NAMES[2]: [folder / QUANTIZED]}
-    decided, unit = _decisions(trained, list(outputs.values()))
-    task, config = trained.task, trained.config
+    speeds = _speeds(runtimes, measured.tokens)
+    files = {NAMES[0]: _weights(measured.trained.folder), NAMES[1]: [folder / MODEL], NAMES[2]: [folder / QUANTIZED]}
+    decided, unit = _decisions(measured, list(outputs.values()))
+    task, config = measured.trained.task, measured.trained.config
     return Serving(
         at=datetime.now().astimezone().isoformat(timespec="seconds"),
         trial=None,
         metric=config.metric,
         shown=list(dict.fromkeys([config.metric, *(f"eval/{name}" for name in task.shown)])),
-        rows=len(trained.split),
+        rows=len(measured.split),
         unit=unit,
         learned=config.train_on_validation,
         reduced_range=reduce_range,
@@ -172,7 +132,7 @@ def compare(trained: Trained, folder: Path, *, reduce_range: bool) -> Serving:
                 name=name,
                 file=", ".join(path.name for path in files[name]),
                 mib=sum(map(file_mib, files[name])),
-                metrics=task.evaluate(outputs[name], trained.tokens.labels, trained.classes),
+                metrics=task.evaluate(outputs[name], measured.tokens.labels, measured.trained.classes),
                 equal=None if decided is None else float(np.mean(decided[at] == decided[0])),
                 largest_difference=float(np.abs(outputs[name] - outputs[NAMES[0]]).max()),
                 latency_ms=latencies[name],
@@ -199,38 +159,41 @@ def _use_fast_attention(model: PreTrainedModel) -> None:
         model.set_attn_implementation("sdpa")
 
 
-def _require_same_longest(trained: Trained, exported: Runtime) -> None:
+def _require_same_longest(measured: Measured, exported: Runtime) -> None:
     """On as many tokens as the model was trained for, which the validation split may not reach, one row half padded."""
-    length = trained.config.training.max_length
+    length = measured.trained.config.training.max_length
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(int(trained.model.config.vocab_size), (2, length), generator=generator)
-    pad = trained.model.config.pad_token_id
-    ids = torch.where(ids == pad, (ids + 1) % trained.model.config.vocab_size, ids)
+    ids = torch.randint(int(measured.trained.model.config.vocab_size), (2, length), generator=generator)
+    pad = measured.trained.model.config.pad_token_id
+    ids = torch.where(ids == pad, (ids + 1) % measured.trained.model.config.vocab_size, ids)
     mask = torch.arange(length) < torch.tensor([[length], [max(1, length // 2)]])
     batch = {"input_ids": torch.where(mask, ids, pad), "attention_mask": mask.long()}
-    logits = [run(batch) for run in (torch_runtime(trained.model, trained.names), exported)]
-    if trained.task.words:  # where there is padding nobody reads
+    logits = [run(batch) for run in (torch_runtime(measured.trained.model, measured.names), exported)]
+    if measured.trained.task.words:  # where there is padding nobody reads
         logits = [each[mask] for each in logits]
-    _require_same(trained, logits[0].numpy(), logits[1].numpy(), f"{length} tokens")
+    _require_same(measured, logits[0].numpy(), logits[1].numpy(), f"{length} tokens")
 
 
-def _require_same(trained: Trained, expected: NDArray[np.float32], found: NDArray[np.float32], on: str) -> None:
+def _require_same(measured: Measured, expected: NDArray[np.float32], found: NDArray[np.float32], on: str) -> None:
     if expected.shape == found.shape and np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
         return
     same_shape = expected.shape == found.shape
     said = f"differs by {np.abs(found - expected).max():.2g}" if same_shape else f"has the shape {found.shape}"
+    architecture = measured.trained.model.config.model_type
     raise DataError(
-        f"an exported model must compute what the model computes, but of `{trained.model.config.model_type}` it {said} "
-        f"in its logits on {on}, so no file was left. Serve it with transformers, or choose another architecture."
+        f"an exported model must compute what the model computes, but of `{architecture}` it {said} in its logits on "
+        f"{on}, so no file was left. Serve it with transformers, or choose another architecture."
     )
 
 
-def _decisions(trained: Trained, outputs: Sequence[NDArray[np.float32]]) -> tuple[list[NDArray[np.int64]] | None, str]:
+def _decisions(
+    measured: Measured, outputs: Sequence[NDArray[np.float32]]
+) -> tuple[list[NDArray[np.int64]] | None, str]:
     """By model the class of each decision, and what is decided."""
-    if trained.task.decisions is None:
+    if measured.trained.task.decisions is None:
         return None, "row"
-    decided = trained.task.decisions(
-        trained.split, trained.split.labels, trained.classes, tuple(each[None] for each in outputs)
+    decided = measured.trained.task.decisions(
+        measured.split, measured.split.labels, measured.trained.classes, tuple(each[None] for each in outputs)
     )
     return [each[0].argmax(axis=-1) for each in decided.outputs], decided.unit
 

@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,15 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from hpo.data.splits import Split, Splits, load_splits, squeezed
-from hpo.data.tokens import Tokens, tokenize_split
+from hpo.data.tokens import Tokens
 from hpo.errors import DataError
 from hpo.model_folder import config_of, teacher_folder
-from hpo.spec import ModelSpec, TrialConfig
+from hpo.spec import TrialConfig
 from hpo.tasks import TASKS
-from hpo.training.batches import MOST_EVALUATION_LENGTHS, DeviceTokens
-from hpo.training.device import Device, choose_device
-from hpo.training.inference import outputs_of
+from hpo.training.device import choose_device
 from hpo.training.losses import LOSSES
-from hpo.training.model import Pretrained, folder_fingerprint, folder_stamps, load_pretrained, takes_token_types
+from hpo.training.model import folder_fingerprint, folder_stamps
+from hpo.training.trained import classes_of, read_trained
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +46,8 @@ class Teacher:
     folder: Path
     config: TrialConfig
     """That made it."""
-    labels: tuple[str, ...]
-    """Its classes in the order of its outputs."""
+    classes: tuple[str, ...]
+    """In the order of its outputs."""
     fingerprint: str
 
 
@@ -65,7 +64,7 @@ def read_teachers(config: TrialConfig, splits: Splits) -> tuple[Teacher, ...]:
 def read_teacher(name: str) -> Teacher:
     """The teacher of that folder. Raises `DataError` if it holds no model of ours."""
     folder = teacher_folder(name)
-    return Teacher(name, folder, config_of(folder), _labels(folder), _fingerprint(folder, folder_stamps(folder)))
+    return Teacher(name, folder, config_of(folder), classes_of(folder), _fingerprint(folder, folder_stamps(folder)))
 
 
 def fused_outputs(
@@ -100,15 +99,14 @@ def teacher_outputs(
             _write(path, found)
     if TASKS[splits.task].labels.numeric:
         return found
-    return found[:, [teacher.labels.index(label) for label in splits.labels]]
+    return found[:, [teacher.classes.index(label) for label in splits.labels]]
 
 
 def _compute(teacher: Teacher, splits: Splits, split: Split, name: str, cache_dir: Path | None) -> NDArray[np.float32]:
     """In float32, once: in the order of the teacher's own classes."""
-    device = choose_device("fp32")
-    pretrained, tokens, on_device = _loaded(teacher, splits, split, name, cache_dir, device)
-    batch_size = teacher.config.training.eval_batch_size
-    outputs = on_device.in_order(*outputs_of(pretrained.model, on_device, batch_size, device))
+    trained = read_trained(teacher.folder, choose_device("fp32"))
+    tokens = trained.tokens(split, splits.fingerprint, name, cache_dir)
+    outputs = trained.outputs(trained.on_device(tokens))
     outputs[~_read_by(tokens, len(outputs))] = np.nan
     return outputs
 
@@ -125,52 +123,16 @@ class Cost:
 
 def cost_of(teacher: Teacher, splits: Splits, cache_dir: Path | None) -> Cost:
     """Measures a trained model, a teacher or its student, in the precision of this machine."""
-    device, batch_size = choose_device("auto"), teacher.config.training.eval_batch_size
-    pretrained, _, tokens = _loaded(teacher, splits, splits.validation, "validation", cache_dir, device)
+    trained = read_trained(teacher.folder, choose_device("auto"))
+    tokens = trained.on_device(trained.tokens(splits.validation, splits.fingerprint, "validation", cache_dir))
     seconds = []
     for _ in range(4):
-        device.synchronize()
+        trained.device.synchronize()
         began = time.perf_counter()
-        outputs_of(pretrained.model, tokens, batch_size, device)
+        trained.outputs(tokens)
         seconds.append(time.perf_counter() - began)
-    held = sum(each.numel() * each.element_size() for each in pretrained.model.state_dict().values())
-    return Cost(pretrained.num_parameters, held / 2**20, len(tokens) / statistics.median(seconds[1:]))
-
-
-def _loaded(
-    teacher: Teacher, splits: Splits, split: Split, name: str, cache_dir: Path | None, device: Device
-) -> tuple[Pretrained, Tokens, DeviceTokens]:
-    """A trained model, and what it reads of a split."""
-    training, task = teacher.config.training, TASKS[splits.task]
-    pretrained = load_pretrained(
-        ModelSpec(name=str(teacher.folder.resolve())),
-        task,
-        teacher.labels,
-        dropout=None,
-        max_length=training.max_length,
-        device=device.type,
-        seed=0,
-        keep=False,
-    )
-    if pretrained.new_weights:
-        raise DataError(
-            f"a teacher must have been trained, head and all, but `{teacher.name}` has no weights of "
-            f"{', '.join(pretrained.new_weights[:3])}. Use the folder as it was saved."
-        )
-    tokens = tokenize_split(
-        split,
-        pretrained.tokenizer,
-        training.max_length,
-        fingerprint=splits.fingerprint,
-        name=name,
-        cache_dir=cache_dir,
-    )
-    if not takes_token_types(pretrained.model):
-        tokens = replace(tokens, token_type_ids=None)
-    on_device = DeviceTokens(
-        tokens, pretrained.tokenizer.pad_token_id, device.type, MOST_EVALUATION_LENGTHS, device.multiple_of
-    )
-    return pretrained, tokens, on_device
+    held = sum(each.numel() * each.element_size() for each in trained.model.state_dict().values())
+    return Cost(trained.num_parameters, held / 2**20, len(tokens) / statistics.median(seconds[1:]))
 
 
 def _read_by(tokens: Tokens, outputs: int) -> NDArray[np.bool_]:
@@ -201,10 +163,10 @@ def _checked(teacher: Teacher, config: TrialConfig, splits: Splits) -> Teacher:
             "teacher."
         )
     numeric = TASKS[config.task].labels.numeric
-    if not numeric and sorted(teacher.labels) != sorted(splits.labels):
+    if not numeric and sorted(teacher.classes) != sorted(splits.labels):
         raise DataError(
             f"a teacher must know the study's labels, {', '.join(splits.labels)}, but `{teacher.name}` has "
-            f"{', '.join(teacher.labels)}. Set data.labels to these names, or choose another teacher."
+            f"{', '.join(teacher.classes)}. Set data.labels to these names, or choose another teacher."
         )
     _require_apart(teacher, config, splits)
     return teacher
@@ -229,17 +191,6 @@ def _require_apart(teacher: Teacher, config: TrialConfig, splits: Splits) -> Non
                 f"from {shared:,} of the {len(split):,} rows of {name}. Give the study the teacher's data and seed, "
                 "and a teacher without finalists.refit."
             )
-
-
-def _labels(folder: Path) -> tuple[str, ...]:
-    try:
-        named = json.loads((folder / "config.json").read_bytes())["id2label"]
-        return tuple(str(named[str(index)]) for index in range(len(named)))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"a teacher must name its labels, but {folder / 'config.json'} has no `id2label` that can be read. "
-            "Use the folder as it was saved."
-        ) from error
 
 
 @functools.lru_cache(maxsize=16)
