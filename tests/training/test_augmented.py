@@ -22,6 +22,8 @@ from hpo.training.dropout import replace_dropouts
 from hpo.training.finetune import finetune
 from hpo.training.losses import CrossEntropy, MeanSquaredError
 from hpo.training.model import DROPOUT_FIELDS
+from hpo.training.objectives.base import Objective
+from hpo.training.objectives.distillation import Distillation
 from hpo.training.objectives.mixup import Mixup
 from hpo.training.objectives.supervised import Supervised
 from hpo.training.setup import set_up
@@ -218,9 +220,11 @@ class Embeds(nn.Module):
 
 
 class TestMixup:
-    def test_by_hand(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("taught", [False, True])
+    def test_by_hand(self, taught: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         # `1 1` with label 0 and `2` with label 6, each mixed with the other, 0.75 of its own. What the second has no
-        # second word for stays 1; what the first has beyond the end of the second is left out.
+        # second word for stays 1; what the first has beyond the end of the second is left out. Or a teacher says 0 and
+        # 6, and labels do not count.
         drawn = iter([torch.tensor(0.25), torch.tensor([0.9, 0.1]), torch.tensor([0.0, 0.0])])
         monkeypatch.setattr(torch, "rand", lambda *shape, device: next(drawn))
         batch = {
@@ -229,7 +233,11 @@ class TestMixup:
             "labels": torch.tensor([0.0, 6.0]),
         }
         model: Any = Embeds()
-        loss = Mixup(Supervised(MeanSquaredError()), model, 0.5)(model.logits, batch, batch)
+        inner: Objective = Supervised(MeanSquaredError())
+        if taught:
+            batch |= {"labels": torch.tensor([7.0, -9.0]), "teacher_logits": torch.tensor([[0.0], [6.0]])}
+            inner = Distillation(inner, MeanSquaredError(), alpha=1.0, temperature=2.0)
+        loss = Mixup(inner, model, 0.5)(model.logits, batch, batch)
         logits = (0.75 * 1 + 0.25 * 10 + 1, 0.75 * 10 + 0.25 * 1)
         own = (logits[0] ** 2 + (logits[1] - 6) ** 2) / 2
         other = ((logits[0] - 6) ** 2 + logits[1] ** 2) / 2

@@ -20,7 +20,7 @@ from hpo.spec import StudySpec, TrialConfig
 from hpo.study_file import parse_study
 from hpo.tasks.labels import UNKNOWN
 from hpo.training import teachers
-from hpo.training.batches import IGNORED, inputs_of
+from hpo.training.batches import IGNORED, DeviceTokens, Rows, inputs_of
 from hpo.training.finetune import finetune
 from hpo.training.layout import layout_of
 from hpo.training.losses import BinaryCrossEntropy, build_loss
@@ -188,6 +188,36 @@ def test_words_that_a_teacher_did_not_read(model_folder: Path, tmp_path: Path) -
     assert unread[:, 4:].sum() == (batch["labels"][:, 4:] != -100).sum() > 0 and not unread[:, :4].any()
     *_, last = finetune(setup)
     assert np.isfinite(last.metrics["eval/loss"])
+
+
+# With augmentation
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_words_that_stay_take_along_what_is_said_of_them(model_folder: Path, tmp_path: Path) -> None:
+    study = task_study("tags", model_folder, tmp_path)
+    study["training"] |= {"num_train_epochs": 1, "num_evaluations": 1}
+    folder = trained(config_of(parse_study(study, "teacher.yaml")), tmp_path / "teacher")
+    study |= {"teachers": [str(folder)]}
+    study["training"] |= {"distillation_alpha": 0.5}
+    plain = set_up(config_of(parse_study(study, "student.yaml")), None).train
+    study["training"] |= {"augment_method": "deletion", "augment_probability": 0.5}
+    fewer = 0
+    changed = set_up(config_of(parse_study(study, "student.yaml")), None).train
+
+    def said(tokens: DeviceTokens, rows: Rows) -> list[list[tuple[float, ...]]]:
+        """By row, of each word that is read: its label and what the teacher says."""
+        batch = tokens.gather(rows)
+        both = torch.cat([batch["labels"][..., None], batch["teacher_logits"]], -1)
+        return [[tuple(word) for word in row[row[:, 0] != IGNORED].tolist()] for row in both]
+
+    for drawn in itertools.islice(changed.training_rows(16, np.random.default_rng(0)), 12):
+        whole = said(plain, next(plain.rows([drawn.indices.numpy()])))
+        for left, all_of_it in zip(said(changed, drawn), whole, strict=True):
+            words = iter(all_of_it)
+            assert all(word in words for word in left)  # in their order
+            fewer += len(left) < len(all_of_it)
+    assert fewer > 50
 
 
 # Texts without labels
