@@ -46,8 +46,8 @@ from hpo.training.step import Step
 from hpo.training.vocabulary import keep_seen
 
 if TYPE_CHECKING:  # both need pydantic
-    from hpo.spec import TrainingSpec
     from hpo.training.setup import Setup
+    from hpo.training_spec import TrainingSpec
 
 MAX_LENGTH = 128
 PAD = 0

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from hpo.references import local_path
-from hpo.spec import TrainingSpec
+from hpo.training_spec import TrainingSpec
 
 
 @dataclass(frozen=True)

@@ -106,14 +106,14 @@ def distill(options: argparse.Namespace) -> int:
     with importing():
         from hpo.distillation import compare_students, why_none
         from hpo.report.distillation import said_of, write_distillation
-        from hpo.tasks import TASKS
+        from hpo.tasks import DEFAULT_TASK, TASKS
 
     console.print()
     if reason := why_none(name, options.output, storage):
         console.print(markup(reason))
         return 0
     found = compare_students(name, teachers, options.output, storage)
-    shown = TASKS[basis.sections.get("task", "sequence_classification")].shown
+    shown = TASKS[basis.sections.get("task", DEFAULT_TASK)].shown
     said = said_of(found, name, shown)
     files = write_distillation(found, name, shown, study_folder(options.output, f"{name}{DISTILLED}"))
     table = Table(box=None, pad_edge=False)

@@ -10,7 +10,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from hpo.spec import TrainingSpec, TrialConfig
+from hpo.spec import TrialConfig
+from hpo.training_spec import TrainingSpec
 
 MEMORY = "memory"
 # What an allocator has to fetch depends on what was freed before, and a process holds more of a GPU than its tensors.

@@ -1,9 +1,10 @@
 """What every section of a study file shares: frozen, strict, its docstrings in the schema that editors read."""
 
-from typing import Annotated
+from collections.abc import Collection
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 Value = bool | int | float | str | None
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
@@ -15,6 +16,17 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+def one_of(names: Collection[str]) -> BeforeValidator:
+    """A name of a registry, refused as pydantic refuses what is none of a `Literal`."""
+
+    def check(name: Any) -> Any:
+        if not isinstance(name, str) or name not in names:
+            raise PydanticKnownError("literal_error", {"expected": " or ".join(map(repr, names))})
+        return name
+
+    return BeforeValidator(check)
 
 
 def rule_broken(rule: str, way_out: str) -> PydanticCustomError:

@@ -12,8 +12,9 @@ import yaml
 
 from hpo.output import write_atomically
 from hpo.search_spec import GridSampler
-from hpo.spec import StudySpec, TrainingSpec, TrialConfig
-from hpo.tasks import TASKS
+from hpo.spec import StudySpec, TrialConfig
+from hpo.tasks import DEFAULT_TASK, TASKS
+from hpo.training_spec import TrainingSpec
 
 DISTILLED, PLAIN = "-distilled", "-student"
 STUDY_FILE = "distill.yaml"
@@ -89,7 +90,7 @@ def student_studies(
         "training": training,
         "search_space": space,
     }
-    numeric = TASKS[plain.get("task", "sequence_classification")].labels.numeric
+    numeric = TASKS[plain.get("task", DEFAULT_TASK)].labels.numeric
     taught_space: dict[str, Any] = {"distillation_alpha": {"low": 0.2, "high": 1.0}}
     if not numeric:
         taught_space["distillation_temperature"] = {"low": 1.0, "high": 8.0, "log": True}

@@ -21,8 +21,8 @@ from hpo.output import is_taken
 from hpo.plain_yaml import MAX_DEPTH, parse_yaml, read_yaml
 from hpo.settings import Settings
 from hpo.space_checks import did_you_mean, search_space_problems
-from hpo.spec import DEFAULT_TASK, METRICS, FallbackSpec, StudySpec
-from hpo.tasks import TASKS
+from hpo.spec import METRICS, FallbackSpec, StudySpec
+from hpo.tasks import DEFAULT_TASK, TASKS
 
 STUDIES = Path("studies")
 # With room for what is put behind it, within the pattern of `StudySpec.name`: its fallback's suffix, its finalists'.

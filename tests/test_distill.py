@@ -12,11 +12,11 @@ from conftest import StudyMaker
 from hpo.distill import main
 from hpo.model_folder import TRAINING, config_of
 from hpo.run import main as run_main
-from hpo.spec import TrainingSpec
 from hpo.storage import open_storage
 from hpo.students import basis_of_study, student_studies
 from hpo.study import load_study, stored_finals
 from hpo.study_file import parse_study
+from hpo.training_spec import TrainingSpec
 
 FINALISTS = {"n_trials": 1, "n_seeds": 1, "n_test_seeds": 2}
 

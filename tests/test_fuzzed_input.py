@@ -24,9 +24,10 @@ from hpo.references import Reference, local_path, parse_reference
 from hpo.search_spec import HyperbandPruner, PatientPruner, RangeParameter
 from hpo.space import default_params, distribution, grid
 from hpo.space_checks import SEARCHABLE
-from hpo.spec import DataSpec, ModelSpec, SplitSource, StudySpec, TrainingSpec
+from hpo.spec import DataSpec, ModelSpec, SplitSource, StudySpec
 from hpo.study import total_trials
 from hpo.study_file import parse_study, read_study, study_path
+from hpo.training_spec import TrainingSpec
 
 ROOT = Path(__file__).parent.parent
 STUDIES = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "studies").glob("*.yaml"))]

@@ -38,6 +38,7 @@ FLOORS: dict[str, int] = {
     "hpo.live": 1,
     "hpo.tracking_spool": 1,
     "hpo.search_spec": 1,
+    "hpo.training_spec": 2,
     "hpo.spec": 3,
     "hpo.results": 1,
     "hpo.mistakes": 3,
@@ -45,6 +46,7 @@ FLOORS: dict[str, int] = {
     "hpo.score_estimates": 4,
     # what is asked, and of whom
     "hpo.model_folder": 4,
+    "hpo.effect_checks": 3,
     "hpo.space_checks": 4,
     "hpo.schema": 4,
     "hpo.hub": 5,

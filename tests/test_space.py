@@ -15,8 +15,9 @@ from optuna.trial import FixedTrial
 from conftest import StudyMaker
 from hpo.search_spec import ChoiceParameter, Parameter, RangeParameter
 from hpo.space import default_params, distribution, grid, suggest, trial_config
-from hpo.spec import StudySpec, TrainingSpec
+from hpo.spec import StudySpec
 from hpo.study_file import parse_study
+from hpo.training_spec import TrainingSpec
 
 CONDITIONAL: dict[str, Any] = {
     "learning_rate": {"low": 1e-5, "high": 1e-1, "log": True},

@@ -11,9 +11,10 @@ from hpo import search_spec
 from hpo import spec as spec_module
 from hpo.errors import SpecError
 from hpo.settings import Settings
-from hpo.spec import DataSpec, SplitSource, StudySpec, TrainingSpec, TrialConfig
+from hpo.spec import DataSpec, SplitSource, StudySpec, TrialConfig
 from hpo.study_file import parse_study
 from hpo.tasks import TASKS
+from hpo.training_spec import TrainingSpec
 
 NO_LABELS: dict[str, Any] = {"data": {"train": "x.csv"}}  # a regression has none to declare
 

@@ -11,8 +11,9 @@ import yaml
 from hpo.errors import Problem, SpecError
 from hpo.search_spec import ChoiceParameter, HyperbandPruner, RandomSampler
 from hpo.space import default_params, distribution
-from hpo.spec import SplitSource, StudySpec, TrainingSpec
+from hpo.spec import SplitSource, StudySpec
 from hpo.study_file import parse_study, read_study, study_path
+from hpo.training_spec import TrainingSpec
 
 STUDIES = Path(__file__).parent.parent / "studies"
 STUDY_FILES = sorted(STUDIES.glob("*.yaml"))

@@ -22,7 +22,7 @@ from hpo.data.sources import Rows, read_inputs, read_rows
 from hpo.errors import DataError
 from hpo.references import local_path
 from hpo.spec import DataSpec
-from hpo.tasks import TASKS
+from hpo.tasks import DEFAULT_TASK, TASKS
 from hpo.tasks.base import Task
 from hpo.tasks.labels import LabelColumn, LabelsBy, quoted
 
@@ -80,7 +80,7 @@ class Splits:
     """By split: the names that a Hub data set gives to its integer labels."""
     labels_by: LabelsBy = "name"
     """How the labels of the rows found their classes."""
-    task: str = "sequence_classification"
+    task: str = DEFAULT_TASK
     unlabelled: Split | None = None
     """Further texts to learn from, whose labels nobody knows."""
 

@@ -19,7 +19,7 @@ from hpo.search_spec import RangeParameter, setting_of
 from hpo.settings import Value
 from hpo.space import default_params
 from hpo.space_checks import is_integer
-from hpo.spec import TrainingSpec
+from hpo.training_spec import TrainingSpec
 
 # Of the trials, the best; and of these at least so many.
 BEST_SHARE, MIN_BEST = 0.25, 4

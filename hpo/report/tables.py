@@ -19,9 +19,9 @@ from hpo.attempts import failure_reason, is_default, is_retried
 from hpo.errors import StorageError
 from hpo.output import write_atomically
 from hpo.results import Finals, Reading
-from hpo.spec import DEFAULT_TASK, StudySpec
+from hpo.spec import StudySpec
 from hpo.study import COSTS, best_first, finalist_trials, known_spec, remaining_of, stored_finals
-from hpo.tasks import TASKS
+from hpo.tasks import DEFAULT_TASK, TASKS
 from hpo.tasks.base import Task
 
 T = TypeVar("T")

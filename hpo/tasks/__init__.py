@@ -12,3 +12,5 @@ TASKS: dict[str, Task] = {
     "regression": REGRESSION,
     "token_classification": TOKEN_CLASSIFICATION,
 }
+# Of a study that names none.
+DEFAULT_TASK = "sequence_classification"

@@ -18,7 +18,7 @@ from hpo.errors import DataError
 from hpo.training.batches import IGNORED, Batch
 
 if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic
-    from hpo.spec import TrainingSpec
+    from hpo.training_spec import TrainingSpec
 
 
 class Loss(Protocol):

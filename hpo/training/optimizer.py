@@ -15,7 +15,7 @@ from hpo.training.optimizers.base import Groups, Request
 from hpo.training.vocabulary import SeenEmbedding
 
 if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic
-    from hpo.spec import TrainingSpec
+    from hpo.training_spec import TrainingSpec
 
 
 def parameter_groups(

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic
-    from hpo.spec import TrainingSpec
+    from hpo.training_spec import TrainingSpec
 
 NUM_CYCLES = 2  # upstream's default of one cycle would make cosine_with_restarts the same as cosine
 POWER = 2.0  # upstream's default of 1 would make polynomial the same as linear

@@ -15,7 +15,7 @@ from hpo.data.augment import AUGMENTATIONS
 from hpo.data.splits import Split, Splits, learned_from, load_splits
 from hpo.data.tokens import Tokens, tokenize_split
 from hpo.errors import DataError
-from hpo.spec import TrainingSpec, TrialConfig
+from hpo.spec import TrialConfig
 from hpo.tasks import TASKS
 from hpo.tasks.base import Task
 from hpo.training.augmented import AugmentedTokens, Source, build_augmentation
@@ -42,6 +42,7 @@ from hpo.training.schedule import learning_rates
 from hpo.training.step import Step
 from hpo.training.teachers import fused_outputs, read_teachers
 from hpo.training.vocabulary import SeenEmbedding, keep_seen, whole_embedding
+from hpo.training_spec import TrainingSpec
 
 
 @dataclass(frozen=True)

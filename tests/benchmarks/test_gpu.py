@@ -17,9 +17,9 @@ from benchmarks.gpu_checks import graphs_agree
 from benchmarks.gpu_peer import Examples, collate
 from benchmarks.gpu_setup import DeviceData, Training, drawn, pack, read
 from hpo.references import local_path
-from hpo.spec import TrainingSpec
 from hpo.training.device import Device
 from hpo.training.graphs import Capture
+from hpo.training_spec import TrainingSpec
 
 ROOT = Path(__file__).parent.parent.parent
 CPU = Device("cpu", "CPU", torch.float32)

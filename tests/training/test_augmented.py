@@ -14,7 +14,7 @@ from benchmarks.tiny import make_tokenizer
 from hpo import space
 from hpo.data.augment import AUGMENTATIONS
 from hpo.errors import DataError
-from hpo.spec import StudySpec, TrainingSpec, TrialConfig
+from hpo.spec import StudySpec, TrialConfig
 from hpo.study_file import parse_study
 from hpo.training.augmented import AugmentedTokens
 from hpo.training.batches import IGNORED, Batch
@@ -28,6 +28,7 @@ from hpo.training.objectives.mixup import Mixup
 from hpo.training.objectives.supervised import Supervised
 from hpo.training.setup import set_up
 from hpo.training.vocabulary import SeenEmbedding
+from hpo.training_spec import TrainingSpec
 from models import tiny_config, tiny_model
 from task_data import task_study
 from trained import restored, stop_and_save

@@ -17,13 +17,14 @@ from hpo import space
 from hpo.data.tokens import Tokens
 from hpo.errors import DataError, Diverged
 from hpo.members import OPTIMIZERS
-from hpo.spec import ModelSpec, SchedulerType, SplitSource, StudySpec, TrainingSpec, TrialConfig
+from hpo.spec import ModelSpec, SplitSource, StudySpec, TrialConfig
 from hpo.training import finetune as finetune_module
 from hpo.training.batches import DeviceTokens, Rows, evaluation_order
 from hpo.training.finetune import evaluate, evaluation_steps, finetune
 from hpo.training.schedule import learning_rates
 from hpo.training.setup import set_up
 from hpo.training.step import Step
+from hpo.training_spec import SchedulerType, TrainingSpec
 from models import tiny_config
 from trained import all_weights, train, what_was_learned
 

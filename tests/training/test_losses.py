@@ -10,7 +10,6 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
 from hpo.errors import DataError
-from hpo.spec import TrainingSpec
 from hpo.tasks import TASKS
 from hpo.training.batches import IGNORED, Batch
 from hpo.training.losses import (
@@ -21,6 +20,7 @@ from hpo.training.losses import (
     MeanSquaredError,
     build_loss,
 )
+from hpo.training_spec import TrainingSpec
 
 
 def of_labels(labels: Any) -> Batch:

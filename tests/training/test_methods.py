@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from hpo import space
 from hpo.errors import DataError
-from hpo.spec import ModelSpec, StudySpec, TrainingSpec, TrialConfig
+from hpo.spec import ModelSpec, StudySpec, TrialConfig
 from hpo.training.encoder import replace_layers
 from hpo.training.finetune import finetune, predict
 from hpo.training.layout import Layout, layout_of
@@ -22,6 +22,7 @@ from hpo.training.methods.lora import ALL_LINEAR, QUERY_VALUE, target_modules
 from hpo.training.model import DROPOUT_FIELDS
 from hpo.training.setup import Setup, save_model, set_up
 from hpo.training.vocabulary import SeenEmbedding
+from hpo.training_spec import TrainingSpec
 from models import DECODERS, N_LAYERS, save_tiny, tiny_config, tiny_model
 from trained import all_weights, restored, stop_and_save, train, what_was_learned
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from hpo import space
 from hpo.errors import DataError
-from hpo.spec import StudySpec, TrainingSpec
+from hpo.spec import StudySpec
 from hpo.training.batches import IGNORED, Batch
 from hpo.training.losses import BinaryCrossEntropy, CrossEntropy, Loss, MeanSquaredError
 from hpo.training.objectives import OBJECTIVES, build_objective
@@ -21,6 +21,7 @@ from hpo.training.objectives.r_drop import RDrop, has_dropout
 from hpo.training.objectives.supervised import Supervised
 from hpo.training.setup import set_up
 from hpo.training.step import Step, in_parts
+from hpo.training_spec import TrainingSpec
 from models import tiny_config, tiny_model
 
 SIZE, LENGTH, FEATURES, CLASSES = 10, 6, 4, 3

@@ -9,7 +9,6 @@ from torch import nn
 from torch.optim import SGD
 from transformers import BertConfig, BertForSequenceClassification
 
-from hpo.spec import TrainingSpec
 from hpo.training.optimizer import (
     build_optimizer,
     clip_gradients,
@@ -19,6 +18,7 @@ from hpo.training.optimizer import (
     set_learning_rate,
 )
 from hpo.training.optimizers import OPTIMIZERS
+from hpo.training_spec import TrainingSpec
 
 
 def one_by_one() -> nn.Linear:

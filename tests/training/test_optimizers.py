@@ -12,7 +12,7 @@ from torch.optim import AdamW, Muon
 
 from hpo import space
 from hpo.settings import Value
-from hpo.spec import StudySpec, TrainingSpec, TrialConfig
+from hpo.spec import StudySpec, TrialConfig
 from hpo.training.batches import Batch, Rows
 from hpo.training.finetune import finetune
 from hpo.training.objectives.base import Forward
@@ -30,6 +30,7 @@ from hpo.training.optimizers.muon import Together
 from hpo.training.setup import Setup, may_capture, set_up
 from hpo.training.step import Step
 from hpo.training.vocabulary import SeenEmbedding
+from hpo.training_spec import TrainingSpec
 from models import tiny_config, tiny_model
 from trained import all_weights, restored, stop_and_save, train, what_was_learned
 

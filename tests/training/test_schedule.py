@@ -8,8 +8,8 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from hpo.spec import SchedulerType, TrainingSpec
 from hpo.training.schedule import learning_rates, num_warmup_steps
+from hpo.training_spec import SchedulerType, TrainingSpec
 
 PEAK = 2.0
 

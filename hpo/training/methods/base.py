@@ -6,7 +6,8 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from hpo.spec import ModelSpec, TrainingSpec
+from hpo.spec import ModelSpec
+from hpo.training_spec import TrainingSpec
 
 
 def _stays_as_it_is(model: PreTrainedModel, folder: Path, base: ModelSpec) -> None: ...

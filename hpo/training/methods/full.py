@@ -2,8 +2,8 @@
 
 from transformers import PreTrainedModel
 
-from hpo.spec import TrainingSpec
 from hpo.training.methods.base import Method, train_only
+from hpo.training_spec import TrainingSpec
 
 
 def _prepare(model: PreTrainedModel, training: TrainingSpec) -> None:

@@ -5,9 +5,9 @@ The pretrained layers compute features, and pass nothing back.
 
 from transformers import PreTrainedModel
 
-from hpo.spec import TrainingSpec
 from hpo.training.layout import layout_of
 from hpo.training.methods.base import Method, train_only
+from hpo.training_spec import TrainingSpec
 
 
 def _prepare(model: PreTrainedModel, training: TrainingSpec) -> None:

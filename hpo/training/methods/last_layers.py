@@ -3,9 +3,9 @@
 from transformers import PreTrainedModel
 
 from hpo.errors import DataError
-from hpo.spec import TrainingSpec
 from hpo.training.layout import layout_of
 from hpo.training.methods.base import Method, train_only
+from hpo.training_spec import TrainingSpec
 
 
 def _prepare(model: PreTrainedModel, training: TrainingSpec) -> None:

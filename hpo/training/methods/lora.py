@@ -15,9 +15,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hpo.errors import DataError
-from hpo.spec import ModelSpec, TrainingSpec
+from hpo.spec import ModelSpec
 from hpo.training.layout import layout_of
 from hpo.training.methods.base import Method, train_only
+from hpo.training_spec import TrainingSpec
 
 ADAPTER = "adapter"
 QUERY_VALUE, ALL_LINEAR = "query_value", "all_linear"

@@ -13,7 +13,7 @@ from hpo.training.batches import Batch
 from hpo.training.losses import Loss
 
 if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic
-    from hpo.spec import TrainingSpec
+    from hpo.training_spec import TrainingSpec
 
 # The logits of a batch, or of what an objective makes of it.
 Forward = Callable[[Batch], torch.Tensor]

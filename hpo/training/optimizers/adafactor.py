@@ -12,7 +12,7 @@ from torch.optim import Adafactor, Optimizer
 from hpo.training.optimizers.base import OptimizerKind, Request
 
 if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic
-    from hpo.spec import TrainingSpec
+    from hpo.training_spec import TrainingSpec
 
 
 def build(request: Request) -> Optimizer:

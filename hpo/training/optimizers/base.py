@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic
-    from hpo.spec import TrainingSpec
+    from hpo.training_spec import TrainingSpec
 
 Groups = list[dict[str, Any]]
 
