@@ -105,7 +105,10 @@ def distill(options: argparse.Namespace) -> int:
             return code
     with importing():
         from hpo.distillation import compare_students, why_none
+        from hpo.report import write_report
         from hpo.report.distillation import said_of, write_distillation
+        from hpo.storage import open_storage
+        from hpo.study import load_study
         from hpo.tasks import DEFAULT_TASK, TASKS
 
     console.print()
@@ -115,7 +118,9 @@ def distill(options: argparse.Namespace) -> int:
     found = compare_students(name, teachers, options.output, storage)
     shown = TASKS[basis.sections.get("task", DEFAULT_TASK)].shown
     said = said_of(found, name, shown)
-    files = write_distillation(found, name, shown, study_folder(options.output, f"{name}{DISTILLED}"))
+    distilled, folder = f"{name}{DISTILLED}", study_folder(options.output, f"{name}{DISTILLED}")
+    files = write_distillation(found, name, shown, folder)
+    write_report(load_study(open_storage(options.output, storage), distilled), folder)  # which links to it
     table = Table(box=None, pad_edge=False)
     kept = [0, 2, len(said.scores.header) - 3, len(said.scores.header) - 1]
     for at in kept:

@@ -80,6 +80,8 @@ def test_a_student_of_the_two_best_trials(
     assert "Distilled less plain student | accuracy" in page and "Ensemble less its first teacher" in page
     assert "Examples/s" in page and "surer there than of new ones" in page
     assert "<table" in (searched / "teacher-distilled" / "comparison.html").read_text()
+    links = {name: (searched / name / "report.html").read_text() for name in ("teacher-distilled", "teacher-student")}
+    assert ['href="comparison.html"' in page for page in links.values()] == [True, False]
 
     # The same again trains nothing and says the same.
     times = {path: path.stat().st_mtime_ns for path in (searched / "teacher" / "ensemble").glob("*/*.safetensors")}

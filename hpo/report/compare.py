@@ -14,7 +14,7 @@ from hpo.output import write_atomically
 from hpo.report import answers, formats, html_page, page, tables, worktime
 from hpo.report.charts.chart import Chart, Json, intervals, label, rounded
 from hpo.report.figures import BLACK, BLUE, ORANGE, RED
-from hpo.report.parts import Table
+from hpo.report.parts import COMPARISON, Table
 from hpo.report.tables import View
 from hpo.results import Estimate
 
@@ -53,7 +53,7 @@ def write_comparison(studies: Sequence[optuna.Study], output: Path) -> Compariso
     """
     views = [tables.view_of(study) for study in studies]
     said = compare(views)
-    files = ComparisonFiles(page=output / "comparison.html", markdown=output / "comparison.md")
+    files = ComparisonFiles(page=output / COMPARISON, markdown=(output / COMPARISON).with_suffix(".md"))
     drawn = [chart for chart in (on_test(views), by_trials(views), by_time(views)) if chart]
     try:
         write_atomically(files.page, html_page.document("compare.html.j2", drawn, said=said, charts=drawn).encode())

@@ -15,7 +15,7 @@ from hpo.report.clean_data import clean_data
 from hpo.report.data_size import more_data
 from hpo.report.importance import importances, unseen_sentence
 from hpo.report.outlook import another_hour
-from hpo.report.parts import Findings, Matrix, Table
+from hpo.report.parts import COMPARISON, Findings, Matrix, Table
 from hpo.report.ranges import favourites, pressed_edges
 from hpo.report.serving import serving
 from hpo.report.tables import PARAM, View
@@ -76,6 +76,8 @@ class Contents:
     quality: Findings
     serving: Findings
     """What its model takes to serve, where that was measured."""
+    compared: bool
+    """A page beside it holds its winner against its teachers, and against the student without them."""
     # how to reproduce
     commands: Sequence[tuple[str, str]]
     """A comment and its command."""
@@ -135,6 +137,7 @@ def contents(view: View, folder: Path) -> Contents:
         facts=list(account.facts(view)),
         quality=clean_data(view.attributes.get("data", {}).get("quality")),
         serving=serving(stored_serving(view.attributes), winner),
+        compared=(folder / COMPARISON).is_file(),
         commands=account.commands(view, folder),
         configuration=account.configuration(view, winner),
         configured=winner,

@@ -8,7 +8,7 @@ from hpo.errors import StorageError
 from hpo.output import write_atomically
 from hpo.report import answers, formats, html_page, page
 from hpo.report.compare import ComparisonFiles
-from hpo.report.parts import Table
+from hpo.report.parts import COMPARISON, Table
 from hpo.results import Contender, Difference, Distillation
 
 
@@ -43,7 +43,7 @@ def said_of(found: Distillation, name: str, shown: Sequence[str]) -> Said:
 def write_distillation(found: Distillation, name: str, shown: Sequence[str], folder: Path) -> ComparisonFiles:
     """Writes the page into the folder of the distilled study. Raises `StorageError` if that cannot be written."""
     said = said_of(found, name, shown)
-    files = ComparisonFiles(page=folder / "comparison.html", markdown=folder / "comparison.md")
+    files = ComparisonFiles(page=folder / COMPARISON, markdown=(folder / COMPARISON).with_suffix(".md"))
     try:
         write_atomically(files.page, html_page.document("distillation.html.j2", [], said=said).encode())
         write_atomically(files.markdown, page.markdown_of("distillation.md.j2", said=said).encode())

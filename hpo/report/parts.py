@@ -4,6 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# A page that holds several against each other: studies in the output folder, or teachers and students in a study's own.
+COMPARISON = "comparison.html"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
