@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from rich.progress import Progress
 from rich.table import Table
 
 from hpo import run
@@ -188,9 +189,16 @@ def _of_study(name: str, options: argparse.Namespace, storage: str | None) -> tu
     basis = basis_of_study(spec)
     if options.top:
         console = standard_output()
-        with CtrlC() as ctrl_c:
-            say = lambda text: console.print(f"[dim]ensemble[/]  {markup(text)}")  # noqa: E731
-            return basis, train_ensemble(name, options.top, options.output, storage, say, ctrl_c.check)
+        with CtrlC() as ctrl_c, Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+            bar = progress.add_task("training", total=None)
+
+            def say(text: str) -> None:
+                console.print(f"[dim]ensemble[/]  {markup(text)}")
+
+            def on_step(step: int, steps: int) -> None:
+                progress.update(bar, completed=step, total=steps)
+
+            return basis, train_ensemble(name, options.top, options.output, storage, say, on_step, ctrl_c.check)
     model = model_path(study_folder(options.output, name))
     if not os.path.isfile(model / TRAINING):
         raise DataError(

@@ -25,13 +25,15 @@ def train_ensemble(
     output: Path,
     storage: str | None,
     say: Callable[[str], None],
+    on_step: Callable[[int, int], None] = lambda step, steps: None,
     check: Callable[[], None] = lambda: None,
 ) -> list[Path]:
     """The model folders of the best `size` trials of a study, the best first; trains those that are not there.
 
     Args:
         say: told what is trained, and how it scored.
-        check: asked between steps; raises KeyboardInterrupt to stop.
+        on_step: told after each step how many are done, and of how many.
+        check: asked between steps and between batches; raises KeyboardInterrupt to stop.
 
     Raises:
         DataError: fewer trials are complete.
@@ -45,16 +47,23 @@ def train_ensemble(
             "more trials."
         )
     folders = []
-    for trial in best:
+    for number, trial in enumerate(best, start=1):
         config = exported_config(trial)
         folder = study_folder(output, name) / ENSEMBLE / f"trial-{trial.number:04d}"
         folders.append(folder)
         if is_model_of(folder, config):
             continue
         folder.parent.mkdir(parents=True, exist_ok=True)
+        say(f"trial {trial.number} of {name} again, {number} of {size}")
         setup = set_up(config, output / "cache")
-        *_, last = finetune(setup, lambda step: check(), between_batches=check)
+        steps = setup.num_training_steps
+
+        def stepped(step: int, steps: int = steps) -> None:
+            on_step(step, steps)
+            check()
+
+        *_, last = finetune(setup, stepped, between_batches=check)
         keep_best(setup, folder, instead_of=())
         tell_config(folder, config)
-        say(f"trial {trial.number} of {name} again: {config.metric} {last.metrics[config.metric]:.4f}")
+        say(f"trial {trial.number} of {name}: {config.metric} {last.metrics[config.metric]:.4f}")
     return folders

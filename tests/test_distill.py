@@ -47,7 +47,7 @@ def test_a_student_of_the_two_best_trials(
     asked += ["--unlabelled", str(texts), "--set", "search_space.distillation_alpha={low: 0.4, high: 0.6}"]
     assert main(asked) == 0
     shown = capsys.readouterr().out
-    assert "of teacher again" in shown and "Ensemble of 2" in shown
+    assert "of teacher again, 2 of 2" in shown and "Ensemble of 2" in shown
 
     # Both students were searched with the same budget, on the same data; one has teachers.
     storage = open_storage(searched)
