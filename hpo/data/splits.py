@@ -61,6 +61,10 @@ class Split:
         return Split(tuple(self.inputs[row] for row in rows), self.labels[rows], self.form)
 
 
+# Numbers larger than this, or spread wider, are far from where a new head begins.
+FAR = 10.0
+
+
 @dataclass(frozen=True, eq=False)
 class Splits:
     """The data of a study."""
@@ -306,7 +310,7 @@ def _check(splits: Mapping[str, Split], task: Task, classes: Sequence[str], data
         if not len(splits[name]):
             raise DataError(f"{name} must have rows, but got none.{so_far} Give more or other rows.")
     if task.labels.numeric:
-        _check_numbers(splits, so_far)
+        _check_numbers(splits, so_far, notes)
         return
     there = {name: task.labels.counts(splits[name].labels, len(classes)) > 0 for name in SPLITS}
     if there["train"].sum() < 2:
@@ -330,13 +334,19 @@ def _check(splits: Mapping[str, Split], task: Task, classes: Sequence[str], data
             notes.append(f"{name}: no row of {absent}.")
 
 
-def _check_numbers(splits: Mapping[str, Split], so_far: str) -> None:
+def _check_numbers(splits: Mapping[str, Split], so_far: str, notes: list[str]) -> None:
     for name in SPLITS:
         if len(np.unique(splits[name].labels)) < 2:
             raise DataError(
                 f"the numbers of {name} must differ, but all its rows have {splits[name].labels[0]:g}.{so_far} "
                 "Check data.label_column and `where`, or give more rows."
             )
+    mean, spread = float(splits["train"].labels.mean()), float(splits["train"].labels.std())
+    if max(abs(mean), spread) > FAR:
+        notes.append(
+            f"train: its numbers have a mean of {mean:.4g} and a standard deviation of {spread:.4g}. A new head begins "
+            "near 0 and takes small steps: numbers near 1 are learned sooner, such as these divided by a constant."
+        )
 
 
 def _where(mask: NDArray[np.bool_], classes: Sequence[str]) -> list[str]:

@@ -121,7 +121,12 @@ class TestNumbers:
         assert labels_of(splits)["t 3"] == "0.6"
         # Two of each fifth of the numbers, which go from 0 to 9.8.
         assert np.bincount((splits.test.labels / 2).astype(int)).tolist() == [2, 2, 2, 2, 2]
-        assert splits.class_counts["train"] == {}
+        assert splits.class_counts["train"] == {} and splits.notes == ()
+
+    def test_numbers_far_from_where_a_head_begins_are_told(self, tmp_path: Path) -> None:
+        rows = [{"text": f"t {n}", "stars": 100 + n / 5} for n in range(50)]
+        (note,) = load("regression", rows, tmp_path, label_column="stars").notes
+        assert note.startswith("train: its numbers have a mean of 10") and "divided by a constant" in note
 
     @pytest.mark.parametrize("label", ["four", True, [1.0], "nan", "inf"])
     def test_no_number(self, label: Any, tmp_path: Path) -> None:
