@@ -1,17 +1,31 @@
-"""Settings that read well by themselves, but together do nothing in any trial, exclude each other, or tell nothing.
-
-Beside what one setting needs of another one, which is `space_checks.APPLIES_WHEN`.
-"""
+"""Settings that read well by themselves, but together do nothing in any trial, exclude each other, or tell nothing."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from hpo.errors import Problem
-from hpo.search_spec import ChoiceParameter, Parameter
+from hpo.search_spec import ChoiceParameter, Parameter, setting_of
 from hpo.settings import Value
 from hpo.tasks import DEFAULT_TASK, TASKS
+from hpo.training_spec import AUGMENT_METHODS, TrainingSpec
 
+# Settings that do something only beside certain values of another one.
+APPLIES_WHEN: dict[str, tuple[str, tuple[Value, ...]]] = {
+    "momentum": ("optimizer", ("sgd", "muon")),
+    "adam_beta1": ("optimizer", ("adamw", "adam", "muon")),
+    "adam_beta2": ("optimizer", ("adamw", "adam", "muon")),
+    "adam_epsilon": ("optimizer", ("adamw", "adam", "muon")),
+    "num_trained_layers": ("method", ("last_layers",)),
+    "layer_lr_decay": ("method", ("full", "last_layers", "lora")),  # a head alone has no layers
+    "lora_rank": ("method", ("lora",)),
+    "lora_alpha": ("method", ("lora",)),
+    "lora_dropout": ("method", ("lora",)),
+    "lora_target_modules": ("method", ("lora",)),
+    "augment_probability": ("augment_method", tuple(name for name in AUGMENT_METHODS if name != "none")),
+}
+OF_CLASSES = ("label_smoothing", "class_weights", "distillation_temperature")
+"""Settings that numbers have no use for."""
 # Those that do not look at the scores.
 EVEN_SAMPLERS = ("random", "grid")
 
@@ -28,6 +42,8 @@ def effect_problems(
     yield from _training_problems(space, defaults, raw.get("finalists"))
     yield from _fraction_problems(space, defaults, raw)
     yield from _distillation_problems(space, defaults, raw)
+    yield from _number_problems(space, raw)
+    yield from _idle_problems(space, defaults)
 
 
 def _training_problems(
@@ -35,13 +51,14 @@ def _training_problems(
 ) -> Iterator[Problem]:
     """Settings that would do nothing in any trial, or exclude each other."""
     of_trials, at = partial(_of_trials, space, defaults), partial(_place, space)
-    if "mixup" in of_trials("augment_method") and any(of_trials("r_drop_alpha")):
+    if "mixup" in of_trials("augment_method") and any(of_trials("r_drop_alpha")) and _meets_mixup(space, defaults):
         rule = "r_drop_alpha: compares two passes of the same texts, but augment_method mixup mixes them anew in each"
         yield Problem(at("r_drop_alpha"), rule, "Remove one of them, or make a study of each.")
     if (
         any(of_trials("r_drop_alpha"))
         and (dropouts := of_trials("dropout"))
         and not any(each != 0 for each in dropouts)
+        and not ("lora" in of_trials("method") and any(of_trials("lora_dropout")))  # two passes differ by that too
     ):
         rule = "r_drop_alpha: compares two passes that differ by dropout, but got dropout=0"
         yield Problem(at("r_drop_alpha"), rule, "Set `training.dropout`, or remove `r_drop_alpha`.")
@@ -56,6 +73,39 @@ def _training_problems(
     if patience and isinstance(finalists, Mapping) and finalists.get("refit") is True:
         rule = f"{name}: `finalists.refit` trains on validation too, whose scores cannot stop a training then"
         yield Problem(at(name), rule, "Remove one of them.")
+
+
+def _meets_mixup(space: Mapping[str, Parameter], defaults: Mapping[str, Value]) -> bool:
+    """Whether some trial may have R-Drop and mixup both: not where R-Drop is searched beside other methods alone."""
+    searched = space.get("r_drop_alpha")
+    beside = (searched.when or {}).get("augment_method") if searched else None
+    return beside is None or "mixup" in beside or bool(defaults.get("r_drop_alpha"))
+
+
+def _number_problems(space: Mapping[str, Parameter], raw: Mapping[str, Any]) -> Iterator[Problem]:
+    """Settings of classes, where the task has numbers."""
+    name = raw.get("task", DEFAULT_TASK)
+    task = TASKS.get(name) if isinstance(name, str) else None
+    given = raw.get("training")
+    if task is None or not task.labels.numeric:
+        return
+    for setting in OF_CLASSES:
+        searched = [each for each in space if setting_of(each) == setting]
+        fixed = isinstance(given, Mapping) and given.get(setting)
+        for place in [*(f"search_space.{each}" for each in searched), *[f"training.{setting}"] * bool(fixed)]:
+            yield Problem(place, f"{setting}: is of classes, but {name} has numbers", "Remove it.")
+
+
+def _idle_problems(space: Mapping[str, Parameter], defaults: Mapping[str, Value]) -> Iterator[Problem]:
+    """What `training` sets for another value of a setting than the trials have."""
+    for name, (parent, needed) in APPLIES_WHEN.items():
+        usual = TrainingSpec.model_fields[name].default
+        if defaults.get(name, usual) == usual or parent not in defaults:
+            continue
+        if not set(_of_trials(space, defaults, parent)) & set(needed):
+            listed = " or ".join(map(str, needed))
+            rule = f"{name}: only {parent}={listed} has it, but got {parent}={defaults[parent]}"
+            yield Problem(f"training.{name}", rule, f"Set `training.{parent}`, or remove it.")
 
 
 def _fraction_problems(
@@ -100,10 +150,6 @@ def _distillation_problems(
     if temperature in space and not learned and alpha in defaults:
         rule = f"{temperature}: does nothing with {alpha}=0"
         yield Problem(_place(space, temperature), rule, f"Set `training.{alpha}`, or search it.")
-    task = TASKS.get(raw.get("task", DEFAULT_TASK)) if isinstance(raw.get("task", DEFAULT_TASK), str) else None
-    if temperature in space and task and task.labels.numeric:
-        rule = f"{temperature}: is of classes, but {raw['task']} has numbers"
-        yield Problem(_place(space, temperature), rule, "Remove it.")
 
 
 def _of_trials(space: Mapping[str, Parameter], defaults: Mapping[str, Value], name: str) -> list[Value]:

@@ -58,6 +58,8 @@ class TrialEnded:
     """It failed, and is tried again."""
     label: str | None = None
     """As it started."""
+    competes: bool = True
+    """With the others for the best: it learned from all rows."""
 
 
 def name_of(event: TrialStarted | TrialEnded) -> str:

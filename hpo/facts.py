@@ -25,7 +25,7 @@ from hpo.spec import StudySpec
 from hpo.training.setup import Setup, set_up
 
 # Settings of which the largest value may be more than the model has, and those of which any choice may be.
-ENDS = ("max_length", "num_trained_layers", "model.num_hidden_layers", "dropout")
+ENDS = ("max_length", "num_trained_layers", "model.num_hidden_layers", "dropout", "r_drop_alpha")
 KINDS = (
     "model.name",
     "model.revision",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import Progress
 
-from hpo.cells import Cells
+from hpo.cells import Cells, is_missing
 from hpo.command_line import add_verbose, exit_code, importing, quiet
 from hpo.errors import DataError
 from hpo.interrupt import CtrlC
@@ -25,6 +27,7 @@ if TYPE_CHECKING:  # pandas takes a second
     from hpo.training.trained import TrainedModel
 
 LABELLED = ".labelled"
+WRITTEN = (".csv", ".tsv", ".parquet", ".jsonl")
 # Labels that are counted for the terminal.
 MOST_TOLD = 8
 
@@ -48,7 +51,11 @@ def predict(options: argparse.Namespace, console: Console) -> int:
         DataError: model or file cannot be used, or the file to write is there already.
     """
     source: Path = options.file
+    if not source.is_file():
+        raise DataError(f"a data file must exist, but got {source}. Check the path.")
     target: Path = options.output or source.with_name(f"{source.stem}{LABELLED}{_suffix(source)}")
+    if target.suffix.lower() not in WRITTEN:
+        raise DataError(f"--output must end in one of {', '.join(WRITTEN)}, but got {target}. Choose one.")
     if target.exists():
         raise DataError(f"a file is not written over, but got {target}. Remove it, or name another: --output FILE.")
     with importing():
@@ -57,8 +64,6 @@ def predict(options: argparse.Namespace, console: Console) -> int:
         from hpo.labelling import label
         from hpo.training.trained import read_trained
 
-    if not source.is_file():
-        raise DataError(f"a data file must exist, but got {source}. Check the path.")
     trained = read_trained(options.model)
     columns = tuple(options.text) or trained.config.data.text_columns
     if len(columns) != len(trained.config.data.text_columns):
@@ -66,6 +71,8 @@ def predict(options: argparse.Namespace, console: Console) -> int:
         raise DataError(f"the model reads {wanted}, but got --text {' '.join(columns)}. Name as many.")
     conll = trained.task.words and is_conll(source)
     frame = read_conll(source, (columns[0], "tag"), str(source)) if conll else read_table(source, str(source))
+    if frame.empty:
+        raise DataError(f"a data file must have rows, but got none in {source}. Check the path.")
     for column in columns:
         require_column(frame, column, "--text", str(source))
     with CtrlC() as ctrl_c, Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
@@ -88,25 +95,51 @@ def _inputs(frame: pd.DataFrame, columns: tuple[str, ...], trained: TrainedModel
 
 
 def _suffix(source: Path) -> str:
-    """Of what is written: a conll file's tags go into lists of JSON lines."""
-    return source.suffix if source.suffix.lower() in (".csv", ".tsv", ".parquet") else ".jsonl"
+    """Of what is written: a conll file's tags go into lists of JSON lines, and so do the rows of a JSON file."""
+    return source.suffix if source.suffix.lower() in WRITTEN else ".jsonl"
 
 
 def _write(frame: pd.DataFrame, answers: Answers, target: Path) -> None:
-    """The file's own columns, and behind them the answers; a name that is taken gets an underscore."""
+    """The file's own columns as they are, and behind them the answers; a name that is taken gets an underscore."""
     import pandas as pd
 
-    taken = {str(name) for name in frame.columns}
-    added = {name if name not in taken else f"{name}_": values for name, values in answers.items()}
+    taken, added = {str(name) for name in frame.columns}, {}
+    for name, values in answers.items():
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        added[name] = values
     labelled = pd.concat([frame, pd.DataFrame(added, index=frame.index)], axis=1)
     suffix = target.suffix.lower()
     with replacing(target) as temporary:
-        if suffix in (".csv", ".tsv"):
-            labelled.to_csv(temporary, index=False, sep="\t" if suffix == ".tsv" else ",")
+        if suffix == ".csv":
+            labelled.to_csv(temporary, index=False)
+        elif suffix == ".tsv":  # as it is read: quotes are letters
+            try:
+                labelled.to_csv(temporary, index=False, sep="\t", quoting=csv.QUOTE_NONE)
+            except csv.Error as error:
+                raise DataError(
+                    f"a .tsv holds no tabs or line breaks within a cell, but a row has some, so {target} was not "
+                    f"written. Name another file: --output {target.stem}.jsonl."
+                ) from error
         elif suffix == ".parquet":
             labelled.to_parquet(temporary)
         else:
-            labelled.to_json(temporary, orient="records", lines=True, force_ascii=False)
+            rows = labelled.to_dict(orient="records")
+            lines = [json.dumps(_plain(row), ensure_ascii=False) for row in rows]
+            Path(temporary).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _plain(cell: Any) -> Any:
+    """As JSON has it; what a row does not have stays away, and so do pandas' own words for nothing."""
+    match cell:
+        case dict():
+            return {str(name): _plain(value) for name, value in cell.items() if not is_missing(value)}
+        case list() | tuple():
+            return [_plain(value) for value in cell]
+    if hasattr(cell, "tolist"):  # numpy's
+        return _plain(cell.tolist())
+    return cell if isinstance(cell, str | int | float | None) else str(cell)
 
 
 def _counted(predictions: list[Any]) -> str:

@@ -18,7 +18,7 @@ from hpo.events import Evaluated, Event, StepDone, TrialEnded, TrialStarted, Wai
 from hpo.search import first_pruning
 from hpo.search_spec import MedianPruner, PatientPruner, PercentilePruner
 from hpo.spec import StudySpec
-from hpo.study import ended_trials
+from hpo.study import ended_trials, learns_from_all
 
 # A trial's own pace counts as if it had done this share of its training at the pace of those before it: a new one has
 # loaded its model and little more.
@@ -149,7 +149,8 @@ class StudyProgress:
                 self._add(cost)
             if trial.state == TrialState.COMPLETE:
                 self._add_curve(trial.intermediate_values)
-                self._compare(f"trial {trial.number}", trial.value)
+                if learns_from_all(trial):
+                    self._compare(f"trial {trial.number}", trial.value)
 
     def take(self, event: Event) -> bool:
         """Takes an event in. Returns whether it is the end of the best trial so far."""
@@ -185,7 +186,7 @@ class StudyProgress:
             return False
         self._add_curve(trial.curve if trial else {})
         # Of several trainings of one configuration none is the best: their mean counts.
-        return event.label is None and self._compare(name_of(event), event.score)
+        return event.label is None and event.competes and self._compare(name_of(event), event.score)
 
     def _add(self, cost: Cost) -> None:
         self.costs.append(cost)

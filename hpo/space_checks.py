@@ -14,27 +14,13 @@ from typing import Annotated, Any, get_args, get_origin
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from hpo.effect_checks import effect_problems
+from hpo.effect_checks import APPLIES_WHEN, effect_problems
 from hpo.errors import Problem
 from hpo.search_spec import ChoiceParameter, Parameter, RangeParameter, setting_of
 from hpo.settings import Settings, Value
 from hpo.spec import ModelSpec
-from hpo.training_spec import AUGMENT_METHODS, TrainingSpec
+from hpo.training_spec import TrainingSpec
 
-# Settings that do something only beside certain values of another one. Searching them elsewhere would be a no-op.
-APPLIES_WHEN: dict[str, tuple[str, tuple[Value, ...]]] = {
-    "momentum": ("optimizer", ("sgd", "muon")),
-    "adam_beta1": ("optimizer", ("adamw", "adam", "muon")),
-    "adam_beta2": ("optimizer", ("adamw", "adam", "muon")),
-    "adam_epsilon": ("optimizer", ("adamw", "adam", "muon")),
-    "num_trained_layers": ("method", ("last_layers",)),
-    "layer_lr_decay": ("method", ("full", "last_layers", "lora")),  # a head alone has no layers
-    "lora_rank": ("method", ("lora",)),
-    "lora_alpha": ("method", ("lora",)),
-    "lora_dropout": ("method", ("lora",)),
-    "lora_target_modules": ("method", ("lora",)),
-    "augment_probability": ("augment_method", tuple(name for name in AUGMENT_METHODS if name != "none")),
-}
 BUILT_ON = {parent for parent, _ in APPLIES_WHEN.values()}
 # `eval_batch_size` changes no result, and `num_evaluations` is the pruner's clock, which must be one for all trials.
 NOT_SEARCHED = {

@@ -82,7 +82,7 @@ class TrainingSpec(Settings):
     r_drop_alpha: Annotated[float, Field(ge=0)] = 0.0
     """R-Drop (Liang et al. 2021): two passes with other dropout, the mean of both losses, and this much of how far the
     predictions are apart (symmetric Kullback-Leibler divergence; of numbers the squared difference). 0 is without it,
-    and so is a trial with `dropout: 0`, where both passes would be the same. Takes twice the time."""
+    and so is a trial without dropout, where both passes would be the same. Takes twice the time."""
     distillation_alpha: Annotated[float, Field(ge=0, le=1)] = 0.0
     """How much of what is minimized is the distance to what the study's `teachers` say (Hinton et al. 2015); the rest
     is the labels' loss. 0 learns from the labels alone, 1 from the teachers alone. The distance is the Kullback-Leibler

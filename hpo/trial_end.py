@@ -10,7 +10,7 @@ from hpo.attempts import FINALIST, failure_reason, is_default, is_refit, is_retr
 from hpo.events import TrialEnded
 from hpo.plain_text import markdown, markdown_cell
 from hpo.spec import StudySpec
-from hpo.study import COSTS
+from hpo.study import COSTS, learns_from_all
 from hpo.tracking import TrialRun
 from hpo.tracking_run import milliseconds
 
@@ -96,4 +96,5 @@ def trial_ended(study: optuna.Study, spec: StudySpec, trial: FrozenTrial) -> Tri
         message=result.get("message"),
         retried=is_retried(trial),
         label=finalist_label(trial),
+        competes=learns_from_all(trial),
     )

@@ -7,6 +7,8 @@ import pytest
 from hpo.errors import Problem
 from hpo.space_checks import search_space_problems
 
+RATE: dict[str, Any] = {"learning_rate": {"low": 1e-5, "high": 1e-2}}
+
 
 def problems(space: Any, training: dict[str, Any] | None = None, **sections: Any) -> list[Problem]:
     return search_space_problems({"model": {"name": "m"}, "training": training or {}, "search_space": space} | sections)
@@ -43,6 +45,59 @@ def test_a_study_of_more_data() -> None:
 def test_a_study_of_more_data_that_would_not_tell(changed: dict[str, Any], rule: str, way_out: str) -> None:
     ((_, found, out),) = of_study(**{"search_space": SHARES, "training": {}} | EVENLY | changed)
     assert rule in found and out.startswith(way_out)
+
+
+@pytest.mark.parametrize(
+    ("training", "path", "rule"),
+    [
+        ({"lora_rank": 16}, "training.lora_rank", "only method=lora has it, but got method=full"),
+        ({"momentum": 0.3}, "training.momentum", "only optimizer=sgd or muon has it, but got optimizer=adamw"),
+        ({"augment_probability": 0.4}, "training.augment_probability", "but got augment_method=none"),
+    ],
+)
+def test_what_is_set_for_nothing(training: dict[str, Any], path: str, rule: str) -> None:
+    (found,) = problems(RATE, training)
+    assert found.path == path and rule in found.rule and found.way_out.endswith("or remove it.")
+    assert problems(RATE, training | {"method": "lora", "optimizer": "muon", "augment_method": "swap"}) == []
+
+
+def test_what_is_set_for_some_trials() -> None:
+    space = RATE | {"method": {"choices": ["full", "lora"]}}
+    assert problems(space, {"lora_rank": 16}) == [] and problems(RATE, {"lora_rank": 8, "momentum": 0.9}) == []
+
+
+@pytest.mark.parametrize(
+    ("space", "training", "path"),
+    [
+        ({"label_smoothing": {"low": 0.0, "high": 0.3}}, {}, "search_space.label_smoothing"),
+        ({"class_weights": {"choices": [None, "balanced"]}}, {}, "search_space.class_weights"),
+        (RATE, {"label_smoothing": 0.1}, "training.label_smoothing"),
+        (RATE, {"class_weights": "balanced"}, "training.class_weights"),
+    ],
+)
+def test_settings_of_classes_are_not_for_numbers(space: dict[str, Any], training: dict[str, Any], path: str) -> None:
+    (found,) = problems(space, training, task="regression")
+    assert found.path == path and "is of classes, but regression has numbers" in found.rule
+    assert problems(space, training) == []
+
+
+R_DROP = {"r_drop_alpha": {"low": 0.0, "high": 1.0}}
+
+
+def test_adapters_have_a_dropout_of_their_own_that_r_drop_compares() -> None:
+    (found,) = problems(R_DROP, {"dropout": 0.0, "method": "lora"})
+    assert "but got dropout=0" in found.rule
+    assert problems(R_DROP, {"dropout": 0.0, "method": "lora", "lora_dropout": 0.1}) == []
+
+
+def test_r_drop_and_mixup_that_never_meet() -> None:
+    space = {"augment_method": {"choices": ["none", "mixup"]}}
+    apart = space | {"r_drop_alpha": R_DROP["r_drop_alpha"] | {"when": {"augment_method": ["none"]}}}
+    assert problems(apart) == []
+    (found,) = problems(space | R_DROP)
+    assert "mixup mixes them anew" in found.rule
+    (found,) = problems(apart, {"r_drop_alpha": 0.5})
+    assert "mixup mixes them anew" in found.rule
 
 
 PROBABILITY = {"low": 0.05, "high": 0.5}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,8 +34,9 @@ def read_conll(path: Path, names: tuple[str, str], origin: str) -> pd.DataFrame:
         raise DataError(f"{origin} cannot be read as text: {error}. Save it as UTF-8.") from error
     for number, line in enumerate(lines, start=1):
         # A tab may have words with a space before it.
-        columns = line.rstrip("\r").split("\t") if "\t" in line else line.split()
-        columns = [column.strip() for column in columns]
+        # Not at any white space: a no-break one stands within words.
+        columns = line.split("\t") if "\t" in line else re.split(" +", line.strip(" \r"))
+        columns = [column.strip(" \r") for column in columns]
         if not any(columns):
             sentences.append([])
         elif columns[0] != "-DOCSTART-":
@@ -65,7 +67,8 @@ def read_table(path: Path, origin: str) -> pd.DataFrame:
             return pd.read_parquet(path).reset_index(drop=True)
         if suffix in (".jsonl", ".json"):
             content = path.read_text(encoding="utf-8-sig")
-            return pd.DataFrame(json.loads(content) if suffix == ".json" else _json_lines(content))
+            # Cells as they stand there: beside a row without it, an integer would become a float.
+            return pd.DataFrame(json.loads(content) if suffix == ".json" else _json_lines(content), dtype=object)
         separator = "\t" if suffix == ".tsv" else ","
         # A tab-separated file has no quoting: GLUE's texts hold single, unbalanced quotes.
         quoting: Literal[0, 3] = csv.QUOTE_NONE if suffix == ".tsv" else csv.QUOTE_MINIMAL

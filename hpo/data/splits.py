@@ -114,7 +114,9 @@ def load_splits(task: str, data: DataSpec, seed: int) -> Splits:
 
 
 @functools.lru_cache(maxsize=8)
-def learned_from(splits: Splits, fraction: float, seed: int, *, with_validation: bool) -> tuple[str, Split]:
+def learned_from(
+    splits: Splits, fraction: float, seed: int, *, with_validation: bool, with_unlabelled: bool
+) -> tuple[str, Split]:
     """All that a training learns from: a name for it within the data, and its rows.
 
     Args:
@@ -129,7 +131,7 @@ def learned_from(splits: Splits, fraction: float, seed: int, *, with_validation:
         name, learned = f"train {fraction!r} {seed}", _sampled(splits, fraction, seed)
     if with_validation:
         name, learned = f"{name}+validation", learned.joined(splits.validation)
-    if splits.unlabelled is not None:
+    if with_unlabelled and splits.unlabelled is not None:
         name, learned = f"{name}+unlabelled", learned.joined(splits.unlabelled)
     return name, learned
 

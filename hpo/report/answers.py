@@ -100,7 +100,7 @@ def _caveat(view: View, best: "pd.Series[Any]") -> str:
 
     At most so much: all trials are scored on the same rows, and mostly err on the same ones.
     """
-    complete, error = len(view.complete), standard_error(view, best)
+    complete, error = len(view.rivals), standard_error(view, best)
     unread = "The test split has not been read."
     if complete == 1:
         return unread
@@ -248,7 +248,7 @@ def _beside_finals(view: View, finals: Finals, reading: Reading | None) -> Itera
         which = "it" if winner.trial == view.best else f"the best, trial {view.best},"
         again = next((each for each in finals.finalists if each.trial == view.best), None)
         now = f"; trained again on {_fresh_score(again)}" if again else ""
-        count = len(view.complete)
+        count = len(view.rivals)
         chosen = f", the best of {count:,} complete trials and therefore optimistic" if count > 1 else ""
         yield f"In the search {which} had {view.metric} {formats.score(best['score'])}{chosen}{now}."
     yield from finals.notes

@@ -16,7 +16,7 @@ from scipy.special import stdtrit
 
 from hpo.report import formats
 from hpo.report.parts import Findings, Table
-from hpo.report.tables import PARAM, View
+from hpo.report.tables import SHARE, View, shares
 from hpo.results import Estimate
 from hpo.statistics import CONFIDENCE
 from hpo.study import TRAIN_FRACTION
@@ -63,11 +63,11 @@ class PowerLaw:
 
 def sizes(view: View) -> list[Size]:
     """From the fewest rows to all of them; nothing where a study does not search them."""
-    column, table = PARAM + TRAIN_FRACTION, view.complete
+    table = view.complete
     total = view.attributes.get("data", {}).get("rows", {}).get("train")
-    if view.spec is None or TRAIN_FRACTION not in view.spec.search_space or not total or column not in table:
+    if view.spec is None or TRAIN_FRACTION not in view.spec.search_space or not total or SHARE not in table:
         return []
-    by_share = table.assign(share=table[column].astype(float)).groupby("share")["score"]
+    by_share = table.assign(share=shares(table)).groupby("share")["score"]
     return [Size(rows=round(float(str(share)) * total), scores=scores.tolist()) for share, scores in by_share]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from optuna.trial import FrozenTrial, TrialState
 
-from hpo.report.tables import View
+from hpo.report.tables import View, learned_from_all
 from hpo.search_spec import CmaEsSampler, GpSampler, RandomSampler, TpeSampler
 
 Floats = NDArray[np.float64]
@@ -239,7 +239,7 @@ def _by_time(resampled: Floats, seconds: Floats, trials: Floats) -> Floats:
 def drawn(view: View, wanted: Callable[[int], bool] = lambda number: True) -> Draws:
     """The trials that count, in the order of their numbers."""
     sign = 1.0 if view.direction == "maximize" else -1.0
-    table = view.table[view.table["state"].isin(["COMPLETE", "PRUNED"])]
+    table = view.table[view.table["state"].isin(["COMPLETE", "PRUNED"]) & learned_from_all(view.table)]
     if view.spec:  # the first trial of another tool's study was drawn as all others
         table = table[~table["is_default"]]
     table = table[table["number"].map(wanted).astype(bool)]

@@ -55,7 +55,7 @@ def history(view: View) -> Figure | None:
         floor = [0.03] * len(failed)
         across = axes.get_xaxis_transform()
         axes.scatter(failed["number"], floor, marker="x", s=26, color=BLACK, label="failed", transform=across)
-    if not view.complete.empty:
+    if not view.rivals.empty:
         _running_best(axes, view)
     for score in view.complete.loc[view.complete["number"] == view.default, "score"]:
         axes.axhline(score, color=BLACK, linewidth=1, linestyle=(0, (5, 4)), zorder=1)
@@ -65,9 +65,9 @@ def history(view: View) -> Figure | None:
 
 
 def _running_best(axes: Axes, view: View) -> None:
-    scores = view.complete["score"]
+    scores = view.rivals["score"]
     best = scores.cummax() if view.direction == "maximize" else scores.cummin()
-    numbers = [*view.complete["number"], view.table["number"].max()]
+    numbers = [*view.rivals["number"], view.table["number"].max()]
     axes.step(numbers, [*best, best.iloc[-1]], where="post", color=RED, linewidth=1.4, zorder=1, label="best so far")
 
 

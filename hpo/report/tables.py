@@ -20,7 +20,7 @@ from hpo.errors import StorageError
 from hpo.output import write_atomically
 from hpo.results import Finals, Reading
 from hpo.spec import StudySpec
-from hpo.study import COSTS, best_first, finalist_trials, known_spec, remaining_of, stored_finals
+from hpo.study import COSTS, TRAIN_FRACTION, best_first, finalist_trials, known_spec, remaining_of, stored_finals
 from hpo.tasks import DEFAULT_TASK, TASKS
 from hpo.tasks.base import Task
 
@@ -58,10 +58,23 @@ DTYPES: Final = {
     "retry_of": "Int64",
 }
 PARAM: Final = "params."
+SHARE: Final = PARAM + TRAIN_FRACTION
 NONE: Final = "none"
 # Not a state of Optuna's, where such a trial has failed.
 RETRIED: Final = "RETRIED"
 RANKS: Final = {"COMPLETE": 0, "PRUNED": 1, "FAIL": 2, "RUNNING": 3}
+
+
+def learned_from_all(table: pd.DataFrame) -> "pd.Series[bool]":
+    """Of each trial, whether it drew no share of the train split, or all of it."""
+    if SHARE not in table:
+        return pd.Series(True, index=table.index)
+    return shares(table) == 1.0
+
+
+def shares(table: pd.DataFrame) -> "pd.Series[float]":
+    """Of each trial of a study that searches it, the share of the train split; all of it where it drew none."""
+    return table[SHARE].astype(float).fillna(1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +149,11 @@ class View:
     @cached_property
     def complete(self) -> pd.DataFrame:
         return self.shown[self.shown["state"] == "COMPLETE"]
+
+    @cached_property
+    def rivals(self) -> pd.DataFrame:
+        """The complete trials that compete with each other: those that learned from all rows."""
+        return self.complete[learned_from_all(self.complete)]
 
     @cached_property
     def pruned(self) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 Classes are found by name or by number in the same way for every task that has some.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,23 @@ def refuse_missing(cells: Cells, values: Sequence[object]) -> None:
     cells.refuse([is_missing(value) or str(value).strip() == "" for value in values], "have a label", "no value")
 
 
+def numbers_of(names: Sequence[str]) -> list[int] | None:
+    """All of them as integers, if they are: a csv file has no types, so that a column of `0` and `1`, or of `0.0` and
+    `1.0`, holds integers. Not `01`, which may be another name than `1`."""
+    for suffix in ("", ".0"):
+        if all(re.fullmatch(rf"(?:0|-?[1-9][0-9]*){re.escape(suffix)}", name) for name in names):
+            return [int(name.removesuffix(suffix)) for name in names]
+    return None
+
+
+def refuse_other_spellings(cells: Cells, rows: Sequence[Sequence[object]]) -> None:
+    """Raises `DataError` where white space around a name would make another class of it."""
+    distinct = {name for row in rows for name in row if isinstance(name, str)}
+    if any(name != name.strip() and name.strip() in distinct for name in distinct):
+        wrong = [any(isinstance(name, str) and name != name.strip() for name in row) for row in rows]
+        cells.refuse(wrong, "be spelt alike", "white space around")
+
+
 # Classes
 
 
@@ -139,7 +157,8 @@ def integer_names(names: tuple[str, ...] | None, declared: tuple[str, ...] | Non
         return names
     if names is not None and set(names) <= set(declared):
         return names  # the same names in another order: position would swap the classes
-    return None if all(name.lstrip("-").isdecimal() for name in declared) else declared
+    # One name that is a number is enough: a split without the others would read as integers.
+    return None if any(name.lstrip("-").isdecimal() for name in declared) else declared
 
 
 def found_by(

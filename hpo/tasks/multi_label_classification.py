@@ -1,7 +1,7 @@
 """Any number of labels a text, or a pair of texts: each of them is decided for itself."""
 
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,18 @@ from hpo.errors import DataError
 from hpo.scores import Score, Scores, require_outputs
 from hpo.tasks.base import Decisions, Outputs, Rows, Task
 from hpo.tasks.counted_scores import counted_scores
-from hpo.tasks.labels import Label, LabelColumn, Labels, LabelsBy, class_ids, class_names, found_by, rarest
+from hpo.tasks.labels import (
+    Label,
+    LabelColumn,
+    Labels,
+    LabelsBy,
+    class_ids,
+    class_names,
+    found_by,
+    numbers_of,
+    rarest,
+    refuse_other_spellings,
+)
 
 # What a cell of a label's own column says.
 HAS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
@@ -27,11 +38,16 @@ class LabelSets(Labels):
             return self._of_columns(cells)
         cells.refuse([is_missing(value) for value in values], "have labels, or an empty list", "no value")
         found = [_split(value) if isinstance(value, str) else as_list(value) for value in values]
-        wrong = [row is None or not all(isinstance(each, str | int) for each in row) for row in found]
+        wrong = [row is None or not all(type(each) in (str, int) for each in row) for row in found]
         cells.refuse(wrong, "have a list of names or integers", "another type")
         rows: list[list[Any]] = [row or [] for row in found]
-        numbers = all(isinstance(each, int) or each.isdecimal() for each in chain.from_iterable(rows))
-        return [[int(each) if numbers else str(each) for each in row] for row in rows]
+        repeated = [len(set(row)) < len(row) for row in rows]
+        rule = "name each of its labels once (of a 0 or 1 for every class, make a column each and list them)"
+        cells.refuse(repeated, rule, "one twice")
+        refuse_other_spellings(cells, rows)
+        numbers = numbers_of([str(each) for each in chain.from_iterable(rows)])
+        flat: Iterator[Label] = iter(map(str, chain.from_iterable(rows)) if numbers is None else numbers)
+        return [list(islice(flat, len(row))) for row in rows]
 
     def _of_columns(self, cells: Cells) -> list[list[Label]]:
         rows: list[list[Label]] = [[] for _ in cells.values]

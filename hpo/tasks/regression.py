@@ -14,6 +14,8 @@ from hpo.tasks.labels import LabelColumn, Labels, LabelsBy, refuse_missing
 
 # Rows are held out with the same shares of each fifth of the numbers, in parts of this many rows or more.
 STRATA, FEWEST = 5, 10
+# Of float32.
+LARGEST = float(np.finfo(np.float32).max)
 # Rows that are left out at once where ranks are computed anew: a block of [rows left out, rows].
 BLOCK = 512
 
@@ -59,11 +61,15 @@ class Numbers(Labels):
 
 
 def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    if isinstance(value, str) and ("_" in value or not value.isascii()):  # Python reads `1_000`, and other digits
+        return None
     try:
-        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+        number = float(value)
     except (ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= LARGEST else None
 
 
 def regression_metrics(outputs: Outputs, labels: NDArray[np.float32], classes: Sequence[str] = ()) -> dict[str, float]:

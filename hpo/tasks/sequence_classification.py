@@ -1,6 +1,5 @@
 """One label a text, or a pair of texts."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,9 @@ from hpo.tasks.labels import (
     class_ids,
     class_names,
     found_by,
+    numbers_of,
     refuse_missing,
+    refuse_other_spellings,
 )
 
 
@@ -36,14 +37,9 @@ class ClassLabels(Labels):
         compound = [not isinstance(value, str | int) for value in values]
         cells.refuse(compound, "be a name or an integer", "a list or another type")
         names = [str(value) for value in values]
-        distinct = set(names)
-        if any(name != name.strip() and name.strip() in distinct for name in distinct):
-            cells.refuse([name != name.strip() for name in names], "be spelt alike", "white space around")
-        # A csv file has no types: a column of `0` and `1`, or of `0.0` and `1.0`, holds integers.
-        for suffix in ("", ".0"):
-            if all(re.fullmatch(rf"(?:0|-?[1-9][0-9]*){re.escape(suffix)}", name) for name in names):
-                return [int(name.removesuffix(suffix)) for name in names]
-        return list(names)
+        refuse_other_spellings(cells, [[name] for name in names])
+        numbers: Sequence[Label] | None = numbers_of(names)
+        return list(names if numbers is None else numbers)
 
     def classes(self, train: LabelColumn, declared: tuple[str, ...] | None) -> tuple[str, ...]:
         return class_names(train.names, train.labels, declared)

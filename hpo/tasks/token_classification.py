@@ -23,6 +23,7 @@ from hpo.tasks.labels import (
     found_by,
     quoted,
     rarest,
+    refuse_other_spellings,
 )
 
 OUTSIDE = "O"
@@ -41,6 +42,7 @@ class Tags(Labels):
         cells.refuse(wrong, "have a list of tags", "another type")
         cells.refuse([not row for row in found], "have a tag for each word", "none")
         rows: list[list[Any]] = [row or [] for row in found]
+        refuse_other_spellings(cells, rows)
         return [[tag if isinstance(tag, int) else str(tag) for tag in row] for row in rows]
 
     def classes(self, train: LabelColumn, declared: tuple[str, ...] | None) -> tuple[str, ...]:
@@ -128,10 +130,13 @@ def entity_metrics(logits: Outputs, labels: NDArray[Any], classes: Sequence[str]
         "eval/loss": float(_losses(logits, words).mean()),
         "eval/accuracy": float((predictions == words).mean()),
     }
-    for average, suffix in (("micro", ""), ("macro", "_macro")):
-        scores = precision_recall_fscore_support(truth, found, average=average, zero_division=0)
-        names = (f"eval/{name}{suffix}" for name in ("precision", "recall", "f1"))
-        metrics |= {name: float(value) for name, value in zip(names, scores, strict=False)}
+    names = ("precision", "recall", "f1")
+    micro = precision_recall_fscore_support(truth, found, average="micro", zero_division=0)
+    metrics |= {f"eval/{name}": float(value) for name, value in zip(names, micro, strict=False)}
+    # seqeval leaves out a type that occurs nowhere. Here it counts as 0, as a class without rows does in other tasks.
+    of_each = precision_recall_fscore_support(truth, found, average=None, zero_division=0)
+    types = len({kind_of(tag) for tag in classes if tag != OUTSIDE})
+    metrics |= {f"eval/{name}_macro": float(np.sum(value)) / types for name, value in zip(names, of_each, strict=False)}
     return metrics
 
 

@@ -100,8 +100,13 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
     tokenized = functools.partial(
         _tokens, pretrained, training.max_length, splits.fingerprint, cache_dir=cache_dir, device=device
     )
-    fraction, with_validation = training.train_fraction, config.train_on_validation
-    learned = learned_from(splits, fraction, config.data_seed, with_validation=with_validation)
+    learned = learned_from(
+        splits,
+        training.train_fraction,
+        config.data_seed,
+        with_validation=config.train_on_validation,
+        with_unlabelled=training.distillation_alpha > 0.0,
+    )
     train: DeviceTokens
     if training.augment_method in AUGMENTATIONS and training.augment_probability > 0.0:
         train = _augmented(config, pretrained, learned, splits.fingerprint, cache_dir, device)

@@ -53,6 +53,20 @@ class TestPairs:
             load("sequence_classification", self.ROWS, tmp_path, text_column=["premise", "hypotesis"])
 
 
+class TestClasses:
+    def test_names_that_are_partly_numbers_are_no_positions(self, tmp_path: Path) -> None:
+        """A split without the others would read as integers."""
+        names = ["1", "2", "3", "other"]
+        rows = [{"text": f"t {n}", "label": names[n % 4]} for n in range(40)]
+        test = tmp_path / "test.jsonl"
+        test.write_text("".join(f'{{"text": "u {n}", "label": "{names[n % 3]}"}}\n' for n in range(9)), "utf-8")
+        splits = load(
+            "sequence_classification", rows, tmp_path, test=str(test), test_size=None, validation_size=8, labels=names
+        )
+        assert splits.labels_by == "name" and splits.class_counts["test"] == {"1": 3, "2": 3, "3": 3, "other": 0}
+        assert labels_of(splits)["u 1"] == "2"
+
+
 class TestLabelSets:
     ROWS: ClassVar[list[dict[str, Any]]] = [
         {"text": f"t {n}", "label": [*["joy"] * (n % 2 > 0), *["anger"] * (n % 3 > 0)]} for n in range(30)
@@ -104,6 +118,24 @@ class TestLabelSets:
         with pytest.raises(DataError, match=r"some row of test must have a label.*Is that split unlabelled"):
             load("multi_label_classification", self.ROWS, tmp_path, test=str(path), test_size=None)
 
+    @pytest.mark.parametrize("row", [[0, 0, 1], [1, 1, 0], ["joy", "joy"]])
+    def test_a_label_that_is_named_twice_as_in_a_0_or_1_for_each(self, row: list[Any], tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"every row must name each of its labels once .*make a column each"):
+            load("multi_label_classification", [*self.ROWS, {"text": "x", "label": row}], tmp_path)
+
+    def test_true_and_false_are_no_labels(self, tmp_path: Path) -> None:
+        rows = [{"text": f"t {n}", "label": [n % 2 == 0, n % 3 == 0]} for n in range(30)]
+        with pytest.raises(DataError, match="every row must have a list of names or integers, but got another type"):
+            load("multi_label_classification", rows, tmp_path)
+
+    def test_codes_keep_their_zeros(self, tmp_path: Path) -> None:
+        rows = [{"text": f"t {n}", "label": [["01", "10", "010", "001"][n % 4]]} for n in range(40)]
+        assert load("multi_label_classification", rows, tmp_path).labels == ("001", "01", "010", "10")
+
+    def test_white_space_makes_no_other_label(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match="every row must be spelt alike, but got white space around"):
+            load("multi_label_classification", [*self.ROWS, {"text": "x", "label": [" joy"]}], tmp_path)
+
     def test_a_label_that_train_has_not(self, tmp_path: Path) -> None:
         path = tmp_path / "test.jsonl"
         path.write_text('{"text": "x", "label": ["fear"]}\n{"text": "y", "label": []}\n', encoding="utf-8")
@@ -128,7 +160,7 @@ class TestNumbers:
         (note,) = load("regression", rows, tmp_path, label_column="stars").notes
         assert note.startswith("train: its numbers have a mean of 10") and "divided by a constant" in note
 
-    @pytest.mark.parametrize("label", ["four", True, [1.0], "nan", "inf"])
+    @pytest.mark.parametrize("label", ["four", True, [1.0], "nan", "inf", "1_000", "٣", 1e39])
     def test_no_number(self, label: Any, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="every row must be a number, but got something else"):
             load("regression", [*self.ROWS, {"text": "x", "stars": label}], tmp_path, label_column="stars")
@@ -149,6 +181,14 @@ class TestTags:
         assert splits.labels == ("O", "B-person", "I-person")
         assert labels_of(splits)["Ann saw w3"] == "B-person O O"
         assert splits.class_counts["train"] == {"O": 16, "B-person": 16, "I-person": 0}
+
+    @pytest.mark.parametrize("separator", [" ", "   ", "\t"])
+    def test_a_no_break_space_stands_within_a_word(self, separator: str, tmp_path: Path) -> None:
+        path = tmp_path / "rows.conll"
+        path.write_text("".join(f"10\u00a0000{separator}B-sum\nzone{n}{separator}O\n\n" for n in range(20)), "utf-8")
+        spec = DataSpec(train=str(path), validation_size=2, test_size=2)  # type: ignore[arg-type]
+        inputs = load_splits("token_classification", spec, 0).train.inputs
+        assert len(inputs) == 16 and all(words[0] == "10\u00a0000" for words in inputs)
 
     def test_conll_files(self, tmp_path: Path) -> None:
         lines = [

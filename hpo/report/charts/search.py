@@ -25,7 +25,7 @@ def history(view: View) -> Chart | None:
     data = [
         points("pruned", view.pruned, GREY, symbol="triangle-down-open", size=7, line=1.2, opacity=0.85),
         points("complete", view.complete, BLUE, size=7),
-        *([_running_best(view)] if not view.complete.empty else []),
+        *([_running_best(view)] if not view.rivals.empty else []),
         points("best", view.only(view.best), RED, size=12),
         points("untuned default", view.only(view.default), BLACK, symbol="diamond-open", size=11, line=2),
     ]
@@ -60,11 +60,11 @@ def history(view: View) -> Chart | None:
 
 
 def _running_best(view: View) -> Json:
-    scores = view.complete["score"]
+    scores = view.rivals["score"]
     best = scores.cummax() if view.direction == "maximize" else scores.cummin()
     # Only where it changes: a thousand equal points would be as many to draw.
     changes = best.ne(best.shift())
-    numbers = [*view.complete.loc[changes, "number"].tolist(), int(view.table["number"].max())]
+    numbers = [*view.rivals.loc[changes, "number"].tolist(), int(view.table["number"].max())]
     return {
         "type": "scatter",
         "mode": "lines",

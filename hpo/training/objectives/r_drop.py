@@ -42,9 +42,11 @@ def r_drop(inner: Objective, context: Context) -> Objective:
         DataError: it would do nothing in any trial, for the model has no dropout and the study sets none.
     """
     alpha = context.training.r_drop_alpha
-    if alpha == 0.0 or context.training.dropout == 0.0:
+    if alpha == 0.0:
         return inner
-    if not has_dropout(context.model):
+    if not has_dropout(context.model):  # nor its adapters
+        if context.training.dropout == 0.0:
+            return inner
         raise DataError(
             f"training.r_drop_alpha compares two passes that differ by dropout, but `{context.name}` has none of its "
             "own. Set training.dropout, or remove r_drop_alpha."
