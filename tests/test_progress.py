@@ -4,7 +4,7 @@ import csv
 import heapq
 import random
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +35,14 @@ def run(progress: StudyProgress, number: int, scores: list[float], state: str = 
     for step, score in enumerate(scores, start=1):
         progress.take(Evaluated(number, step, score))
     progress.take(ended(number, state, 1.0, 60.0, scores[-1]))
+
+
+def test_a_trial_with_fewer_rows_is_never_the_best() -> None:
+    progress = StudyProgress(3, "maximize")
+    for number, score, competes in ((0, 0.7, True), (1, 0.9, False), (2, 0.8, True)):
+        progress.take(TrialStarted(number, {}))
+        assert progress.take(replace(ended(number, "COMPLETE", 1.0, 60.0, score), competes=competes)) == competes
+    assert progress.best == ("trial 2", 0.8)
 
 
 def test_nothing_is_known_before_a_step_is_done() -> None:

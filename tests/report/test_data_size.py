@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,8 +13,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
 from hpo.report.charts.data_size import data_size
+from hpo.report.charts.search import running_best
 from hpo.report.contents import contents
 from hpo.report.data_size import Size, gain_of_twice, more_data, power_law, sizes
+from hpo.report.expected import drawn
 from hpo.report.page import markdown_page
 from hpo.report.tables import View, view_of
 from hpo.spec import StudySpec
@@ -65,6 +68,22 @@ def test_sizes_in_rows_with_their_means_and_intervals() -> None:
     assert found[1].interval is not None
     # t(0.975, 1) = 12.706, and 0.0707 / sqrt(2) = 0.05.
     assert found[1].interval.high == pytest.approx(0.85 + 12.706 * 0.05, abs=1e-3)
+
+
+def test_trials_that_drew_no_share_learned_from_all() -> None:
+    study = study_of({0.25: [0.7], 1.0: [0.8]})
+    study.add_trial(create_trial(state=TrialState.COMPLETE, value=0.9, params={}, distributions={}))
+    assert [(size.rows, size.scores) for size in sizes(view_of(study))] == [(400, [0.7]), (1600, [0.8, 0.9])]
+
+
+def test_trials_with_fewer_rows_compete_nowhere() -> None:
+    """The best of two, though a trial with a quarter of the rows has a higher score."""
+    seen = view({0.25: [0.95], 1.0: [0.7, 0.8]})
+    assert seen.rivals["number"].tolist() == [1, 2] and seen.best == 2
+    assert running_best(seen)["y"] == [0.7, 0.8, 0.8]
+    assert drawn(seen).scores.tolist() == [0.7, 0.8]
+    said = contents(seen, Path("films"))
+    assert "the best of 2 complete trials" in " ".join([*said.answer.headline, *said.answer.beside])
 
 
 def test_a_power_law_that_is_one() -> None:

@@ -262,6 +262,18 @@ def test_texts_of_which_only_the_teacher_says_what_they_are(kind: str, model_fol
     assert all(np.isfinite(point.loss) for point in last.curve)
 
 
+def test_texts_without_labels_are_left_out_where_nothing_is_learned_from_teachers(
+    taught: StudySpec, raw_study: StudyMaker, teacher: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "texts.csv"
+    file.write_text("text\n" + "".join(f"a new text {number}\n" for number in range(30)), encoding="utf-8")
+    study = of_alpha(raw_study(teachers=[str(teacher)]))
+    study["data"]["unlabelled"] = str(file)
+    spec = parse_study(study, "student.yaml")
+    some, none = (len(set_up(config_of(spec, distillation_alpha=alpha), None).train) for alpha in (0.5, 0.0))
+    assert some == none + 30
+
+
 def test_weights_of_classes_are_those_of_the_labelled_rows() -> None:
     labels = np.array([[1, 0], [0, 0], [1, 1], [np.nan, np.nan]], dtype=np.float32)
     assert np.array_equal(BinaryCrossEntropy.balanced(labels, 2), BinaryCrossEntropy.balanced(labels[:3], 2))

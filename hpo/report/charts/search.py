@@ -25,7 +25,7 @@ def history(view: View) -> Chart | None:
     data = [
         points("pruned", view.pruned, GREY, symbol="triangle-down-open", size=7, line=1.2, opacity=0.85),
         points("complete", view.complete, BLUE, size=7),
-        *([_running_best(view)] if not view.rivals.empty else []),
+        *([running_best(view)] if not view.rivals.empty else []),
         points("best", view.only(view.best), RED, size=12),
         points("untuned default", view.only(view.default), BLACK, symbol="diamond-open", size=11, line=2),
     ]
@@ -59,7 +59,8 @@ def history(view: View) -> Chart | None:
     )
 
 
-def _running_best(view: View) -> Json:
+def running_best(view: View) -> Json:
+    """The best so far as a line, of the trials that compete."""
     scores = view.rivals["score"]
     best = scores.cummax() if view.direction == "maximize" else scores.cummin()
     # Only where it changes: a thousand equal points would be as many to draw.
