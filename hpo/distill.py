@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.progress import Progress
 from rich.table import Table
@@ -39,6 +40,7 @@ from hpo.students import (
     student_studies,
     write_study,
 )
+from hpo.study_file import override, parse_study
 
 
 def parser() -> argparse.ArgumentParser:
@@ -97,11 +99,12 @@ def distill(options: argparse.Namespace) -> int:
     prepare_output(options.output)
     basis, teachers = _teachers(options, storage)
     name = options.name or basis.name
-    studies = student_studies(basis, name, options.student, options.layers, teachers, options.unlabelled)
-    for study in studies:
+    plain, distilled = student_studies(basis, name, options.student, options.layers, teachers, options.unlabelled)
+    settled = [_settled(study, options) for study in (distilled, plain)]
+    for study in settled:  # the distilled one first: a mistake about the teachers shows before anything is trained
         path = write_study(study, options.output)
         console.print(f"\n[dim]study file[/]  {markup(str(path))}\n", soft_wrap=True)
-        code = run.search(run.parser().parse_args(_arguments(options, path, study)))
+        code = run.search(run.parser().parse_args(_arguments(options, path)))
         if code:
             return code
     with importing():
@@ -119,9 +122,9 @@ def distill(options: argparse.Namespace) -> int:
     found = compare_students(name, teachers, options.output, storage)
     shown = TASKS[basis.sections.get("task", DEFAULT_TASK)].shown
     said = said_of(found, name, shown)
-    distilled, folder = f"{name}{DISTILLED}", study_folder(options.output, f"{name}{DISTILLED}")
+    folder = study_folder(options.output, f"{name}{DISTILLED}")
     files = write_distillation(found, name, shown, folder)
-    write_report(load_study(open_storage(options.output, storage), distilled), folder)  # which links to it
+    write_report(load_study(open_storage(options.output, storage), f"{name}{DISTILLED}"), folder)  # which links to it
     table = Table(box=None, pad_edge=False)
     kept = [0, 2, len(said.scores.header) - 3, len(said.scores.header) - 1]
     for at in kept:
@@ -134,12 +137,18 @@ def distill(options: argparse.Namespace) -> int:
     return 0
 
 
-def _arguments(options: argparse.Namespace, path: Path, study: dict[str, object]) -> list[str]:
-    """What `hpo.run` is called with for one of both."""
+def _settled(study: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """One of both study files with all that was set. Raises `SpecError` with its mistakes."""
     overrides = [each for each in options.overrides if "teachers" in study or not each.startswith(OF_TEACHING)]
+    overrides += [] if options.trials is None else [f"n_trials={options.trials}"]
+    settled = override(study, overrides)
+    parse_study(settled, f"the student's study, which --name and --set change ({study['name']})")
+    return settled
+
+
+def _arguments(options: argparse.Namespace, path: Path) -> list[str]:
+    """What `hpo.run` is called with for one of both."""
     given = ["--study", str(path), "--output", str(options.output), "--workers", str(options.workers)]
-    given += [part for override in overrides for part in ("--set", override)]
-    given += [] if options.trials is None else ["--trials", str(options.trials)]
     given += [] if (address := storage_address(options.storage)) is None else ["--storage", masked(address)]
     return [*given, *["--fresh"] * options.fresh, *["--verbose"] * options.verbose]
 
@@ -159,7 +168,7 @@ def _teachers(options: argparse.Namespace, storage: str | None) -> tuple[Basis, 
                 raise DataError(f"--top takes the best trials of a study, but got the folder {folder}. Name its study.")
             bases.append(basis_of_config(folder.resolve().parent.name, config_of(folder)))
             folders.append(folder.as_posix())
-        elif os.path.isdir(folder):
+        elif os.path.isdir(folder) and not _is_study(teacher, options.output, storage):
             raise DataError(
                 f"--teacher must be a study, or a model folder that a study or hpo.train left, with its {TRAINING}, "
                 f"but got {folder}. Name such a folder: {options.output}/STUDY/model."
@@ -171,6 +180,16 @@ def _teachers(options: argparse.Namespace, storage: str | None) -> tuple[Basis, 
     # As the study file names them: with `./` a path is none of the Hub's names.
     named = [each if each.startswith((".", "/", "~")) else f"./{each}" for each in folders]
     return bases[0], list(dict.fromkeys(named))
+
+
+def _is_study(name: str, output: Path, storage: str | None) -> bool:
+    """Whether a study of this name was run: a folder of data may be called as it is."""
+    if len(Path(name).parts) > 1 or (storage is None and not (output / "optuna.db").is_file()):
+        return False
+    with importing():
+        from hpo.storage import open_storage, study_names
+
+    return name in study_names(open_storage(output, storage))
 
 
 def _of_study(name: str, options: argparse.Namespace, storage: str | None) -> tuple[Basis, list[Path]]:

@@ -5,6 +5,7 @@ Of the students it is what their finalists predicted. Nothing is chosen by it.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -19,7 +20,7 @@ from hpo.results import Contender, Distillation, Finals
 from hpo.score_estimates import score_differences, score_estimates
 from hpo.storage import open_storage
 from hpo.students import DISTILLED, PLAIN
-from hpo.study import finalists_study, load_study, stored_finals, stored_spec
+from hpo.study import best_first, finalists_study, load_study, stored_finals, stored_spec
 from hpo.tasks import TASKS
 from hpo.training.device import choose_device
 from hpo.training.teachers import Cost, Teacher, cost_of, fused_outputs, read_teacher, teacher_outputs
@@ -64,7 +65,8 @@ def compare_students(name: str, teachers: Sequence[str], output: Path, storage: 
         finals[which] = _finals(study)
         outputs[which] = logits_of(finalists_study(study), finals[which].chosen, "test")
         cost = cost_of(_student(study, output), splits, cache)
-        contenders.append(_contender(words, study.study_name, outputs[which], splits, cost))
+        found = _contender(words, study.study_name, outputs[which], splits, cost)
+        contenders.append(found.model_copy(update=_effort(study, finals[which])))
     seeds = [seed for seed in finals[DISTILLED].test_seeds if seed in finals[PLAIN].test_seeds]
     distilled, plain = (
         outputs[which][[finals[which].test_seeds.index(seed) for seed in seeds]] for which in (DISTILLED, PLAIN)
@@ -104,6 +106,13 @@ def _finals(study: optuna.Study) -> Finals:
     finals = stored_finals(study.user_attrs)
     assert finals and finals.reading, "why_none says so"
     return finals
+
+
+def _effort(study: optuna.Study, finals: Finals) -> dict[str, Any]:
+    """What was spent on a student."""
+    complete = best_first(study.direction, study.get_trials(deepcopy=False))
+    run = finalists_study(study).get_trials(deepcopy=False)[finals.chosen.test_runs[0]]
+    return {"complete_trials": len(complete), "training_steps": run.user_attrs["result"]["total_steps"]}
 
 
 def _student(study: optuna.Study, output: Path) -> Teacher:

@@ -12,11 +12,14 @@ from hpo.model_folder import is_model_of, tell_config
 from hpo.output import study_folder
 from hpo.storage import open_storage
 from hpo.study import best_first, load_study
-from hpo.training.finetune import finetune
-from hpo.training.setup import keep_best, set_up
+from hpo.training.checkpoint import Checkpoints
+from hpo.training.finetune import Evaluation, Progress, finetune
+from hpo.training.setup import Setup, keep_best, set_up
 
 ENSEMBLE = "ensemble"
 """The folder of a study that has them."""
+# Seconds, as a study's default.
+CHECKPOINT_EVERY = 60.0
 
 
 def train_ensemble(
@@ -56,14 +59,32 @@ def train_ensemble(
         folder.parent.mkdir(parents=True, exist_ok=True)
         say(f"trial {trial.number} of {name} again, {number} of {size}")
         setup = set_up(config, output / "cache")
-        steps = setup.num_training_steps
-
-        def stepped(step: int, steps: int = steps) -> None:
-            on_step(step, steps)
-            check()
-
-        *_, last = finetune(setup, stepped, between_batches=check)
+        last = _train(setup, folder.with_suffix(".pt"), on_step, check)
         keep_best(setup, folder, instead_of=())
-        tell_config(folder, config)
+        tell_config(folder, config, setup.splits.fingerprint)
         say(f"trial {trial.number} of {name}: {config.metric} {last.metrics[config.metric]:.4f}")
     return folders
+
+
+def _train(setup: Setup, path: Path, on_step: Callable[[int, int], None], check: Callable[[], None]) -> Evaluation:
+    """To the end, or to where it is stopped, with a checkpoint that the next call goes on from."""
+    checkpoints = Checkpoints(path, CHECKPOINT_EVERY)
+    progress = checkpoints.restore(setup) or Progress()
+    ended = False
+
+    def stepped(step: int) -> None:
+        on_step(step, setup.num_training_steps)
+        check()
+        if checkpoints.due:
+            checkpoints.save(setup, progress)
+
+    try:
+        *_, last = finetune(setup, stepped, progress=progress, between_batches=check)
+        ended = True
+    except KeyboardInterrupt:
+        checkpoints.save(setup, progress)
+        checkpoints.wait()
+        raise
+    finally:
+        checkpoints.close(keep=not ended)
+    return last

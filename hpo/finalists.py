@@ -306,7 +306,7 @@ def keep_model(search: optuna.Study, finals: Finals, folder: Path) -> list[str]:
     model, trained = model_path(folder), weights_path(folder / FINALISTS[1:], finals.exported)
     config = exported_config(finalists_study(search).get_trials(deepcopy=False)[finals.exported])
     if trained.is_dir():
-        tell_config(trained, config)
+        tell_config(trained, config, search.user_attrs["data"]["fingerprint"])
         shutil.rmtree(model, ignore_errors=True)
         trained.rename(model)
         shutil.rmtree(trained.parent)

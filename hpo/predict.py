@@ -134,7 +134,7 @@ def _plain(cell: Any) -> Any:
     """As JSON has it; what a row does not have stays away, and so do pandas' own words for nothing."""
     match cell:
         case dict():
-            return {str(name): _plain(value) for name, value in cell.items() if not is_missing(value)}
+            return {str(name): _plain(value) for name, value in cell.items() if value is None or not is_missing(value)}
         case list() | tuple():
             return [_plain(value) for value in cell]
     if hasattr(cell, "tolist"):  # numpy's

@@ -340,6 +340,10 @@ class Contender(Settings):
     weights_mib: float
     examples_per_second: float
     """On this machine."""
+    complete_trials: int | None = None
+    """Of a student's search."""
+    training_steps: int | None = None
+    """Optimizer steps of a student's training."""
 
 
 class Distillation(Settings):

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from hpo.effect_checks import APPLIES_WHEN
 from hpo.output import write_atomically
 from hpo.search_spec import GridSampler
 from hpo.spec import StudySpec, TrialConfig
@@ -72,7 +73,8 @@ def student_studies(
     """
     given = basis.training.model_dump(mode="json", exclude_defaults=True)
     left_out = (*OF_METHOD, "distillation_alpha", "distillation_temperature")
-    training = {key: value for key, value in given.items() if key not in left_out}
+    idle = [key for key, (parent, fits) in APPLIES_WHEN.items() if getattr(basis.training, parent) not in fits]
+    training = {key: value for key, value in given.items() if key not in (*left_out, *idle)}
     rate, batch, epochs = (
         getattr(basis.training, key) for key in ("learning_rate", "train_batch_size", "num_train_epochs")
     )

@@ -62,7 +62,7 @@ def read_study(path: Path, overrides: Sequence[str] = (), *, fallback: bool = Fa
         rule = f"a study must be a mapping of settings, but got {given}"
         raise SpecError(file, [Problem("the file", rule, "Start from one in studies/.")])
     raw.setdefault("name", path.stem)
-    settled = _override(raw, overrides)
+    settled = override(raw, overrides)
     spec, problems = _validate(settled)
     stand_in_spec, stand_in = None, settled.get("fallback")
     if isinstance(stand_in, dict) and stand_in:
@@ -90,7 +90,7 @@ def _stand_in(raw: Mapping[str, Any], stand_in: Mapping[str, Any], overrides: Se
     replaced = {**raw, **{section: value for section, value in stand_in.items() if value is not None}}
     own = [text.removeprefix("fallback.") for text in overrides if text.startswith("fallback.")]
     shared = [text for text in overrides if section_of(text) not in {"fallback", *OWN_SECTIONS}]
-    settled = _override(replaced, [*shared, *own])
+    settled = override(replaced, [*shared, *own])
     return settled | {"name": f"{name}{FALLBACK_SUFFIX}", "fallback": None, "fallback_for": name}
 
 
@@ -166,7 +166,7 @@ def _augmentation_problems(task: str, raw: Mapping[str, Any]) -> Iterator[Proble
                 yield Problem(f"{section}.{key}", rule, f"Choose from {', '.join(suits)}.")
 
 
-def _override(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+def override(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of `raw` with every `a.b=value` set. A section that is absent is made."""
     settled: dict[str, Any] = copy.deepcopy(dict(raw))
     problems = []

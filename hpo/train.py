@@ -64,7 +64,7 @@ def train(exported: Exported, folder: Path, console: Console) -> int:
 
     shutil.rmtree(folder / ONNX, ignore_errors=True)  # of the model that was here before
     save_model(setup, folder)
-    tell_config(folder, config)
+    tell_config(folder, config, setup.splits.fingerprint)
     console.print(f"model   {markup(str(folder))}", soft_wrap=True)
     if evaluation.metrics == exported.metrics:
         console.print(f"{config.metric} {score!r}: the same to the bit as exported")

@@ -1,6 +1,7 @@
 """Distillation as a user runs it: a one-layer student of a two-layer teacher, from the command line to a page."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 from benchmarks.tiny import sentences, tiny_study
 from conftest import StudyMaker
 from hpo.distill import main
+from hpo.ensemble import train_ensemble
 from hpo.model_folder import TRAINING, config_of
 from hpo.run import main as run_main
 from hpo.storage import open_storage
@@ -107,6 +109,44 @@ def test_what_is_no_teacher(searched: Path, model_folder: Path, capsys: pytest.C
     assert "model.num_hidden_layers must be at most the 2 layers" in layers
     (folder / TRAINING).unlink()
     assert "must have its winner's model on this machine" in told("--teacher", "teacher")
+
+
+@pytest.mark.timeout(200)
+def test_mistakes_are_told_before_anything_is_trained_or_written(
+    searched: Path, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    (tmp_path / "teacher").mkdir()  # a folder of data may be called as the study is
+    monkeypatch.chdir(tmp_path)
+    asked = ["--teacher", "teacher", "--student", str(model_folder), "--output", str(searched), "--trials", "1"]
+    for wrong, said in (
+        (["--unlabelled", "./nowhere.csv"], "must exist"),
+        (["--set", "training.distillation_alpha=2"], "must be less than or equal to 1"),
+        (["--set", "training.learning_rat=2"], "learning_rat"),
+        (["--name", "we ird/x"], "--name"),
+    ):
+        assert main([*asked, *wrong]) == 2
+        assert said in capsys.readouterr().err
+        assert not list(searched.glob("*-student")), wrong
+
+
+@pytest.mark.timeout(200)
+def test_an_ensemble_goes_on_where_it_was_stopped(searched: Path) -> None:
+    whole = train_ensemble("teacher", 1, searched, None, lambda text: None)
+    weights = {path.name: path.read_bytes() for path in whole[0].glob("*.safetensors")}
+    shutil.rmtree(whole[0])
+    begun: list[int] = []
+
+    def stop(step: int, steps: int) -> None:
+        begun.append(step)
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_ensemble("teacher", 1, searched, None, lambda text: None, stop)
+    again = train_ensemble("teacher", 1, searched, None, lambda text: None, lambda step, steps: begun.append(step))
+    assert begun[:7] == [1, 2, 3, 4, 5, 6, 7]
+    assert {path.name: path.read_bytes() for path in again[0].glob("*.safetensors")} == weights
+    assert [path.name for path in again[0].parent.iterdir()] == [again[0].name]
 
 
 def test_the_files_are_valid_and_differ_by_the_teachers(model_folder: Path, data_file: Path) -> None:

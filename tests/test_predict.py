@@ -33,7 +33,7 @@ def folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         list(finetune(setup))
         np.save(folder / f"{kind}.npy", predict(setup, setup.validation))
         save_model(setup, folder / kind)
-        tell_config(folder / kind, config)
+        tell_config(folder / kind, config, setup.splits.fingerprint)
     return folder
 
 
@@ -88,6 +88,36 @@ def test_it_stays_in_its_format_with_its_columns(suffix: str, folder: Path, tmp_
     assert read["prediction"].tolist() == ["x", "y"] and set(read["prediction_"]) <= {"praise", "blame", "mixed"}
 
 
+def test_cells_of_json_lines_stay_as_they_are(folder: Path, tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"text": "a good film", "id": 1234567890123456789, "score": 0.12345678901234567, "more": {"a": [1, None]}},
+        {"text": "a bad plot", "id": 7, "flag": True},
+        {"text": "a film", "score": 1.0},
+    ]
+    path = tmp_path / "new.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    assert main(["--model", str(folder / "classes"), str(path)]) == 0
+    written = [json.loads(line) for line in (tmp_path / "new.labelled.jsonl").read_text("utf-8").splitlines()]
+    found = [{name: row[name] for name in row if name not in ("prediction", "probability")} for row in written]
+    assert found == rows and [type(row.get("id")) for row in found] == [int, int, type(None)]
+
+
+def test_quotes_of_a_tab_separated_file_are_letters(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "new.tsv"
+    path.write_text('text\nfilm "great" movie\n"unbalanced\n', encoding="utf-8")
+    assert main(["--model", str(folder / "classes"), str(path)]) == 0
+    lines = (tmp_path / "new.labelled.tsv").read_text("utf-8").splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["text", 'film "great" movie', '"unbalanced']
+
+
+def test_no_two_columns_have_one_name(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "new.csv"
+    path.write_text("text,prediction,prediction_\na film,x,y\n", encoding="utf-8")
+    assert main(["--model", str(folder / "classes"), str(path)]) == 0
+    header = (tmp_path / "new.labelled.csv").read_text("utf-8").splitlines()[0]
+    assert header == "text,prediction,prediction_,prediction__,probability"
+
+
 class TestMistakes:
     def told(self, capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
         assert main([str(argument) for argument in arguments]) == 2
@@ -112,6 +142,32 @@ class TestMistakes:
 
     def test_no_file(self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert "a data file must exist" in self.told(capsys, "--model", folder / "classes", tmp_path / "none.csv")
+
+    @pytest.mark.parametrize(("name", "content"), [("none.csv", "text\n"), ("none.conll", "\n")])
+    def test_no_rows(
+        self, name: str, content: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        model = folder / ("tags" if name.endswith("conll") else "classes")
+        assert "a data file must have rows, but got none in" in self.told(capsys, "--model", model, tmp_path / name)
+
+    def test_a_folder(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "a data file must exist, but got ." in self.told(capsys, "--model", folder / "classes", ".")
+
+    @pytest.mark.parametrize("name", ["out.json", "out.xlsx", "out"])
+    def test_a_format_that_is_not_written(
+        self, name: str, folder: Path, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        said = self.told(capsys, "--model", folder / "classes", file, "--output", tmp_path / name)
+        assert "--output must end in one of .csv, .tsv, .parquet, .jsonl" in said
+
+    def test_a_line_break_in_a_tab_separated_file(
+        self, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / "new.jsonl"
+        path.write_text('{"text": "two\\nlines"}\n', encoding="utf-8")
+        said = self.told(capsys, "--model", folder / "classes", path, "--output", tmp_path / "out.tsv")
+        assert "a .tsv holds no tabs or line breaks" in said and not (tmp_path / "out.tsv").exists()
 
     def test_a_column_that_is_not_there(self, folder: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
         said = self.told(capsys, "--model", folder / "classes", file, "--text", "texd")

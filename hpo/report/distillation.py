@@ -117,6 +117,14 @@ def _notes(found: Distillation) -> Iterator[str]:
         f"{formats.count(found.distilled_less_plain_seeds, 'seed')}. A teacher is the very model that taught, of one "
         "seed: its interval covers the examples only."
     )
+    plain, distilled = found.contenders[-2:]
+    if plain.complete_trials is not None and distilled.complete_trials is not None:
+        trials = formats.count(plain.complete_trials, "complete trial")
+        yield (
+            f"The plainly tuned student is the winner of {trials}, and was trained for {plain.training_steps:,} "
+            f"optimizer steps; the distilled one of {distilled.complete_trials:,}, for {distilled.training_steps:,}. "
+            "Texts without labels make an epoch longer."
+        )
     yield f"Examples a second are of the validation split on {found.device}, tokenized; an ensemble's one by one."
     yield (
         "What teachers say of the train split they say of rows that they have learned: they are surer there than of "

@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from hpo.data.splits import Split, Splits, load_splits, squeezed
 from hpo.data.tokens import Tokens
 from hpo.errors import DataError
-from hpo.model_folder import config_of, teacher_folder
+from hpo.model_folder import made_by, teacher_folder
 from hpo.spec import TrialConfig
 from hpo.tasks import TASKS
 from hpo.training.device import choose_device
@@ -49,6 +49,8 @@ class Teacher:
     classes: tuple[str, ...]
     """In the order of its outputs."""
     fingerprint: str
+    data_fingerprint: str | None
+    """Of what it learned from; None where its folder does not tell."""
 
 
 def read_teachers(config: TrialConfig, splits: Splits) -> tuple[Teacher, ...]:
@@ -64,7 +66,8 @@ def read_teachers(config: TrialConfig, splits: Splits) -> tuple[Teacher, ...]:
 def read_teacher(name: str) -> Teacher:
     """The teacher of that folder. Raises `DataError` if it holds no model of ours."""
     folder = teacher_folder(name)
-    return Teacher(name, folder, config_of(folder), classes_of(folder), _fingerprint(folder, folder_stamps(folder)))
+    config, data = made_by(folder)
+    return Teacher(name, folder, config, classes_of(folder), _fingerprint(folder, folder_stamps(folder)), data)
 
 
 def fused_outputs(
@@ -176,9 +179,14 @@ def _require_apart(teacher: Teacher, config: TrialConfig, splits: Splits) -> Non
     """A teacher that has learned a row's label would tell it, and the student's score on that row would say nothing."""
     theirs = teacher.config
     same = (theirs.data, theirs.data_seed) == (config.data, config.data_seed)
+    learned = splits if same else load_splits(theirs.task, theirs.data, theirs.data_seed)
+    if teacher.data_fingerprint not in (None, learned.fingerprint):
+        raise DataError(
+            f"a teacher's data must be as it was when it learned, or nobody can tell which rows it knows, but those of "
+            f"`{teacher.name}` have changed. Restore the files, or train it again."
+        )
     if same and (config.train_on_validation or not theirs.train_on_validation):
         return
-    learned = splits if same else load_splits(theirs.task, theirs.data, theirs.data_seed)
     known = [*learned.train.texts, *(learned.validation.texts if theirs.train_on_validation else ())]
     texts = {squeezed(text) for text in known}
     measured = {"validation": splits.validation, "test": splits.test}

@@ -35,7 +35,7 @@ def saved(config: TrialConfig, folder: Path, *, learn: bool = False) -> Measured
     if learn:
         list(finetune(setup))
     save_model(setup, folder)
-    tell_config(folder, config)
+    tell_config(folder, config, setup.splits.fingerprint)
     return load_measured(folder, load_splits(config.task, config.data, config.data_seed))
 
 

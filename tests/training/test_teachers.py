@@ -39,7 +39,7 @@ def trained(config: TrialConfig, folder: Path) -> Path:
     setup = set_up(config, None)
     list(finetune(setup))
     save_model(setup, folder)
-    tell_config(folder, config)
+    tell_config(folder, config, setup.splits.fingerprint)
     return folder
 
 
@@ -333,10 +333,23 @@ def test_a_teacher_that_knows_the_answers(raw_study: StudyMaker, teacher: Path, 
     other_seed = refused(of_alpha(raw_study(teachers=[str(teacher)], seed=1)))
     assert "may not have learned from rows that its student is measured by" in other_seed
     refitted = Path(shutil.copytree(teacher, tmp_path / "refitted"))
-    config = teachers.read_teacher(str(teacher)).config
-    tell_config(refitted, config.model_copy(update={"train_on_validation": True}))
+    known = teachers.read_teacher(str(teacher))
+    assert known.data_fingerprint
+    tell_config(refitted, known.config.model_copy(update={"train_on_validation": True}), known.data_fingerprint)
     told = refused(of_alpha(raw_study(teachers=[str(refitted)])))
     assert "has from 100 of the 100 rows of validation" in told and "without finalists.refit" in told
+
+
+def test_a_teacher_whose_file_has_grown(raw_study: StudyMaker, data_file: Path, tmp_path: Path) -> None:
+    """The same path and seed make other splits of it: what the teacher learned from may be the student's test rows."""
+    rows, file = data_file.read_text("utf-8").splitlines(keepends=True), tmp_path / f"rows{data_file.suffix}"
+    file.write_text("".join(rows[:300]), encoding="utf-8")
+    study = raw_study()
+    study["data"]["train"] = str(file)
+    folder = trained(config_of(parse_study(study, "teacher.yaml"), num_train_epochs=0.2), tmp_path / "teacher")
+    file.write_text("".join(rows), encoding="utf-8")
+    told = refused(of_alpha(study | {"teachers": [str(folder)]}))
+    assert "a teacher's data must be as it was when it learned" in told and "train it again" in told
 
 
 def test_layers_that_a_model_has_not(raw_study: StudyMaker) -> None:

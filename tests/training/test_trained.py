@@ -20,8 +20,9 @@ pytestmark = pytest.mark.usefixtures("no_gpu")
 @pytest.fixture
 def folder(spec: StudySpec, tmp_path: Path) -> Path:
     config = trial_config(spec, default_params(spec), seed=0)
-    save_model(set_up(config, None), tmp_path / "model")
-    tell_config(tmp_path / "model", config)
+    setup = set_up(config, None)
+    save_model(setup, tmp_path / "model")
+    tell_config(tmp_path / "model", config, setup.splits.fingerprint)
     return tmp_path / "model"
 
 
