@@ -237,7 +237,7 @@ def leaderboard_table(trials: pd.DataFrame, spec: StudySpec) -> Table:
         values = [row[f"params.{name}"] for row in top]
         table.add_row(name, *("" if pd.isna(value) else markup(fold(short(value))) for value in values))
     if any(row["state"] != "COMPLETE" for row in top):
-        table.add_row("state", *(WORDS.get(row["state"], "running") for row in top))
+        table.add_row("state", *(STOPPED if row["retried"] else WORDS.get(row["state"], "running") for row in top))
     return table
 
 
