@@ -230,6 +230,7 @@ def played_setup(config: TrialConfig, cache: Path) -> Setup:
                 num_trained_parameters=FACTS.model.num_parameters,
             ),
             splits=PLAYED_SPLITS,
+            teachers={},
             num_training_steps=STEPS,
         ),
     )
