@@ -1,7 +1,7 @@
 """What the terminal shows of a study: a header, a live view, a line a trial, the leaderboard. Plain lines in a pipe."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from hpo.live import Ongoing, Status, format_seconds, score_text, standard_outpu
 from hpo.output import output_option
 from hpo.plain_text import markup, shell_word
 from hpo.progress import StudyProgress, pruning_of
-from hpo.report import leaderboard, pruning_savings
+from hpo.report import leaderboard, parts, pruning_savings
 from hpo.report.answers import answer
 from hpo.report.formats import count
 from hpo.report.tables import RETRIED, state_counts, view_of
@@ -239,6 +239,21 @@ def leaderboard_table(trials: pd.DataFrame, spec: StudySpec) -> Table:
     if any(row["state"] != "COMPLETE" for row in top):
         table.add_row("state", *(STOPPED if row["retried"] else WORDS.get(row["state"], "running") for row in top))
     return table
+
+
+def printed(table: parts.Table, columns: Sequence[int] | None = None) -> Table:
+    """A table of a report for the terminal.
+
+    Args:
+        columns: those to show; None shows all.
+    """
+    kept = range(len(table.header)) if columns is None else columns
+    found = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for at in kept:
+        found.add_column(markup(table.header[at]), justify="left" if at < table.words else "right")
+    for row in table.rows:
+        found.add_row(*(markup(row[at]) for at in kept))
+    return found
 
 
 def fold(name: str, width: int = 11) -> str:

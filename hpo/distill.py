@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
-from rich.table import Table
 
 from hpo import run
 from hpo.addresses import masked
@@ -108,6 +107,7 @@ def distill(options: argparse.Namespace) -> int:
         if code:
             return code
     with importing():
+        from hpo.console import printed
         from hpo.distillation import compare_students, why_none
         from hpo.report import write_report
         from hpo.report.distillation import said_of, write_distillation
@@ -123,15 +123,10 @@ def distill(options: argparse.Namespace) -> int:
     shown = TASKS[basis.sections.get("task", DEFAULT_TASK)].shown
     said = said_of(found, name, shown)
     folder = study_folder(options.output, f"{name}{DISTILLED}")
-    files = write_distillation(found, name, shown, folder)
+    files = write_distillation(said, folder)
     write_report(load_study(open_storage(options.output, storage), f"{name}{DISTILLED}"), folder)  # which links to it
-    table = Table(box=None, pad_edge=False)
-    kept = [0, 2, len(said.scores.header) - 3, len(said.scores.header) - 1]
-    for at in kept:
-        table.add_column(markup(said.scores.header[at]), justify="left" if at == 0 else "right")
-    for row in said.scores.rows:
-        table.add_row(*(markup(row[at]) for at in kept))
-    console.print(table)
+    columns = len(said.scores.header)
+    console.print(printed(said.scores, [0, 2, columns - 3, columns - 1]))
     console.print(f"\n[bold]{markup(' '.join(said.headline))}[/]\n")
     console.print(f"[dim]report  [/]{markup(str(files.page))}\n        {markup(str(files.markdown))}", soft_wrap=True)
     return 0
@@ -184,12 +179,10 @@ def _teachers(options: argparse.Namespace, storage: str | None) -> tuple[Basis, 
 
 def _is_study(name: str, output: Path, storage: str | None) -> bool:
     """Whether a study of this name was run: a folder of data may be called as it is."""
-    if len(Path(name).parts) > 1 or (storage is None and not (output / "optuna.db").is_file()):
-        return False
     with importing():
-        from hpo.storage import open_storage, study_names
+        from hpo.storage import was_run
 
-    return name in study_names(open_storage(output, storage))
+    return len(Path(name).parts) == 1 and was_run(name, output, storage)
 
 
 def _of_study(name: str, options: argparse.Namespace, storage: str | None) -> tuple[Basis, list[Path]]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
-import rich.table
 from optuna.trial import TrialState
 from rich.console import Console
 
@@ -34,7 +33,7 @@ from hpo.output import is_taken, prepare_output, study_folder, write_atomically
 from hpo.plain_text import markup
 from hpo.results import Serving
 from hpo.spec import TrialConfig
-from hpo.storage import open_storage, study_names
+from hpo.storage import open_storage, was_run
 from hpo.study import finalist_trials, load_study, store_serving
 
 if TYPE_CHECKING:
@@ -111,12 +110,9 @@ def _study_of(
     name = model.resolve().parent.name
     if model.resolve().parent.parent != output.resolve() or is_taken(name):
         return None, None
-    if storage is None and not (output / "optuna.db").is_file():
+    if not was_run(name, output, storage):
         return None, None
-    opened = open_storage(output, storage)
-    if name not in study_names(opened):
-        return None, None
-    study = load_study(opened, name)
+    study = load_study(open_storage(output, storage), name)
     for trial in [*finalist_trials(study), *study.get_trials(deepcopy=False)]:
         if trial.state == TrialState.COMPLETE and exported_config(trial) == config:
             searched = finalist_of(trial)
@@ -142,15 +138,12 @@ def _made(measured: "Measured", model: Path, trial: int | None, console: Console
 
 
 def _show(serving: Serving, folder: Path, console: Console) -> None:
+    from hpo.console import printed
     from hpo.report.serving import comparison, conditions, table
 
-    shown = table(serving)
-    view = rich.table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for number, name in enumerate(shown.header):
-        view.add_column(markup(name), justify="left" if number < shown.words else "right")
-    for row in shown.rows:
-        view.add_row(*map(markup, row))
-    console.print(view, "", markup(comparison(serving)), "", markup(conditions(serving)), "", sep="\n")
+    console.print(
+        printed(table(serving)), "", markup(comparison(serving)), "", markup(conditions(serving)), "", sep="\n"
+    )
     for each in serving.models[1:]:
         console.print(f"{each.name:10} {markup(str(folder / each.file))}", soft_wrap=True)
 

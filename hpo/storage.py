@@ -75,6 +75,13 @@ def study_names(storage: BaseStorage) -> list[str]:
     return sorted(study.study_name for study in storage.get_all_studies())
 
 
+def was_run(name: str, output: Path, url: str | None) -> bool:
+    """Whether there is a study of this name; no database is made to look."""
+    if url is None and not (output / "optuna.db").is_file():
+        return False
+    return name in study_names(open_storage(output, url))
+
+
 def exclusive(output: Path, name: str, url: str | None = None) -> AbstractContextManager[object]:
     """Held by one process at a time, of all that work on the study of that name; its end frees it, however it comes.
 

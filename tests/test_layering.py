@@ -70,6 +70,7 @@ FLOORS: dict[str, int] = {
     "hpo.data.overlap": 4,
     "hpo.data.splits": 4,
     "hpo.data.quality": 4,
+    "hpo.data.array_cache": 1,
     "hpo.data.tokens": 4,
     "hpo.first_look": 5,
     "hpo.study_file": 5,

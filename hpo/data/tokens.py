@@ -1,24 +1,17 @@
-"""Inputs as token ids, tokenized once for each data fingerprint, tokenizer and length, and cached on disk.
-
-A cache file that cannot be read is built again, and one that cannot be written is done without.
-"""
+"""Inputs as token ids, tokenized once for each data fingerprint, tokenizer and length, and cached on disk."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
+from hpo.data.array_cache import cache_path, read_arrays, write_arrays
 from hpo.data.inputs import Form, encode
 
 if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic, and a study file is read without transformers
@@ -29,6 +22,7 @@ if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic, and a st
 logger = logging.getLogger(__name__)
 
 FORMAT = 2  # of the cache file; raise it when the arrays or how they are made change
+NEEDED = ("input_ids", "offsets", "n_truncated")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +70,7 @@ def tokenize_split(
     """
     if cache_dir is None:
         return _tokenize(split, tokenizer, max_length)
-    path = cache_dir / f"{_cache_key(tokenizer, max_length, fingerprint, name)}.safetensors"
+    path = cache_path(cache_dir, _cache_key(tokenizer, max_length, fingerprint, name))
     tokens = _read(path, split)
     if tokens is None:
         tokens = _tokenize(split, tokenizer, max_length)
@@ -134,49 +128,27 @@ def _flat(rows: list[list[int]], dtype: type[np.integer[Any]]) -> NDArray[Any]:
     return np.array([value for row in rows for value in row], dtype=dtype)
 
 
-def _cache_key(tokenizer: PreTrainedTokenizerBase, max_length: int, fingerprint: str, name: str) -> str:
+def _cache_key(tokenizer: PreTrainedTokenizerBase, max_length: int, fingerprint: str, name: str) -> list[Any]:
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     # What the last call left behind, not what the tokenizer is.
     backend["truncation"] = backend["padding"] = None
-    key = [FORMAT, fingerprint, name, max_length, tokenizer.truncation_side, tokenizer.model_input_names, backend]
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return [FORMAT, fingerprint, name, max_length, tokenizer.truncation_side, tokenizer.model_input_names, backend]
 
 
 def _read(path: Path, split: Split) -> Tokens | None:
-    try:
-        arrays = load_file(path)
-        tokens = Tokens(
-            arrays["input_ids"],
-            arrays["offsets"],
-            split.labels,
-            int(arrays["n_truncated"][0]),
-            arrays.get("token_type_ids"),
-            arrays.get("word_of"),
-        )
-    except FileNotFoundError:
+    arrays = read_arrays(path, "token", NEEDED)
+    if arrays is None:
         return None
-    except (SafetensorError, KeyError, IndexError, OSError) as error:
-        logger.warning("token cache: %s is damaged (%s) and is built again", path, error)
-        return None
-    if len(tokens.offsets) != len(split) + 1 or tokens.offsets[-1] != len(tokens.input_ids):
+    ids, offsets, truncated = (arrays[name] for name in NEEDED)
+    if len(offsets) != len(split) + 1 or offsets[-1] != len(ids) or len(truncated) != 1:
         logger.warning("token cache: %s does not hold what its name says and is built again", path)
         return None
-    return tokens
+    types, words = arrays.get("token_type_ids"), arrays.get("word_of")
+    return Tokens(ids, offsets, split.labels, int(truncated[0]), types, words)
 
 
 def _write(path: Path, tokens: Tokens) -> None:
-    """Write beside the place and move there, so that no other process ever reads half a file."""
-    arrays: dict[str, NDArray[Any]] = {
-        "input_ids": tokens.input_ids,
-        "offsets": tokens.offsets,
-        "n_truncated": np.array([tokens.n_truncated], dtype=np.int64),
-    }
+    truncated = np.array([tokens.n_truncated], dtype=np.int64)
+    arrays: dict[str, NDArray[Any]] = dict(zip(NEEDED, (tokens.input_ids, tokens.offsets, truncated), strict=True))
     more = {"token_type_ids": tokens.token_type_ids, "word_of": tokens.word_of}
-    arrays |= {name: array for name, array in more.items() if array is not None}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            save_file(arrays, Path(folder) / path.name)
-            os.replace(Path(folder) / path.name, path)
-    except (SafetensorError, OSError) as error:
-        logger.warning("token cache: %s cannot be written (%s); going on without", path, error)
+    write_arrays(path, "token", arrays | {name: array for name, array in more.items() if array is not None})

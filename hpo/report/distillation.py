@@ -40,9 +40,8 @@ def said_of(found: Distillation, name: str, shown: Sequence[str]) -> Said:
     )
 
 
-def write_distillation(found: Distillation, name: str, shown: Sequence[str], folder: Path) -> ComparisonFiles:
+def write_distillation(said: Said, folder: Path) -> ComparisonFiles:
     """Writes the page into the folder of the distilled study. Raises `StorageError` if that cannot be written."""
-    said = said_of(found, name, shown)
     files = ComparisonFiles(page=folder / COMPARISON, markdown=(folder / COMPARISON).with_suffix(".md"))
     try:
         write_atomically(files.page, html_page.document("distillation.html.j2", [], said=said).encode())

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from hpo.errors import Diverged
-from hpo.training.batches import DeviceTokens
+from hpo.training.batches import Batch, DeviceTokens
 from hpo.training.inference import outputs_of
 
 if TYPE_CHECKING:  # the GPU benchmark runs where there is no pydantic
@@ -192,4 +192,11 @@ def _predict(
     setup: Setup, tokens: DeviceTokens, between_batches: Callable[[], None]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     model, most = setup.pretrained.model, setup.config.training.eval_batch_size
-    return outputs_of(model, tokens, most, setup.device, between_batches, setup.averages.evaluated)
+    model.eval()
+
+    def forward(inputs: Batch) -> torch.Tensor:
+        with setup.averages.evaluated(), setup.device.autocast():
+            logits: torch.Tensor = model(**inputs).logits
+        return logits
+
+    return outputs_of(forward, tokens, most, setup.device, between_batches)

@@ -26,6 +26,7 @@ from hpo.training.batches import (
     inputs_of,
 )
 from hpo.training.device import Device, num_threads
+from hpo.training.inference import outputs_of
 from hpo.training.onnx_export import (
     Runtime,
     export,
@@ -41,6 +42,7 @@ from hpo.training.trained import TrainedModel, read_trained
 MODEL, QUANTIZED = "model.onnx", "model.int8.onnx"
 NAMES = ("PyTorch", "ONNX", "ONNX int8")
 BATCH_SIZE = 32
+CPU = Device("cpu", "CPU", torch.float32)
 # What is timed: so many texts alone, of lengths from the shortest to the longest, and so many batches, each so often.
 LATENCY_TEXTS, BATCHES, REPEATS = 25, 4, 5
 # Of a logit, absolute and as a part of it: float32 in another order of summation, and no more.
@@ -65,7 +67,7 @@ def load_measured(folder: Path, splits: Splits) -> Measured:
     Raises:
         DataError: what lies there is no trained model, or one of other labels than the data have.
     """
-    trained = read_trained(folder, Device("cpu", "CPU", torch.float32), fast=False)
+    trained = read_trained(folder, CPU, fast=False)
     if trained.classes != splits.labels:
         raise DataError(
             f"the model must have the labels of its data, but `{folder}` has {', '.join(trained.classes)}, and the "
@@ -145,9 +147,7 @@ def compare(measured: Measured, folder: Path, *, reduce_range: bool) -> Serving:
 
 def predict(runtime: Runtime, tokens: DeviceTokens) -> NDArray[np.float32]:
     """The outputs of a split in the order of its rows, as the training loop computes them."""
-    order = evaluation_order(tokens.padded, BATCH_SIZE)
-    logits = [tokens.outputs(runtime(inputs_of(tokens.gather(rows))), rows) for rows in tokens.rows(order)]
-    return tokens.in_order(torch.cat(logits).float().numpy(), np.concatenate(order))
+    return tokens.in_order(*outputs_of(runtime, tokens, BATCH_SIZE, CPU))
 
 
 # Checks

@@ -114,10 +114,10 @@ def set_up(config: TrialConfig, cache_dir: Path | None) -> Setup:
         train = tokenized(*learned, MOST_LENGTHS)
     validation = tokenized("validation", splits.validation, MOST_EVALUATION_LENGTHS)
     teachers = read_teachers(config, splits)
-    if teachers:
+    if teachers and training.distillation_alpha > 0.0:
         name, split = learned
         train = train.taught_by(fused_outputs(teachers, splits, split, name, cache_dir))
-    elif training.distillation_alpha > 0 or splits.unlabelled is not None:
+    elif not teachers and (training.distillation_alpha > 0.0 or splits.unlabelled is not None):
         raise DataError(
             "training.distillation_alpha and data.unlabelled need `teachers`, but there are none. Name their folders."
         )

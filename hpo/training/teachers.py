@@ -1,15 +1,7 @@
-"""What teachers say of a split: computed once for each teacher and data fingerprint, and cached on disk.
-
-A cache file that cannot be read is computed again, and one that cannot be written is done without.
-"""
+"""What teachers say of a split: computed once for each teacher and data fingerprint, and cached on disk."""
 
 import functools
-import hashlib
-import json
-import logging
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
+from hpo.data.array_cache import cache_path, read_arrays, write_arrays
 from hpo.data.splits import Split, Splits, load_splits, squeezed
 from hpo.data.tokens import Tokens
 from hpo.errors import DataError
@@ -31,8 +22,6 @@ from hpo.training.device import choose_device
 from hpo.training.losses import LOSSES
 from hpo.training.model import folder_fingerprint, folder_stamps
 from hpo.training.trained import classes_of, read_trained
-
-logger = logging.getLogger(__name__)
 
 FORMAT = 1  # of the cache file; raise it when the outputs or how they are made change
 
@@ -92,14 +81,11 @@ def teacher_outputs(
 ) -> NDArray[np.float32]:
     """What one teacher says of a split, as `fused_outputs`."""
     key = [FORMAT, teacher.fingerprint, splits.fingerprint, name]
-    path = None
-    if cache_dir is not None:
-        path = cache_dir / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.safetensors"
-    found = _read(path) if path else None
-    if found is None:
-        found = _compute(teacher, splits, split, name, cache_dir)
-        if path:
-            _write(path, found)
+    path = None if cache_dir is None else cache_path(cache_dir, key)
+    kept = read_arrays(path, "teacher", ["outputs"]) if path else None
+    found = kept["outputs"] if kept else _compute(teacher, splits, split, name, cache_dir)
+    if path and not kept:
+        write_arrays(path, "teacher", {"outputs": found})
     if TASKS[splits.task].labels.numeric:
         return found
     return found[:, [teacher.classes.index(label) for label in splits.labels]]
@@ -187,13 +173,11 @@ def _require_apart(teacher: Teacher, config: TrialConfig, splits: Splits) -> Non
         )
     if same and (config.train_on_validation or not theirs.train_on_validation):
         return
-    known = [*learned.train.texts, *(learned.validation.texts if theirs.train_on_validation else ())]
-    texts = {squeezed(text) for text in known}
     measured = {"validation": splits.validation, "test": splits.test}
     if config.train_on_validation:
         del measured["validation"]
     for name, split in measured.items():
-        if shared := sum(squeezed(text) in texts for text in split.texts):
+        if shared := _count_known(learned, theirs.train_on_validation, split):
             raise DataError(
                 f"a teacher may not have learned from rows that its student is measured by, but `{teacher.name}` has "
                 f"from {shared:,} of the {len(split):,} rows of {name}. Give the study the teacher's data and seed, "
@@ -202,30 +186,14 @@ def _require_apart(teacher: Teacher, config: TrialConfig, splits: Splits) -> Non
 
 
 @functools.lru_cache(maxsize=16)
+def _count_known(learned: Splits, with_validation: bool, split: Split) -> int:
+    """How many rows stand among those that were learned. Kept in the process: splits are the same objects for all
+    trials."""
+    known = [*learned.train.texts, *(learned.validation.texts if with_validation else ())]
+    texts = {squeezed(text) for text in known}
+    return sum(squeezed(text) in texts for text in split.texts)
+
+
+@functools.lru_cache(maxsize=16)
 def _fingerprint(folder: Path, stamps: Any) -> str:
     return folder_fingerprint(folder)
-
-
-# The cache
-
-
-def _read(path: Path) -> NDArray[np.float32] | None:
-    try:
-        outputs: NDArray[np.float32] = load_file(path)["outputs"]
-    except FileNotFoundError:
-        return None
-    except (SafetensorError, KeyError, OSError) as error:
-        logger.warning("teacher cache: %s is damaged (%s) and is computed again", path, error)
-        return None
-    return outputs
-
-
-def _write(path: Path, outputs: NDArray[np.float32]) -> None:
-    """Write beside the place and move there, so that no other process ever reads half a file."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            save_file({"outputs": outputs}, Path(folder) / path.name)
-            os.replace(Path(folder) / path.name, path)
-    except (SafetensorError, OSError) as error:
-        logger.warning("teacher cache: %s cannot be written (%s); going on without", path, error)

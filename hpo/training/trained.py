@@ -19,7 +19,7 @@ from hpo.model_folder import config_of
 from hpo.spec import ModelSpec, TrialConfig
 from hpo.tasks import TASKS
 from hpo.tasks.base import Outputs, Task
-from hpo.training.batches import MOST_EVALUATION_LENGTHS, DeviceTokens
+from hpo.training.batches import MOST_EVALUATION_LENGTHS, Batch, DeviceTokens
 from hpo.training.device import Device, choose_device
 from hpo.training.encoder import replace_layers
 from hpo.training.inference import outputs_of
@@ -66,7 +66,12 @@ class TrainedModel:
     def outputs(self, tokens: DeviceTokens, between_batches: Callable[[], None] = lambda: None) -> Outputs:
         """What the head says: [rows, classes], or [words, classes], in the order of the rows."""
         most = self.config.training.eval_batch_size
-        return tokens.in_order(*outputs_of(self.model, tokens, most, self.device, between_batches))
+        return tokens.in_order(*outputs_of(self._logits, tokens, most, self.device, between_batches))
+
+    def _logits(self, inputs: Batch) -> torch.Tensor:
+        with self.device.autocast():
+            logits: torch.Tensor = self.model(**inputs).logits
+        return logits
 
 
 def read_trained(folder: Path, device: Device | None = None, *, fast: bool = True) -> TrainedModel:

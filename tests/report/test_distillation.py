@@ -61,7 +61,7 @@ def test_the_headline(difference: Difference, words: str) -> None:
 
 
 def test_the_pages(tmp_path: Path) -> None:
-    files = write_distillation(distillation(HELPED), "s", ["accuracy"], tmp_path)
+    files = write_distillation(said_of(distillation(HELPED), "s", ["accuracy"]), tmp_path)
     text, page = files.markdown.read_text(encoding="utf-8"), files.page.read_text(encoding="utf-8")
     assert "| Teacher 1 |" in text and "| **Student, distilled** |" in text
     assert "| Ensemble less its first teacher | accuracy | +0.010 (−0.010 to +0.030) | 0.30 |" in text

@@ -32,6 +32,17 @@ class Objective(Protocol):
         ...
 
 
+def noting(forward: Forward) -> tuple[Forward, list[torch.Tensor]]:
+    """The same forward pass, and a list of what it has given, pass by pass."""
+    given: list[torch.Tensor] = []
+
+    def noted(batch: Batch) -> torch.Tensor:
+        given.append(forward(batch))
+        return given[-1]
+
+    return noted, given
+
+
 @dataclass(frozen=True)
 class Context:
     """What objectives are made from."""

@@ -6,7 +6,7 @@ import torch
 
 from hpo.training.batches import Batch
 from hpo.training.losses import Loss
-from hpo.training.objectives.base import Context, Forward, Objective
+from hpo.training.objectives.base import Context, Forward, Objective, noting
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,7 @@ class Distillation:
         return self.inner.capturable
 
     def __call__(self, forward: Forward, part: Batch, whole: Batch) -> torch.Tensor:
-        predicted: list[torch.Tensor] = []
-
-        def noted(batch: Batch) -> torch.Tensor:
-            predicted.append(forward(batch))
-            return predicted[-1]
-
+        noted, predicted = noting(forward)
         hard = self.inner(noted, part, whole)
         soft = self.loss.distance_to_teacher(predicted[-1], part, whole, self.temperature)
         return (1 - self.alpha) * hard + self.alpha * soft

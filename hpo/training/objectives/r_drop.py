@@ -8,7 +8,7 @@ from torch import nn
 from hpo.errors import DataError
 from hpo.training.batches import Batch
 from hpo.training.losses import Loss
-from hpo.training.objectives.base import Context, Forward, Objective
+from hpo.training.objectives.base import Context, Forward, Objective, noting
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,7 @@ class RDrop:
         return self.inner.capturable
 
     def __call__(self, forward: Forward, part: Batch, whole: Batch) -> torch.Tensor:
-        predicted: list[torch.Tensor] = []
-
-        def noted(batch: Batch) -> torch.Tensor:
-            predicted.append(forward(batch))
-            return predicted[-1]
-
+        noted, predicted = noting(forward)
         both = [self.inner(noted, part, whole) for _ in range(2)]
         one, other = predicted
         return (both[0] + both[1]) / 2 + self.alpha * self.loss.divergence(one, other, part, whole)
