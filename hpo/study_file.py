@@ -167,7 +167,7 @@ def _augmentation_problems(task: str, raw: Mapping[str, Any]) -> Iterator[Proble
 
 
 def override(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """A copy of `raw` with every `a.b=value` set. A section that is absent is made."""
+    """A copy of `raw` with every `a.b=value` set. An absent section is made; a range set to null is taken out."""
     settled: dict[str, Any] = copy.deepcopy(dict(raw))
     problems = []
     for text in overrides:
@@ -188,7 +188,11 @@ def override(raw: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]
                 break
             section = section[key]
         else:
-            section[keys[-1]] = parse_yaml(value, f"--set {path}")
+            read = parse_yaml(value, f"--set {path}")
+            if read is None and keys[:-1] == ["search_space"] and keys[-1] in section:
+                del section[keys[-1]]  # no longer searched: `training` or the default says it
+            else:
+                section[keys[-1]] = read
     if problems:
         raise SpecError("the command line", problems)
     return settled

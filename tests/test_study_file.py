@@ -364,6 +364,14 @@ class TestOverrides:
     def test_a_section_that_is_null_is_made(self, write: Write) -> None:
         assert read_study(write(pruner=None), ["pruner.name=hyperband"]).pruner == HyperbandPruner(name="hyperband")
 
+    def test_a_range_that_is_null_is_no_longer_searched(self, write: Write) -> None:
+        given = write(search_space={"dropout": {"low": 0.0, "high": 0.3}, "model.name": {"choices": ["m", "n"]}})
+        assert set(read_study(given, ["search_space.dropout=null"]).search_space) == {"model.name"}
+        assert set(read_study(given, ["search_space.model.name=null"]).search_space) == {"dropout"}
+
+    def test_a_range_that_is_null_but_is_not_there(self, write: Write) -> None:
+        assert mistake(write(), "search_space.learning_rate=null").path == "search_space.learning_rate"
+
     def test_the_last_one_counts(self, write: Write) -> None:
         assert read_study(write(), ["n_trials=3", "n_trials=4"]).n_trials == 4
 
