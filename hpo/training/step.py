@@ -63,7 +63,7 @@ class Step:
     def _backward(self, rows: Rows, micro_batch_size: int) -> torch.Tensor:
         self.optimizer.zero_grad(set_to_none=True)  # what a larger micro-batch may have left
         total: torch.Tensor | None = None
-        whole = self.tokens.gather(rows)
+        whole = self.objective.prepare(self.tokens.gather(rows))
         for part in in_parts(whole, len(rows), micro_batch_size):
             loss = self.objective(self._forward, part, whole)
             loss.backward()

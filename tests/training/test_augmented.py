@@ -1,8 +1,9 @@
 """Augmentation within a training: batches from memory that every epoch writes over, and mixup's objective."""
 
+import math
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,11 +23,12 @@ from hpo.training.dropout import replace_dropouts
 from hpo.training.finetune import finetune
 from hpo.training.losses import CrossEntropy, MeanSquaredError
 from hpo.training.model import DROPOUT_FIELDS
-from hpo.training.objectives.base import Objective
+from hpo.training.objectives.base import Forward, Objective
 from hpo.training.objectives.distillation import Distillation
 from hpo.training.objectives.mixup import Mixup
 from hpo.training.objectives.supervised import Supervised
 from hpo.training.setup import set_up
+from hpo.training.step import in_parts
 from hpo.training.vocabulary import SeenEmbedding
 from hpo.training_spec import TrainingSpec
 from models import tiny_config, tiny_model
@@ -220,7 +222,49 @@ class Embeds(nn.Module):
         return found
 
 
+def mixed_loss(objective: Objective, forward: Forward, batch: Batch) -> torch.Tensor:
+    whole = objective.prepare(batch)
+    return objective(forward, whole, whole)
+
+
+def weighted_batch() -> Batch:
+    return {
+        "input_ids": torch.tensor([[1, 1], [2, 0], [1, 2], [2, 2], [1, 0]]),
+        "attention_mask": torch.tensor([[1, 1], [1, 0], [1, 1], [1, 1], [1, 0]]),
+        "labels": torch.tensor([0, 1, 0, IGNORED, 0]),
+    }
+
+
 class TestMixup:
+    @pytest.mark.parametrize("at_once", [1, 2, 3])
+    def test_parts_are_mixed_as_the_whole_is(self, at_once: int) -> None:
+        """A text whose partner is in another part is mixed with it all the same."""
+        torch.manual_seed(0)
+        model, head = Embeds(), nn.Linear(1, 2)
+        model.embedding.weight.requires_grad_()
+        mixup = Mixup(Supervised(CrossEntropy(class_weights=torch.tensor([1.0, 10.0]))), cast("Any", model), 0.9)
+        whole, weights = mixup.prepare(weighted_batch()), (model.embedding.weight, *head.parameters())
+        assert not torch.equal(whole["partner_input_ids"], whole["input_ids"])
+
+        def forward(part: Batch) -> torch.Tensor:
+            logits: torch.Tensor = head(model.logits(part))
+            return logits
+
+        expected = mixup(forward, whole, whole)
+        gradients = torch.autograd.grad(expected, weights)
+        parts = torch.stack([mixup(forward, part, whole) for part in in_parts(whole, 5, at_once)]).sum()
+        torch.testing.assert_close(parts, expected)
+        torch.testing.assert_close(torch.autograd.grad(parts, weights), gradients)
+
+    def test_the_partners_labels_are_a_mean_of_their_own(self) -> None:
+        """What takes both classes for equally likely loses ln 2, whatever the classes weigh and whoever is whose."""
+        torch.manual_seed(0)
+        model: Any = Embeds()
+        mixup = Mixup(Supervised(CrossEntropy(class_weights=torch.tensor([1.0, 10.0]))), model, 0.5)
+        for _ in range(8):
+            loss = mixed_loss(mixup, lambda part: model.logits(part) * torch.zeros(2), weighted_batch())
+            assert loss.item() == pytest.approx(math.log(2.0))
+
     @pytest.mark.parametrize("taught", [False, True])
     def test_by_hand(self, taught: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         # `1 1` with label 0 and `2` with label 6, each mixed with the other, 0.75 of its own. What the second has no
@@ -238,7 +282,7 @@ class TestMixup:
         if taught:
             batch |= {"labels": torch.tensor([7.0, -9.0]), "teacher_logits": torch.tensor([[0.0], [6.0]])}
             inner = Distillation(inner, MeanSquaredError(), alpha=1.0, temperature=2.0)
-        loss = Mixup(inner, model, 0.5)(model.logits, batch, batch)
+        loss = mixed_loss(Mixup(inner, model, 0.5), model.logits, batch)
         logits = (0.75 * 1 + 0.25 * 10 + 1, 0.75 * 10 + 0.25 * 1)
         own = (logits[0] ** 2 + (logits[1] - 6) ** 2) / 2
         other = ((logits[0] - 6) ** 2 + logits[1] ** 2) / 2
@@ -267,7 +311,7 @@ class TestMixup:
             return logits
 
         plain = Supervised(CrossEntropy())(forward, batch, batch).item()
-        mixed = [Mixup(Supervised(CrossEntropy()), model, 0.99)(forward, batch, batch) for _ in range(8)]
+        mixed = [mixed_loss(Mixup(Supervised(CrossEntropy()), model, 0.99), forward, batch) for _ in range(8)]
         assert len({round(loss.item(), 6) for loss in mixed}) > 2
         assert Supervised(CrossEntropy())(forward, batch, batch).item() == plain
         mixed[0].backward()

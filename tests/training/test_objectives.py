@@ -104,6 +104,7 @@ def test_parts_add_up_to_the_whole(case: str, r_drop_alpha: float | None, taught
     whole = batch_of(make_labels())
     model = TwoMasks(1 if case == "numbers" else CLASSES)
     objective: Objective = Supervised(loss)
+    assert objective.prepare(whole) is whole
     if taught:
         objective = Distillation(objective, loss, alpha=0.7, temperature=3.0)
         whole["teacher_logits"] = told_of(whole, 1 if case == "numbers" else CLASSES)

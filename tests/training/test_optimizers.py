@@ -221,6 +221,9 @@ class Asking:
 
     capturable: bool = False
 
+    def prepare(self, whole: Batch) -> Batch:
+        return whole
+
     def __call__(self, forward: Forward, part: Batch, whole: Batch) -> torch.Tensor:
         return forward(part).sum()
 

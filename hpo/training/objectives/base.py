@@ -27,9 +27,27 @@ class Objective(Protocol):
         """Whether it asks nothing of the device, so that a CUDA graph can hold it."""
         ...
 
+    def prepare(self, whole: Batch) -> Batch:
+        """A whole batch, with what is drawn for it once, and goes with its examples where it is taken in parts."""
+        ...
+
     def __call__(self, forward: Forward, part: Batch, whole: Batch) -> torch.Tensor:
         """What `part` adds to the loss of the `whole` batch: that of all parts is the sum of theirs."""
         ...
+
+
+@dataclass(frozen=True)
+class Around:
+    """An objective that stands around another one; what it does not say itself, that one says."""
+
+    inner: Objective
+
+    @property
+    def capturable(self) -> bool:
+        return self.inner.capturable
+
+    def prepare(self, whole: Batch) -> Batch:
+        return self.inner.prepare(whole)
 
 
 def noting(forward: Forward) -> tuple[Forward, list[torch.Tensor]]:

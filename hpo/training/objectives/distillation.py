@@ -6,21 +6,16 @@ import torch
 
 from hpo.training.batches import Batch
 from hpo.training.losses import Loss
-from hpo.training.objectives.base import Context, Forward, Objective, noting
+from hpo.training.objectives.base import Around, Context, Forward, Objective, noting
 
 
 @dataclass(frozen=True)
-class Distillation:
+class Distillation(Around):
     """`alpha` of the distance to the teachers' predictions, the rest of what is minimized without them; one pass."""
 
-    inner: Objective
     loss: Loss
     alpha: float
     temperature: float
-
-    @property
-    def capturable(self) -> bool:
-        return self.inner.capturable
 
     def __call__(self, forward: Forward, part: Batch, whole: Batch) -> torch.Tensor:
         noted, predicted = noting(forward)

@@ -8,20 +8,15 @@ from torch import nn
 from hpo.errors import DataError
 from hpo.training.batches import Batch
 from hpo.training.losses import Loss
-from hpo.training.objectives.base import Context, Forward, Objective, noting
+from hpo.training.objectives.base import Around, Context, Forward, Objective, noting
 
 
 @dataclass(frozen=True)
-class RDrop:
+class RDrop(Around):
     """The mean of what is minimized in both passes, and `alpha` times how far their predictions are apart."""
 
-    inner: Objective
     loss: Loss
     alpha: float
-
-    @property
-    def capturable(self) -> bool:
-        return self.inner.capturable
 
     def __call__(self, forward: Forward, part: Batch, whole: Batch) -> torch.Tensor:
         noted, predicted = noting(forward)

@@ -16,5 +16,8 @@ class Supervised:
     loss: Loss
     capturable: bool = True
 
+    def prepare(self, whole: Batch) -> Batch:
+        return whole
+
     def __call__(self, forward: Forward, part: Batch, whole: Batch) -> torch.Tensor:
         return self.loss(forward(part), part, whole)
