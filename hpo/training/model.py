@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from tokenizers.processors import Sequence, TemplateProcessing
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -227,6 +228,7 @@ def read_checkpoint(
         # A decoder's head reads the last token that is not this one. Where the padding is also the end of a text, it is
         # passed over there as well, alone and in a batch alike: each text has one row that is read, padded or not.
         config.pad_token_id = tokenizer.pad_token_id
+    separate_pairs(tokenizer)
     tokenizer.padding_side = "right"  # as our batches have it: absolute positions begin at the first token
     config.use_cache = False  # a decoder would keep keys and values for tokens that nobody generates
     config.id2label = dict(enumerate(labels))
@@ -289,6 +291,21 @@ def read_masked_language_model(spec: ModelSpec) -> PreTrainedModel:
         )
     found: PreTrainedModel = model.eval()
     return found
+
+
+def separate_pairs(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Lets the end of a text stand between two, where a tokenizer puts nothing there, as those of GPT-2 and Qwen: one
+    could not tell where the second begins. It is saved with the tokenizer, so pipelines put it there too."""
+    read = tokenizer("a", "b").sequence_ids(0)
+    last_of_first = len(read) - 1 - read[::-1].index(0) if 0 in read else -1
+    end = tokenizer.sep_token or tokenizer.eos_token
+    if 1 not in read or read.index(1) > last_of_first + 1 or end is None:
+        return
+    between = TemplateProcessing(
+        single="$A", pair=f"$A {end} $B", special_tokens=[(end, tokenizer.convert_tokens_to_ids(end))]
+    )
+    backend = tokenizer.backend_tokenizer
+    backend.post_processor = Sequence([backend.post_processor, between]) if backend.post_processor else between
 
 
 def _require_pretrained(spec: ModelSpec, prefix: str, new: list[str]) -> None:

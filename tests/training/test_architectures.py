@@ -12,8 +12,10 @@ from transformers import (
 )
 
 from hpo import space
+from hpo.data.inputs import encode
 from hpo.errors import DataError
 from hpo.spec import ModelSpec, StudySpec, TrialConfig
+from hpo.tasks.sequence_classification import SEQUENCE_CLASSIFICATION
 from hpo.tasks.token_classification import TOKEN_CLASSIFICATION
 from hpo.training.batches import Rows
 from hpo.training.finetune import finetune, predict
@@ -61,6 +63,23 @@ def logits_of(model: PreTrainedModel, folder: Path, texts: tuple[str, ...], max_
     with torch.inference_mode():
         logits: torch.Tensor = model(**batch).logits
     return logits
+
+
+@every_architecture
+def test_where_a_pair_is_split_is_seen(folder: Path, tmp_path: Path) -> None:
+    """By whoever loads the export, too. A text alone is what it was in pretraining."""
+    loaded = load_pretrained(
+        ModelSpec(name=str(folder)), SEQUENCE_CLASSIFICATION, LABELS, dropout=None, max_length=32, device="cpu", seed=0
+    )
+    tokenizer, pretrained = loaded.tokenizer, AutoTokenizer.from_pretrained(folder)
+    assert tokenizer("the film was good")["input_ids"] == pretrained("the film was good")["input_ids"]
+    pairs = [("the film", "was good"), ("the film was", "good")]
+    one, other = encode(tokenizer, pairs, "pair", max_length=None)["input_ids"]
+    assert one != other
+    assert [len(ids) for ids in encode(tokenizer, pairs, "pair", max_length=5)["input_ids"]] == [5, 5]
+    tokenizer.save_pretrained(tmp_path / "exported")
+    again = AutoTokenizer.from_pretrained(tmp_path / "exported")
+    assert again(*pairs[0])["input_ids"] == one and again("the film")["input_ids"] == tokenizer("the film")["input_ids"]
 
 
 @every_architecture
