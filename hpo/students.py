@@ -72,12 +72,13 @@ def student_studies(
         unlabelled: where further texts are that the teachers tell the distilled one of.
     """
     given = basis.training.model_dump(mode="json", exclude_defaults=True)
-    left_out = (*OF_METHOD, "distillation_alpha", "distillation_temperature")
+    left_out = [*OF_METHOD, "distillation_alpha", "distillation_temperature"]
+    usual = basis.training.method == TrainingSpec.model_fields["method"].default
+    left_out += [] if usual else ["learning_rate"]  # adapters and heads alone need a much higher one than a model
     idle = [key for key, (parent, fits) in APPLIES_WHEN.items() if getattr(basis.training, parent) not in fits]
     training = {key: value for key, value in given.items() if key not in (*left_out, *idle)}
-    rate, batch, epochs = (
-        getattr(basis.training, key) for key in ("learning_rate", "train_batch_size", "num_train_epochs")
-    )
+    rate = training.get("learning_rate", TrainingSpec.model_fields["learning_rate"].default)
+    batch, epochs = basis.training.train_batch_size, basis.training.num_train_epochs
     space: dict[str, Any] = {
         "learning_rate": {"low": rate / 4, "high": rate * 8, "log": True},
         "train_batch_size": {"choices": sorted({max(1, batch // 2), batch, batch * 2})},

@@ -10,6 +10,7 @@ import yaml
 
 from benchmarks.tiny import sentences, tiny_study
 from conftest import StudyMaker
+from hpo import space
 from hpo.distill import main
 from hpo.ensemble import train_ensemble
 from hpo.model_folder import TRAINING, config_of
@@ -151,13 +152,17 @@ def test_an_ensemble_goes_on_where_it_was_stopped(searched: Path) -> None:
 
 def test_the_files_are_valid_and_differ_by_the_teachers(model_folder: Path, data_file: Path) -> None:
     study = tiny_study(model_folder, data_file, name="teacher", finalists=FINALISTS, sampler={"name": "random"})
-    study["training"] |= {"method": "lora", "lora_rank": 4, "warmup_ratio": 0.2}
+    study["training"] |= {"method": "lora", "lora_rank": 4, "warmup_ratio": 0.2, "learning_rate": 0.0091}
     basis = basis_of_study(parse_study(study, "teacher.yaml"))
     plain, distilled = student_studies(basis, "mine", str(model_folder), 1, ["./mlruns/teacher/model"])
     one, other = (parse_study(each, "student.yaml") for each in (plain, distilled))
     assert one.name == "mine-student" and other.name == "mine-distilled" and other.teachers
     assert one.data == other.data and one.finalists == other.finalists and one.sampler == other.sampler
     assert one.training.method == "full" and one.training.lora_rank == TrainingSpec().lora_rank
+    # Nor is the learning rate of adapters one for all of a model.
+    assert study["training"]["learning_rate"] == 0.0091
+    assert one.training.learning_rate == TrainingSpec().learning_rate
+    assert space.default_params(one)["learning_rate"] == TrainingSpec().learning_rate
     assert one.training.warmup_ratio == 0.2 and one.model.num_hidden_layers == 1
     assert other.training == one.training.model_copy(update={"distillation_alpha": 0.5})
     assert set(other.search_space) - set(one.search_space) == {"distillation_alpha", "distillation_temperature"}
