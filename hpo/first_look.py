@@ -15,7 +15,7 @@ import pandas as pd
 from hpo.cells import as_list, is_missing, plain
 from hpo.data.files import is_conll, read_conll, read_table
 from hpo.errors import DataError
-from hpo.tasks.multi_label_classification import HAS
+from hpo.tasks.multi_label_classification import HAS, split_names
 
 # Names that columns of text and of labels often have, the likelier first.
 TEXT_NAMES = ("text", "sentence", "review", "comment", "body", "content", "message", "title", "tokens", "words")
@@ -23,6 +23,8 @@ LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "target", "s
 PAIRS = (("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"), ("text1", "text2"))
 # A column of more different numbers is no column of classes, nor is one of names that mostly differ.
 MOST_NUMBERS, MOST_CLASSES, MOST_DISTINCT = 20, 200, 0.2
+# From that many words on the first row is rather one of data.
+MOST_WORDS_OF_A_NAME = 6
 # Words a cell, on average, from which on a column may be text.
 FEWEST_WORDS = 2.0
 # Tokens to a word of English, by subword tokenizers, and a little more.
@@ -77,6 +79,11 @@ def look_at(path: Path, text: Sequence[str] = (), label: Sequence[str] = ()) -> 
     frame = read_conll(path, ("tokens", "ner_tags"), str(path)) if is_conll(path) else read_table(path, str(path))
     if frame.empty:
         raise DataError(f"a data file must have rows, but {path} has none.")
+    if unnamed := [str(name) for name in frame.columns if len(str(name).split()) > MOST_WORDS_OF_A_NAME]:
+        raise DataError(
+            f"the first row of {path} must name its columns, but got `{unnamed[0][:60]}`. Put a row of names, such as "
+            "`text,label`, before it."
+        )
     for column in (*text, *label):
         if column not in frame.columns:
             there = ", ".join(f"`{name}`" for name in frame.columns)
@@ -107,9 +114,29 @@ def _kind(column: "pd.Series[Any]") -> str:
     if all(_is_number(name) for name in names):
         whole = all(float(name).is_integer() for name in names)
         return "classes" if whole and len(different) <= MOST_NUMBERS else "numbers"
+    if _are_sets(different):
+        return "lists"
     if len(different) <= min(MOST_CLASSES, max(2, MOST_DISTINCT * len(names))):
         return "classes"
-    return "text" if np.mean([len(name.split()) for name in names]) >= FEWEST_WORDS else "other"
+    return "text" if np.mean([_num_words(name) for name in names]) >= FEWEST_WORDS else "other"
+
+
+def _are_sets(cells: set[str]) -> bool:
+    """Whether cells name labels with commas between. Then the same few come again and again, as no parts of texts do,
+    nor of classes such as `Paris, France`."""
+    sets = [split_names(cell) for cell in cells]
+    distinct = {name for row in sets for name in row}
+    several = any(len(row) > 1 for row in sets) and all(len(set(row)) == len(row) for row in sets)
+    return several and len(distinct) <= min(len(cells), MOST_CLASSES)
+
+
+# Scripts without spaces between words: Chinese and Japanese, Thai, Lao, Burmese and Khmer.
+_UNSPACED = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+
+
+def _num_words(text: str) -> int:
+    """What white space divides; of scripts without it every character, which is what tokenizers make of many."""
+    return len(re.findall(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+", text))
 
 
 def _is_number(name: str) -> bool:
@@ -121,7 +148,9 @@ def _text_columns(path: Path, frame: pd.DataFrame, kinds: Mapping[str, str], lab
     for pair in PAIRS:
         if set(pair) <= set(found):
             return pair
-    named = _named(found, TEXT_NAMES)
+    # A column of that name is one of texts also where it looks like classes, since few texts come again and again.
+    alike = [name for name, kind in kinds.items() if kind == "classes" and name not in label]
+    named = _named(found, TEXT_NAMES) or _named(alike, TEXT_NAMES)
     if named or found:
         longest = max(found, key=lambda name: frame[name].astype(str).str.len().mean())
         return (named or longest,)
@@ -135,6 +164,11 @@ def _label_columns(path: Path, frame: pd.DataFrame, kinds: Mapping[str, str], te
     others = {name: kind for name, kind in kinds.items() if name not in text}
     found = [name for name, kind in others.items() if kind in ("classes", "flags", "lists", "numbers")]
     if named := _named(found, LABEL_NAMES):
+        return (named,)
+    # In few rows classes look like something else, and so do those of many names.
+    few = [name for name, kind in others.items() if kind in ("other", "text")]
+    few = [name for name in few if frame[name].astype(str).nunique() <= len(frame) / 2]
+    if named := _named(few, LABEL_NAMES):
         return (named,)
     flags = [name for name in found if others[name] == "flags"]
     if len(flags) > 1 and len(flags) == len(found):
@@ -187,11 +221,15 @@ def _of_texts(
     cells = [plain(cell) for cell in frame[label[0]]]
     missing = [is_missing(cell) or not str(cell).strip() for cell in cells]
     if len(label) > 1:
-        task, missing = "multi_label_classification", [False] * len(frame)
+        task = "multi_label_classification"
+        rows_of_cells = frame[list(label)].itertuples(index=False)
+        missing = [any(is_missing(cell) or not str(cell).strip() for cell in row) for row in rows_of_cells]
         counts = {name: int(sum(HAS.get(str(plain(cell)).casefold(), False) for cell in frame[name])) for name in label}
     elif kinds[label[0]] == "lists":
         task = "multi_label_classification"
-        flat = pd.Series([str(each) for cell in cells for each in as_list(cell) or ()])
+        missing = [is_missing(cell) for cell in cells]  # one that is empty says that none is there
+        rows = [split_names(cell) if isinstance(cell, str) else as_list(cell) or [] for cell in cells]
+        flat = pd.Series([str(each) for row in rows for each in row])
         counts = {str(name): int(count) for name, count in flat.value_counts().items()}
     elif kinds[label[0]] == "numbers":
         task, counts = "regression", {}
@@ -201,9 +239,11 @@ def _of_texts(
         there = pd.Series([str(cell) for cell, none in zip(cells, missing, strict=True) if not none])
         counts = {str(name): int(count) for name, count in there.value_counts().items()}
     if unlabelled := sum(missing):
+        columns = ", ".join(f"`{name}`" for name in label)
+        given = f"{unlabelled:,} of {len(frame):,} without one in {columns}"
         raise DataError(
-            f"every row must have a label, but got {unlabelled:,} of {len(frame):,} without one in column `{label[0]}` "
-            f"of {path}. Put them into a file of their own: `hpo.predict` can label them."
+            f"every row must have a label, but got {given} of {path}. "
+            "Put them into a file of their own: `hpo.predict` can label them."
         )
     together = frame[list(text)].astype(str).agg(" ".join, axis=1)
     return FirstLook(
@@ -215,7 +255,7 @@ def _of_texts(
         task=task,
         classes=counts,
         numbers=numbers,
-        words=_lengths([len(row.split()) for row in together]),
+        words=_lengths([_num_words(row) for row in together]),
     )
 
 

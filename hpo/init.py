@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import sys
@@ -35,6 +36,7 @@ EXAMPLES = 8
 WORDS_OF_YAML = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 # Below this many rows validation and test need a larger share of them to say anything.
 FEW_ROWS = 2000
+MOST_HELD_OUT = 0.3
 # Passes over train that are usual, by the rows up to which they are.
 EPOCHS = ((500, 10), (2000, 6), (10_000, 4), (50_000, 3), (sys.maxsize, 2))
 
@@ -65,10 +67,12 @@ def write_study(options: argparse.Namespace, console: Console) -> int:
         rule = f"a study is not written over another, but got {target}"
         raise SpecError(str(target), [Problem("--study", rule, "Remove it, or name another: --study FILE.")])
     with importing():
+        from hpo.data.splits import load_splits
         from hpo.first_look import look_at
     look = look_at(options.file, options.text, options.label)
     text = study_text(look, target, options.model or _model(look))
-    parse_study({"name": name, **parse_yaml(text, str(target))}, str(target))  # or it would not run
+    spec = parse_study({"name": name, **parse_yaml(text, str(target))}, str(target))
+    load_splits(spec.task, spec.data, spec.seed)  # or it would not run
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, text.encode())
     console.print(f"file    {markup(str(look.path))}, {look.rows:,} rows")
@@ -91,6 +95,8 @@ def study_text(look: FirstLook, target: Path, model: str) -> str:
         autoescape=False,  # YAML
     )
     share = 0.1 if look.rows >= FEW_ROWS else 0.2
+    if look.task == "sequence_classification":  # each split has a row of every class
+        share = min(MOST_HELD_OUT, max(share, math.ceil(100 * len(look.classes) / look.rows) / 100))
     train_rows = round(look.rows * (1 - 2 * share))
     metric, metric_line = _metric(look)
     small = train_rows < FEW_ROWS

@@ -11,11 +11,13 @@ import pytest
 from benchmarks.tiny import sentences
 from hpo.first_look import look_at
 from hpo.init import main
+from hpo.predict import main as predict
 from hpo.run import main as run
 from hpo.spec import StudySpec
 from hpo.study_file import read_study
 
-TEXTS = [f"the film number {n} is {'good' if n % 3 else 'a bad one'}, I think" for n in range(60)]
+# Of words of their own: near duplicates would not stay in train beside validation and test.
+TEXTS = [f"a{n} b{n} c{n} d{n} is {'good' if n % 3 else 'a bad one'}, I think" for n in range(60)]
 
 
 def write(path: Path, **columns: list[Any]) -> Path:
@@ -78,6 +80,29 @@ class TestWhatIsSeen:
         assert look.task == "multi_label_classification" and look.label == ("toxic", "insult")
         assert written(path).data.label_columns == ("toxic", "insult")
 
+    def test_labels_with_commas_between(self, tmp_path: Path) -> None:
+        labels = ["joy", "joy, anger", "fear, joy", "", "fear"] * 12
+        path = write(tmp_path / "a.csv", text=TEXTS, labels=labels)
+        look = look_at(path)
+        assert look.task == "multi_label_classification" and dict(look.classes) == {"joy": 36, "fear": 24, "anger": 12}
+        assert written(path).task == "multi_label_classification"
+
+    def test_a_class_with_a_comma_in_its_name(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.csv", text=TEXTS, label=["Paris, France", "Lyon, France", "Rome, Italy"] * 20)
+        assert look_at(path).task == "sequence_classification"
+
+    def test_texts_without_spaces(self, tmp_path: Path) -> None:
+        """Every character is about a token."""
+        texts = ["".join(chr(0x4E00 + (n * 50 + at * 7) % 9000) for at in range(75)) for n in range(60)]
+        path = write(tmp_path / "a.csv", x=texts, label=["好", "坏"] * 30)
+        look = look_at(path)
+        assert look.text == ("x",) and look.label == ("label",) and 75 <= look.max_length <= 112
+
+    def test_a_class_in_few_rows(self, tmp_path: Path) -> None:
+        """Three of twelve rows are what a column of texts might have, but not under that name. Each split has each."""
+        path = write(tmp_path / "a.csv", text=TEXTS[:12], label=["a", "b", "c"] * 4)
+        assert written(path).data.test_size == 0.25
+
     @pytest.mark.parametrize("suffix", ["conll", "jsonl"])
     def test_words_and_tags(self, suffix: str, tmp_path: Path) -> None:
         draw = random.Random(0)
@@ -110,7 +135,38 @@ class TestWhatIsNotSeen:
     def test_rows_without_a_label(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = write(tmp_path / "a.csv", text=TEXTS, label=["a", "b", None] * 20)
         assert main([str(path), "--study", str(tmp_path / "a.yaml")]) == 2
-        assert "got 20 of 60 without one in column `label`" in capsys.readouterr().err
+        assert "got 20 of 60 without one in `label`" in capsys.readouterr().err
+
+    def test_a_cell_of_a_label_is_empty(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = write(tmp_path / "a.csv", comment=TEXTS, toxic=["0", "1", ""] * 20, insult=["1", "0", "0"] * 20)
+        assert main([str(path), "--study", str(tmp_path / "a.yaml")]) == 2
+        assert "got 20 of 60 without one in `toxic`, `insult`" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("labels", "told"),
+        [
+            (["a"] * 59 + ["b"], "every class must have at least 2 rows left to draw from, but got 1 of 'b'"),
+            (["a"] * 60, "at least two classes"),
+        ],
+    )
+    def test_a_study_that_would_not_run(
+        self, labels: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = write(tmp_path / "a.csv", text=TEXTS, label=labels)
+        assert main([str(path), "--study", str(tmp_path / "a.yaml")]) == 2
+        assert told in " ".join(capsys.readouterr().err.split()) and not (tmp_path / "a.yaml").exists()
+
+    def test_another_separator(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = tmp_path / "a.csv"
+        path.write_text("text;label\n" + "".join(f"{text};{n % 2}\n" for n, text in enumerate(TEXTS)), encoding="utf-8")
+        assert main([str(path), "--study", str(tmp_path / "a.yaml")]) == 2
+        assert "columns are separated by commas, but its first row has `;`" in " ".join(capsys.readouterr().err.split())
+
+    def test_no_header(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = tmp_path / "a.csv"
+        path.write_text("".join(f'"{text}",{n % 2}\n' for n, text in enumerate(TEXTS)), encoding="utf-8")
+        assert main([str(path), "--study", str(tmp_path / "a.yaml")]) == 2
+        assert "must name its columns, but got `a0 b0 c0 d0 is" in " ".join(capsys.readouterr().err.split())
 
     @pytest.mark.parametrize("arguments", [["--text", "nothing"], ["--label", "nothing"]])
     def test_a_column_that_is_not_there(
@@ -137,6 +193,11 @@ def test_what_it_writes_runs(model_folder: Path, tmp_path: Path, output: Path) -
     )
     study = tmp_path / "my reviews.yaml"
     assert main([str(path), "--study", str(study), "--model", str(model_folder)]) == 0
-    arguments = ["--study", str(study), "--output", str(output), "--trials", "1", "--set", "finalists=null"]
-    settings = ["--set", "name=mine", "--set", "training.num_train_epochs=1"]
-    assert run([*arguments, *settings]) == 0
+    arguments = ["--study", str(study), "--output", str(output), "--trials", "1", "--set", "name=mine"]
+    settings = ["training.num_train_epochs=1", "finalists={n_trials: 1, n_seeds: 1, n_test_seeds: 1}"]
+    assert run([*arguments, *(each for setting in settings for each in ("--set", setting))]) == 0
+    new = write(tmp_path / "new.csv", **{"the: text": ["a good film", "a bad plot", "it was great"]})
+    assert predict(["--model", str(output / "mine" / "model"), str(new)]) == 0
+    labelled = pd.read_csv(tmp_path / "new.labelled.csv")
+    assert list(labelled.columns) == ["the: text", "prediction", "probability"]
+    assert set(labelled["prediction"]) <= {"no", "on"} and len(labelled) == 3

@@ -37,7 +37,7 @@ class LabelSets(Labels):
         if cells.names:
             return self._of_columns(cells)
         cells.refuse([is_missing(value) for value in values], "have labels, or an empty list", "no value")
-        found = [_split(value) if isinstance(value, str) else as_list(value) for value in values]
+        found = [split_names(value) if isinstance(value, str) else as_list(value) for value in values]
         wrong = [row is None or not all(type(each) in (str, int) for each in row) for row in found]
         cells.refuse(wrong, "have a list of names or integers", "another type")
         rows: list[list[Any]] = [row or [] for row in found]
@@ -100,7 +100,8 @@ class LabelSets(Labels):
         return found
 
 
-def _split(cell: str) -> list[object]:
+def split_names(cell: str) -> list[object]:
+    """The labels of a cell that has commas between them."""
     return [name.strip() for name in cell.split(",") if name.strip()]
 
 
