@@ -17,12 +17,13 @@ Answers = dict[str, list[Any]]
 
 def label(
     trained: TrainedModel, inputs: Sequence[Input], between_batches: Callable[[], None] = lambda: None
-) -> Answers:
-    """What is to stand beside each row."""
+) -> tuple[Answers, int]:
+    """What is to stand beside each row, and how many of the rows were too long to be read whole."""
     labels = trained.task.labels.unknown(inputs, len(trained.classes))
     split = Split(tuple(inputs), labels, trained.form)
-    outputs = trained.outputs(trained.on_device(trained.tokens(split)), between_batches)
-    return ANSWERS[trained.task.serves](trained, outputs, inputs)
+    tokens = trained.tokens(split)
+    outputs = trained.outputs(trained.on_device(tokens), between_batches)
+    return ANSWERS[trained.task.serves](trained, outputs, inputs), tokens.n_truncated
 
 
 def _one_label(trained: TrainedModel, outputs: NDArray[np.float32], inputs: Sequence[Input]) -> Answers:

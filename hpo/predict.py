@@ -77,10 +77,13 @@ def predict(options: argparse.Namespace, console: Console) -> int:
         require_column(frame, column, "--text", str(source))
     with CtrlC() as ctrl_c, Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         progress.add_task("labelling", total=None)
-        answers = label(trained, _inputs(frame, columns, trained, str(source)), ctrl_c.check)
+        answers, n_truncated = label(trained, _inputs(frame, columns, trained, str(source)), ctrl_c.check)
     _write(frame, answers, target)
     console.print(f"model   {markup(str(options.model))}: {markup(trained.config.model.name)}")
     console.print(f"rows    {len(frame):,} of {markup(str(source))}")
+    if n_truncated:
+        limit = trained.config.training.max_length
+        console.print(f"cut     {n_truncated:,} rows are longer than the {limit} tokens that the model reads of each")
     console.print(f"labels  {markup(_counted(answers['prediction']))}")
     console.print(f"wrote   {markup(str(target))}", soft_wrap=True)
     return 0

@@ -61,7 +61,7 @@ def test_a_file_gets_its_predictions_row_by_row(
     assert [{name: row[name] for name in unlabelled[0]} for row in labelled] == unlabelled
     inputs = [tuple(row.values()) if kind == "pairs" else next(iter(row.values())) for row in unlabelled]
     trained = read_trained(folder / kind)
-    expected = label(trained, [tuple(each) if isinstance(each, list) else each for each in inputs])
+    expected, _ = label(trained, [tuple(each) if isinstance(each, list) else each for each in inputs])
     for name, values in expected.items():
         found = [row[name] for row in labelled]
         assert found == values if not isinstance(values[0], float) else found == pytest.approx(values, abs=1e-6)
@@ -116,6 +116,17 @@ def test_no_two_columns_have_one_name(folder: Path, tmp_path: Path) -> None:
     assert main(["--model", str(folder / "classes"), str(path)]) == 0
     header = (tmp_path / "new.labelled.csv").read_text("utf-8").splitlines()[0]
     assert header == "text,prediction,prediction_,prediction__,probability"
+
+
+def test_what_is_too_long_to_be_read_whole_is_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "new.csv"
+    path.write_text(f"text\na good film\n{'very ' * 300}good\n", encoding="utf-8")
+    assert main(["--model", str(folder / "classes"), str(path)]) == 0
+    limit = read_trained(folder / "classes").config.training.max_length
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"1 rows are longer than the {limit} tokens that the model reads of each" in told
 
 
 class TestMistakes:
