@@ -20,14 +20,6 @@ FLOORS: dict[str, int] = {
     "hpo.cells": 1,
     "hpo.members": 1,
     "hpo.tasks": 2,
-    "hpo.tasks.base": 2,
-    "hpo.tasks.class_scores": 2,
-    "hpo.tasks.counted_scores": 2,
-    "hpo.tasks.labels": 2,
-    "hpo.tasks.multi_label_classification": 2,
-    "hpo.tasks.regression": 2,
-    "hpo.tasks.sequence_classification": 2,
-    "hpo.tasks.token_classification": 2,
     "hpo.interrupt": 1,
     "hpo.events": 1,
     "hpo.provenance": 1,
@@ -57,12 +49,6 @@ FLOORS: dict[str, int] = {
     "hpo.tracking": 6,
     "hpo.data": 4,
     "hpo.data.augment": 4,
-    "hpo.data.augment.base": 4,
-    "hpo.data.augment.deletion": 4,
-    "hpo.data.augment.masked_model": 4,
-    "hpo.data.augment.neighbour": 4,
-    "hpo.data.augment.replacement": 4,
-    "hpo.data.augment.swap": 4,
     "hpo.data.files": 4,
     "hpo.data.inputs": 4,
     "hpo.data.sources": 4,
@@ -89,29 +75,13 @@ FLOORS: dict[str, int] = {
     "hpo.training.losses": 5,
     "hpo.training.masked_words": 5,
     "hpo.training.methods": 5,
-    "hpo.training.methods.base": 5,
-    "hpo.training.methods.full": 5,
-    "hpo.training.methods.head_only": 5,
-    "hpo.training.methods.last_layers": 5,
-    "hpo.training.methods.lora": 5,
     "hpo.training.model": 5,
     "hpo.training.onnx_export": 5,
     "hpo.training.optimizer": 5,
     "hpo.training.early_stopping": 5,
     "hpo.training.ema": 5,
     "hpo.training.objectives": 5,
-    "hpo.training.objectives.base": 5,
-    "hpo.training.objectives.distillation": 5,
-    "hpo.training.objectives.mixup": 5,
-    "hpo.training.objectives.r_drop": 5,
-    "hpo.training.objectives.supervised": 5,
     "hpo.training.optimizers": 5,
-    "hpo.training.optimizers.adafactor": 5,
-    "hpo.training.optimizers.adam": 5,
-    "hpo.training.optimizers.adamw": 5,
-    "hpo.training.optimizers.base": 5,
-    "hpo.training.optimizers.muon": 5,
-    "hpo.training.optimizers.sgd": 5,
     "hpo.training.schedule": 5,
     "hpo.training.step": 5,
     "hpo.training.vocabulary": 5,
@@ -265,6 +235,10 @@ def module_of(path: Path) -> str:
 
 
 MODULES = {module_of(path): path for path in sorted((ROOT / "hpo").rglob("*.py"))}
+# What a registry has members of: each is on its folder's floor.
+IN_TRAINING = ("methods", "objectives", "optimizers")
+REGISTRIES = ("hpo.data.augment", "hpo.tasks", *(f"hpo.training.{folder}" for folder in IN_TRAINING))
+FLOORS |= {module: FLOORS[folder] for folder in REGISTRIES for module in MODULES if module.startswith(f"{folder}.")}
 
 
 def imports(source: str) -> Iterator[str]:
