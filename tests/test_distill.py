@@ -20,6 +20,7 @@ from hpo.students import basis_of_study, student_studies
 from hpo.study import load_study, stored_finals
 from hpo.study_file import parse_study
 from hpo.training_spec import TrainingSpec
+from task_data import task_study
 
 FINALISTS = {"n_trials": 1, "n_seeds": 1, "n_test_seeds": 2}
 
@@ -92,6 +93,37 @@ def test_a_student_of_the_two_best_trials(
     again = capsys.readouterr().out
     assert "of teacher again" not in again and "Nothing is left to run." in again
     assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+@pytest.mark.timeout(300)
+def test_a_student_of_a_study_and_a_folder(
+    model_folder: Path, tmp_path: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both name entities. From a folder alone a student takes over its data, from a study its budget too."""
+    for name, seed in (("one", 0), ("other", 1)):
+        study = task_study("tags", model_folder, tmp_path, name=name, finalists=FINALISTS, n_trials=1)
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(study | {"seed": seed}), encoding="utf-8")
+        assert run_main(["--study", str(path), "--output", str(output)]) == 0
+    folder = output / "other" / "model"
+    config = config_of(folder)
+    assert config.data_seed == 1  # and so it has learned some of the rows that `one` held out
+    asked = ["--student", str(model_folder), "--layers", "1", "--output", str(output), "--trials", "1"]
+    assert main(["--teacher", "one", "--teacher", str(folder), *asked]) == 2
+    assert "other" in capsys.readouterr().err
+
+    path = tmp_path / "other.yaml"
+    path.write_text(path.read_text("utf-8").replace("seed: 1", "seed: 0"), encoding="utf-8")
+    assert run_main(["--study", str(path), "--output", str(output), "--fresh"]) == 0
+    capsys.readouterr()
+    assert main(["--teacher", "one", "--teacher", str(folder), *asked]) == 0
+    assert "Ensemble of 2" in capsys.readouterr().out
+    page = (output / "one-distilled" / "comparison.md").read_text()
+    assert "Teacher 2" in page and "Distilled less plain student | F1" in page
+
+    assert main(["--teacher", str(folder), "--name", "alone", *asked, "--set", "finalists=null"]) == 0
+    spec = load_study(open_storage(output), "alone-distilled").user_attrs["spec"]
+    assert spec["task"] == "token_classification" and spec["teachers"] == [str(folder)]
 
 
 @pytest.mark.timeout(200)

@@ -40,6 +40,10 @@ def write(study: str, folder: Path) -> Path:
     if study == "stsb":  # a pair with a number
         draw = random.Random(0)
         found = [row | {"sentence2": draw.choice(("the film", "a plot"))} for row in found]
+    if study == "wnut17":  # from a file of the kind that its comment names
+        sentences = ["".join(f"{word}\t{tag}\n" for word, tag in zip(*row.values(), strict=True)) for row in found]
+        (folder / "wnut17.conll").write_text("\n".join(sentences), encoding="utf-8")
+        return folder / "wnut17.conll"
     path = folder / f"{study}.jsonl"
     path.write_text("".join(f"{json.dumps(row)}\n" for row in found), encoding="utf-8")
     return path

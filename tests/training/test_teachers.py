@@ -322,6 +322,14 @@ def test_a_teacher_of_another_task(raw_study: StudyMaker, model_folder: Path, te
     assert "must have learned the same task, regression" in told and "Choose another teacher." in told
 
 
+def test_a_teacher_that_reads_one_text_of_two(
+    raw_study: StudyMaker, model_folder: Path, teacher: Path, tmp_path: Path
+) -> None:
+    told = refused(of_alpha(task_study("pairs", model_folder, tmp_path) | {"teachers": [str(teacher)]}))
+    assert "must read what its student reads" in told and "reads 1 and this study 2 text columns" in told
+    assert "Set data.text_column, or choose another teacher." in told
+
+
 def test_a_teacher_with_other_labels(raw_study: StudyMaker, teacher: Path) -> None:
     study = of_alpha(raw_study(teachers=[str(teacher)]))
     study["data"]["labels"] = ["bad", "good"]
