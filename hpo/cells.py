@@ -41,6 +41,11 @@ def is_missing(cell: object) -> bool:
     return cell is None or type(cell).__name__ in _MISSING or (isinstance(cell, float) and cell != cell)
 
 
+def is_blank(cell: object) -> bool:
+    """Whether a cell has no value, or white space alone."""
+    return is_missing(cell) or not str(cell).strip()
+
+
 def plain(cell: object) -> object:
     """A numpy or pandas scalar as Python's own, and a whole float (what a missing value makes of 1) as an integer."""
     value = cell.item() if isinstance(cell, np.generic) else cell

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hpo.cells import as_list, is_missing, plain
+from hpo.cells import as_list, is_blank, is_missing, plain
 from hpo.data.files import is_conll, read_conll, read_table
 from hpo.errors import DataError
 from hpo.tasks.multi_label_classification import HAS, split_names
@@ -98,7 +98,7 @@ def look_at(path: Path, text: Sequence[str] = (), label: Sequence[str] = ()) -> 
 
 def _kind(column: "pd.Series[Any]") -> str:
     """`words`, `lists`, `flags`, `numbers`, `classes`, `text`, or `other`."""
-    cells = [plain(cell) for cell in column if not is_missing(cell) and str(cell).strip()]
+    cells = [plain(cell) for cell in column if not is_blank(cell)]
     if not cells:
         return "other"
     lists = [as_list(cell) for cell in cells]
@@ -148,12 +148,12 @@ def _text_columns(path: Path, frame: pd.DataFrame, kinds: Mapping[str, str], lab
     for pair in PAIRS:
         if set(pair) <= set(found):
             return pair
-    # A column of that name is one of texts also where it looks like classes, since few texts come again and again.
+    # Without another one, a column of that name is one of texts also where few of them come again and again.
     alike = [name for name, kind in kinds.items() if kind == "classes" and name not in label]
-    named = _named(found, TEXT_NAMES) or _named(alike, TEXT_NAMES)
-    if named or found:
-        longest = max(found, key=lambda name: frame[name].astype(str).str.len().mean())
-        return (named or longest,)
+    if named := _named(found or alike, TEXT_NAMES):
+        return (named,)
+    if found:
+        return (max(found, key=lambda name: frame[name].astype(str).str.len().mean()),)
     raise DataError(
         f"some column must hold texts of several words, but got {_columns(kinds)} in {path}. Name it: --text COLUMN, "
         "two of them for pairs."
@@ -219,11 +219,9 @@ def _of_texts(
 ) -> FirstLook:
     task, numbers = "sequence_classification", None
     cells = [plain(cell) for cell in frame[label[0]]]
-    missing = [is_missing(cell) or not str(cell).strip() for cell in cells]
+    missing = [any(map(is_blank, row)) for row in frame[list(label)].itertuples(index=False)]
     if len(label) > 1:
         task = "multi_label_classification"
-        rows_of_cells = frame[list(label)].itertuples(index=False)
-        missing = [any(is_missing(cell) or not str(cell).strip() for cell in row) for row in rows_of_cells]
         counts = {name: int(sum(HAS.get(str(plain(cell)).casefold(), False) for cell in frame[name])) for name in label}
     elif kinds[label[0]] == "lists":
         task = "multi_label_classification"

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.tiny import sentences
+from hpo.data.files import read_table
 from hpo.first_look import look_at
 from hpo.init import main
 from hpo.predict import main as predict
@@ -97,6 +98,19 @@ class TestWhatIsSeen:
         path = write(tmp_path / "a.csv", x=texts, label=["好", "坏"] * 30)
         look = look_at(path)
         assert look.text == ("x",) and look.label == ("label",) and 75 <= look.max_length <= 112
+
+    def test_texts_that_come_again_and_again(self, tmp_path: Path) -> None:
+        """Where nothing else is a column of texts, its name says it; beside one that is, it may be a class's."""
+        topics, labels = ["the good film", "the bad film", "a plot"] * 20, ["a", "b", "c", "d"] * 15
+        alone = write(tmp_path / "alone.csv", title=topics, label=labels)
+        assert look_at(alone).text == ("title",)
+        beside = write(tmp_path / "beside.csv", title=topics, opinion=TEXTS, label=labels)
+        assert look_at(beside).text == ("opinion",)
+
+    def test_a_comma_in_the_only_name(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.csv"
+        path.write_text('"text, long"\na film\n', encoding="utf-8")
+        assert list(read_table(path, str(path)).columns) == ["text, long"]
 
     def test_a_class_in_few_rows(self, tmp_path: Path) -> None:
         """Three of twelve rows are what a column of texts might have, but not under that name. Each split has each."""

@@ -74,7 +74,7 @@ def read_table(path: Path, origin: str) -> pd.DataFrame:
         quoting: Literal[0, 3] = csv.QUOTE_NONE if suffix == ".tsv" else csv.QUOTE_MINIMAL
         with path.open(encoding="utf-8-sig", newline="") as file:
             header = next(csv.reader(file, delimiter=separator, quoting=quoting), [])
-        if len(header) == 1 and (others := [mark for mark in ";\t|," if mark in header[0]]):
+        if len(header) == 1 and (others := [mark for mark in ";\t|," if mark != separator and mark in header[0]]):
             told, found = ({"\t": "tabs", ",": "commas"}.get(mark, f"`{mark}`") for mark in (separator, others[0]))
             raise ValueError(f"columns are separated by {told}, but its first row has {found}")
         if repeated := [name for name in header if header.count(name) > 1]:  # pandas would rename the second

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hpo.cells import Cells, is_missing
+from hpo.cells import Cells, is_blank
 from hpo.errors import DataError
 
 Label = str | int
@@ -89,7 +89,7 @@ class Labels(Protocol):
 
 def refuse_missing(cells: Cells, values: Sequence[object]) -> None:
     """Raises `DataError` where a row has no label."""
-    cells.refuse([is_missing(value) or str(value).strip() == "" for value in values], "have a label", "no value")
+    cells.refuse([is_blank(value) for value in values], "have a label", "no value")
 
 
 def numbers_of(names: Sequence[str]) -> list[int] | None:
