@@ -3,6 +3,7 @@
 MLflow's database is migrated once a session and copied, which takes 5 s and 0.04 s.
 """
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -37,6 +38,13 @@ from searching import MIXED, TRAINING, MakeSpec
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None, max_examples=60)
 hypothesis.settings.register_profile("long", database=None, deadline=None, max_examples=10_000)
 hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """A command silences its process for good, and tests share one: what is logged after it would not be seen."""
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture
