@@ -127,6 +127,25 @@ def test_a_student_of_a_study_and_a_folder(
 
 
 @pytest.mark.timeout(200)
+@pytest.mark.parametrize(
+    ("kind", "metric"), [("pairs", "accuracy"), ("label_sets", "micro F1"), ("numbers", "Pearson's r")]
+)
+def test_a_student_of_every_other_task(
+    kind: str, metric: str, model_folder: Path, tmp_path: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = task_study(kind, model_folder, tmp_path, finalists=FINALISTS, n_trials=2, pruner={"name": "none"})
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+    assert run_main(["--study", str(tmp_path / "study.yaml"), "--output", str(output)]) == 0
+    asked = ["--student", str(model_folder), "--layers", "1", "--output", str(output), "--trials", "1"]
+    assert main(["--teacher", kind, "--top", "2", *asked]) == 0
+    assert "Ensemble of 2" in capsys.readouterr().out
+    page = (output / f"{kind}-distilled" / "comparison.md").read_text()
+    assert f"Distilled less plain student | {metric}" in page and "Student, distilled" in page
+    params = load_study(open_storage(output), f"{kind}-distilled").trials[0].params
+    assert "distillation_alpha" in params and ("distillation_temperature" in params) == (kind != "numbers")
+
+
+@pytest.mark.timeout(200)
 def test_what_is_no_teacher(searched: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def told(*arguments: object) -> str:
         asked = ["--student", model_folder, "--output", searched, *arguments]
