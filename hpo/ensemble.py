@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hpo.errors import DataError
 from hpo.export import exported_config
-from hpo.model_folder import is_model_of, tell_config
+from hpo.model_folder import is_model_of
 from hpo.output import study_folder
 from hpo.storage import open_storage
 from hpo.study import best_first, load_study
@@ -61,7 +61,6 @@ def train_ensemble(
         setup = set_up(config, output / "cache")
         last = _train(setup, folder.with_suffix(".pt"), on_step, check)
         keep_best(setup, folder, instead_of=())
-        tell_config(folder, config, setup.splits.fingerprint)
         say(f"trial {trial.number} of {name}: {config.metric} {last.metrics[config.metric]:.4f}")
     return folders
 

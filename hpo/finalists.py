@@ -42,7 +42,7 @@ from hpo.events import Note, OnEvent
 from hpo.executors import Executor
 from hpo.export import BEST_YAML, exported_config
 from hpo.interrupt import CtrlC
-from hpo.model_folder import is_model_of, tell_config
+from hpo.model_folder import is_model_of
 from hpo.output import FINALISTS
 from hpo.plain_text import shell_word
 from hpo.results import Finals
@@ -306,7 +306,6 @@ def keep_model(search: optuna.Study, finals: Finals, folder: Path) -> list[str]:
     model, trained = model_path(folder), weights_path(folder / FINALISTS[1:], finals.exported)
     config = exported_config(finalists_study(search).get_trials(deepcopy=False)[finals.exported])
     if trained.is_dir():
-        tell_config(trained, config, search.user_attrs["data"]["fingerprint"])
         shutil.rmtree(model, ignore_errors=True)
         trained.rename(model)
         shutil.rmtree(trained.parent)

@@ -13,7 +13,7 @@ from hpo.errors import DataError
 from hpo.export import Exported, read_exported
 from hpo.hub import hub_references, settle
 from hpo.interrupt import CtrlC
-from hpo.model_folder import ONNX, tell_config
+from hpo.model_folder import ONNX
 from hpo.output import prepare_output
 from hpo.plain_text import markup
 
@@ -64,7 +64,6 @@ def train(exported: Exported, folder: Path, console: Console) -> int:
 
     shutil.rmtree(folder / ONNX, ignore_errors=True)  # of the model that was here before
     save_model(setup, folder)
-    tell_config(folder, config, setup.splits.fingerprint)
     console.print(f"model   {markup(str(folder))}", soft_wrap=True)
     if evaluation.metrics == exported.metrics:
         console.print(f"{config.metric} {score!r}: the same to the bit as exported")

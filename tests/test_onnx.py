@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hpo.model_folder import ONNX
+from hpo.model_folder import ONNX, config_of
 from hpo.onnx import COMPARISON, main
+from hpo.predict import main as predict
 from hpo.results import Serving
 from hpo.run import main as run
 from hpo.storage import open_storage
@@ -55,6 +56,19 @@ def test_a_study_s_model_is_measured_shown_and_kept(
 
     assert train(["--config", str(output / "tiny" / "best.yaml")]) == 0
     assert not (model / ONNX).exists()  # another model may be here now
+
+
+def test_the_weights_that_a_search_keeps_are_a_model_folder_too(
+    model: Path, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`hpo.run` names them where there were no finalists."""
+    weights = output / "tiny" / "weights" / "trial-0000"
+    assert config_of(weights) == config_of(model)
+    texts = tmp_path / "texts.csv"
+    texts.write_text("text\na fine film\n", encoding="utf-8")
+    assert predict(["--model", str(weights), str(texts)]) == 0
+    assert main(["--model", str(weights), "--output", str(output)]) == 0
+    assert "Same predictions" in " ".join(capsys.readouterr().out.split())
 
 
 def test_where_it_was_not_measured_the_report_has_no_such_section(model: Path, output: Path) -> None:

@@ -15,6 +15,7 @@ from hpo.data.augment import AUGMENTATIONS
 from hpo.data.splits import Split, Splits, learned_from, load_splits
 from hpo.data.tokens import Tokens, tokenize_split
 from hpo.errors import DataError
+from hpo.model_folder import tell_config
 from hpo.spec import TrialConfig
 from hpo.tasks import TASKS
 from hpo.tasks.base import Task
@@ -263,12 +264,12 @@ def _decay_of_unseen_rows(setup: Setup) -> float:
 
 
 def save_model(setup: Setup, folder: Path) -> None:
-    """A model folder for transformers, of the weights as the training left them, and the tokenizer. Ends the setup."""
-    config, model = setup.config, trained_model(setup)
-    base = config.model.pinned(setup.pretrained.fingerprint)
-    METHODS[config.training.method].unload(model, folder, base)
+    """A model folder of the weights as the training left them, which says how it came to be. Ends the setup."""
+    model, base = trained_model(setup), setup.config.model.pinned(setup.pretrained.fingerprint)
+    METHODS[setup.config.training.method].unload(model, folder, base)
     model.save_pretrained(folder)
     setup.pretrained.tokenizer.save_pretrained(folder)
+    tell_config(folder, setup.config.model_copy(update={"model": base}), setup.splits.fingerprint)
 
 
 def keep_best(setup: Setup, folder: Path, instead_of: Iterable[Path]) -> None:
