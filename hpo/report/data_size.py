@@ -1,8 +1,9 @@
 """What twice the data would bring: the score against the rows that were learned from, where a study searches these.
 
 The error (1 less the score, or the score itself where less is better) is taken to fall with a power of the rows, as
-learning curves do over a wide range (Hestness et al. 2017). Such a curve has no floor: where labels are wrong or texts
-say too little there is one, and then it foretells too much.
+learning curves do over a wide range (Hestness et al. 2017). It is fitted to the most rows only: with few, a model does
+little better than guessing, and from there its error falls faster than it will again. Such a curve has no floor: where
+labels are wrong or texts say too little there is one, and then it foretells too much.
 """
 
 import math
@@ -21,8 +22,9 @@ from hpo.results import Estimate
 from hpo.statistics import CONFIDENCE
 from hpo.study import TRAIN_FRACTION
 
-# A line through two sizes fits any two: nothing would say how far it is off.
-MIN_SIZES: Final = 3
+# The sizes that the curve is fitted to, those with the most rows. A line through two fits any two: nothing would say
+# how far it is off. Through all of them it foretold the next doubling less well (benchmarks/README.md).
+FITTED: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,15 +80,16 @@ def errors(view: View, scores: Sequence[float]) -> NDArray[np.float64]:
 
 
 def power_law(view: View, found: Sequence[Size]) -> PowerLaw | None:
-    """Fitted to the means of the sizes, all alike, in logarithms; None for too few sizes or an error of 0."""
-    error = errors(view, [size.mean for size in found])
-    if len(found) < MIN_SIZES or (error <= 0).any():
+    """Fitted to the means of the largest sizes, all alike, in logarithms; None for too few or an error of 0."""
+    largest = found[-FITTED:]
+    error = errors(view, [size.mean for size in largest])
+    if len(largest) < FITTED or (error <= 0).any():
         return None
-    across, up = np.log([size.rows for size in found]), np.log(error)
+    across, up = np.log([size.rows for size in largest]), np.log(error)
     centred = across - across.mean()
     slope = float(centred @ up / (centred @ centred))
     intercept = float(up.mean() - slope * across.mean())
-    freedom = len(found) - 2
+    freedom = FITTED - 2
     residuals = up - intercept - slope * across
     half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(
         float(residuals @ residuals) / freedom / float(centred @ centred)
@@ -139,8 +142,8 @@ def _sentences(view: View, found: Sequence[Size]) -> Iterator[str]:
     law = power_law(view, found)
     if law is None:
         why = (
-            f"the score is known for {formats.count(len(found), 'size')}, and a curve can be told from {MIN_SIZES} on"
-            if len(found) < MIN_SIZES
+            f"the score is known for {formats.count(len(found), 'size')}, and a curve can be told from {FITTED} on"
+            if len(found) < FITTED
             else "the error came to 0, which nothing can fall below"
         )
         yield f"What {twice} would bring cannot be told: {why}."
@@ -154,8 +157,8 @@ def _sentences(view: View, found: Sequence[Size]) -> Iterator[str]:
         )
         yield told + (" It may as well bring nothing." if gain.low <= 0 else "")
         yield (
-            f"That is a line through {len(found)} sizes in logarithms, its interval from how far they are off it. It "
-            "has no floor, and foretells too much where wrong labels make one."
+            f"That is a line through the {FITTED} largest sizes in logarithms, its interval from how far they are off "
+            "it. It has no floor, and foretells too much where wrong labels make one."
         )
     others = [name for name in (view.spec.search_space if view.spec else {}) if name != TRAIN_FRACTION]
     drew = f", whatever they drew for {formats.listed(others)}" if others else ""

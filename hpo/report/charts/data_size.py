@@ -3,14 +3,14 @@
 import numpy as np
 
 from hpo.report.charts.chart import Chart, Json, intervals, rounded, score_axis
-from hpo.report.data_size import power_law, sizes
+from hpo.report.data_size import FITTED, power_law, sizes
 from hpo.report.figures import BLUE, ORANGE
 from hpo.report.tables import View
 from hpo.results import Estimate
 
 
 def data_size(view: View) -> Chart | None:
-    """The mean score of each size, and the power law through them up to twice the rows."""
+    """The mean score of each size, and the power law through the largest up to twice the rows."""
     found = sizes(view)
     if len(found) < 2:
         return None
@@ -18,7 +18,7 @@ def data_size(view: View) -> Chart | None:
     data: list[Json] = [
         {
             "type": "scatter",
-            "mode": "markers+lines" if len(found) < 3 else "markers",
+            "mode": "markers+lines" if len(found) < FITTED else "markers",
             "name": "mean of the trials",
             "x": [size.rows for size in found],
             "y": [rounded(each.value) for each in means],
@@ -29,7 +29,7 @@ def data_size(view: View) -> Chart | None:
         }
     ]
     if law := power_law(view, found):
-        across = np.geomspace(found[0].rows, 2 * found[-1].rows, 40)
+        across = np.geomspace(found[-FITTED].rows, 2 * found[-1].rows, 40)
         error = law.error(across)
         data.append(
             {
