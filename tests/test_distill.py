@@ -126,7 +126,7 @@ def test_a_student_of_a_study_and_a_folder(
     assert spec["task"] == "token_classification" and spec["teachers"] == [str(folder)]
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("kind", "metric"), [("pairs", "accuracy"), ("label_sets", "micro F1"), ("numbers", "Pearson's r")]
 )
