@@ -10,7 +10,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ class Stepping:
     """A process that trains with the code of a checkout, a step whenever it is told to."""
 
     def __init__(self, checkout: Path, study: str, seed: int, stack: ExitStack) -> None:
-        command = [sys.executable, "-P", str(ROOT / "benchmarks" / "against_child.py"), study, str(seed)]
+        command = [sys.executable, "-P", str(ROOT / "benchmarks" / "stepper.py"), study, str(seed)]
         environment = os.environ | CHILD_ENVIRONMENT | {"PYTHONPATH": str(checkout.resolve())}
         process = subprocess.Popen(
             command, cwd=checkout, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
@@ -60,8 +60,7 @@ class Stepping:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.against", description=__doc__.split("\n")[0])
     parser.add_argument("checkout", type=Path, metavar="CHECKOUT", help="a folder with another commit of this project")
-    add_common_options(parser)
-    parser.set_defaults(cores=1)
+    add_common_options(parser, cores=1)
     parser.add_argument("--repeats", type=int, default=4, metavar="N", help="pairs of processes (default: 4)")
     parser.add_argument("--steps", type=int, default=120, metavar="N", help="steps that are timed (default: 120)")
     parser.add_argument("--warmup-steps", type=int, default=20, metavar="N", help="steps before them (default: 20)")
@@ -74,7 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
         steps = list(_in_turns(options, repeat))
         same &= all(ours.loss == theirs.loss for ours, theirs in steps)
         timed = steps[options.warmup_steps :]
-        low, median, high = _quartiles([ours.seconds / theirs.seconds for ours, theirs in timed])
+        ratios = [ours.seconds / theirs.seconds for ours, theirs in timed]
+        low, median, high = statistics.quantiles(ratios, method="inclusive")
         ours, theirs = (1000 * statistics.median(pair[role].seconds for pair in timed) for role in (0, 1))
         medians.append(median)
         print(f"{repeat + 1:8}{ours:10.1f}{theirs:12.1f}{f'{median:.3f} ({low:.3f} to {high:.3f})':>36}")
@@ -94,11 +94,6 @@ def _in_turns(options: argparse.Namespace, seed: int) -> Iterator[tuple[Stepped,
             else:
                 ours, theirs = stepping[0].step(), stepping[1].step()
             yield ours, theirs
-
-
-def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, median, high
 
 
 if __name__ == "__main__":

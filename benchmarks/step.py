@@ -99,20 +99,11 @@ def _print_table(runs: dict[str, list[Timed]]) -> None:
 
 
 def _child(variant: str, steps: int, warmup_steps: int, seed: int = 0, operators: int = 0) -> None:
-    import numpy as np
+    from benchmarks.stepper import prepared  # and with it torch, which only a child needs
 
-    from hpo import space
-    from hpo.study_file import read_study
-    from hpo.training import setup as setup_module
-
-    spec = read_study(STUDY, [])
-    config = space.trial_config(spec, {}, seed)
     _take_back(list(CHANGES)[list(CHANGES).index(variant) + 1 :])
     with tempfile.TemporaryDirectory() as cache:
-        setup = setup_module.set_up(config, Path(cache))
-        setup.pretrained.model.train()
-        batches = setup.train.training_rows(config.training.train_batch_size, np.random.default_rng(seed))
-        steps_of = zip(batches, setup.learning_rates, strict=False)
+        setup, steps_of = prepared(STUDY, seed, Path(cache))
         for _ in range(warmup_steps):
             setup.step(*next(steps_of))
         if operators:

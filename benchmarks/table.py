@@ -87,8 +87,9 @@ def print_table(title: str, rows: Sequence[Row], notes: Sequence[str] = ()) -> N
         console.print(note)
 
 
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cores", type=int, default=2, metavar="N", help="CPU cores for everybody (default: 2)")
+def add_common_options(parser: argparse.ArgumentParser, cores: int = 2) -> None:
+    told = f"CPU cores for everybody (default: {cores})"
+    parser.add_argument("--cores", type=int, default=cores, metavar="N", help=told)
     parser.add_argument("--quick", action="store_true", help="a few minutes: does it run? The numbers mean nothing")
 
 

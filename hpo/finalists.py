@@ -304,12 +304,13 @@ def keep_model(search: optuna.Study, finals: Finals, folder: Path) -> list[str]:
         What became of the model of an earlier winner, if that of this one is not here, in a sentence.
     """
     model, trained = model_path(folder), weights_path(folder / FINALISTS[1:], finals.exported)
-    config = exported_config(finalists_study(search).get_trials(deepcopy=False)[finals.exported])
     if trained.is_dir():
         shutil.rmtree(model, ignore_errors=True)
         trained.rename(model)
         shutil.rmtree(trained.parent)
-    elif model.is_dir() and not is_model_of(model, config):
+        return []
+    config = exported_config(finalists_study(search).get_trials(deepcopy=False)[finals.exported])
+    if model.is_dir() and not is_model_of(model, config):
         kept = model.with_name(f"{model.name}-until-{datetime.now():%Y%m%d-%H%M%S}")
         model.rename(kept)
         again = f"python -m hpo.train --config {shell_word(str(folder / BEST_YAML))}"

@@ -31,12 +31,16 @@ def study_of(make: StudyMaker, **sections: Any) -> dict[str, Any]:
     return study
 
 
+def run_study(study: dict[str, Any], folder: Path, output: Path, *options: str) -> None:
+    path = folder / f"{study['name']}.yaml"
+    path.write_text(yaml.safe_dump(study), encoding="utf-8")
+    assert run_main(["--study", str(path), "--output", str(output), *options]) == 0
+
+
 @pytest.fixture
 def searched(raw_study: StudyMaker, tmp_path: Path, output: Path) -> Path:
     """An output folder with a study that has come to its winner."""
-    path = tmp_path / "teacher.yaml"
-    path.write_text(yaml.safe_dump(study_of(raw_study)), encoding="utf-8")
-    assert run_main(["--study", str(path), "--output", str(output)]) == 0
+    run_study(study_of(raw_study), tmp_path, output)
     return output
 
 
@@ -102,9 +106,7 @@ def test_a_student_of_a_study_and_a_folder(
     """Both name entities. From a folder alone a student takes over its data, from a study its budget too."""
     for name, seed in (("one", 0), ("other", 1)):
         study = task_study("tags", model_folder, tmp_path, name=name, finalists=FINALISTS, n_trials=1)
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(study | {"seed": seed}), encoding="utf-8")
-        assert run_main(["--study", str(path), "--output", str(output)]) == 0
+        run_study(study | {"seed": seed}, tmp_path, output)
     folder = output / "other" / "model"
     config = config_of(folder)
     assert config.data_seed == 1  # and so it has learned some of the rows that `one` held out
@@ -112,9 +114,7 @@ def test_a_student_of_a_study_and_a_folder(
     assert main(["--teacher", "one", "--teacher", str(folder), *asked]) == 2
     assert "other" in capsys.readouterr().err
 
-    path = tmp_path / "other.yaml"
-    path.write_text(path.read_text("utf-8").replace("seed: 1", "seed: 0"), encoding="utf-8")
-    assert run_main(["--study", str(path), "--output", str(output), "--fresh"]) == 0
+    run_study(study | {"seed": 0}, tmp_path, output, "--fresh")
     capsys.readouterr()
     assert main(["--teacher", "one", "--teacher", str(folder), *asked]) == 0
     assert "Ensemble of 2" in capsys.readouterr().out
@@ -134,8 +134,7 @@ def test_a_student_of_every_other_task(
     kind: str, metric: str, model_folder: Path, tmp_path: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = task_study(kind, model_folder, tmp_path, finalists=FINALISTS, n_trials=2, pruner={"name": "none"})
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
-    assert run_main(["--study", str(tmp_path / "study.yaml"), "--output", str(output)]) == 0
+    run_study(study, tmp_path, output)
     asked = ["--student", str(model_folder), "--layers", "1", "--output", str(output), "--trials", "1"]
     assert main(["--teacher", kind, "--top", "2", *asked]) == 0
     assert "Ensemble of 2" in capsys.readouterr().out
